@@ -1,0 +1,173 @@
+"""From a prompt or messages to positions, once and in this order (see docs/concepts.md).
+
+Spans are found per message before the chat template is applied; each becomes one slot. The
+rendered prompt is tokenised once; passages are tokenised apart, without control tokens. Slots are
+then exchanged for vectors or for the tokens of expanded chunks.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from refrag_rag.errors import InputError
+from refrag_rag.prompt import CompressedPrompt, Segment, TextSegment, VectorSegment
+from refrag_rag.spans import Span, split_spans
+from refrag_rag.store import PassageEntry
+from refrag_rag.tokenization import PromptTokenizer
+
+Message = Mapping[str, str]
+Prompt = str | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class ParsedPrompt:
+    """A tokenised prompt with its spans still to be filled in.
+
+    Attributes
+    ----------
+    parts
+        Runs of token ids, and indices into `spans`.
+    spans
+        The spans, in order of the messages.
+    question
+        The last user message's text outside spans.
+    """
+
+    parts: tuple[list[int] | int, ...]
+    spans: tuple[Span, ...]
+    question: str
+
+
+@dataclass(frozen=True, eq=False)
+class SpanChunks:
+    """One span ready for assembly.
+
+    Attributes
+    ----------
+    entry
+        Chunk embeddings and token ids.
+    texts
+        L chunk texts.
+    expanded
+        *Shape:* (L,), bool; chunks to hand over as text.
+    hit
+        Whether the store had it.
+    """
+
+    entry: PassageEntry
+    texts: tuple[str, ...]
+    expanded: NDArray[np.bool_]
+    hit: bool
+
+
+def parse(
+    prompt: Prompt, tokenizer: PreTrainedTokenizerBase, slots: PromptTokenizer
+) -> ParsedPrompt:
+    """Find the spans, apply the chat template, tokenise.
+
+    Raises
+    ------
+    InputError
+        If the prompt is empty, a message has no ``role`` and ``content`` text, or there is no chat
+        template for messages.
+    """
+    messages = None if isinstance(prompt, str) else _check(prompt)
+    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in messages]
+    pieces = [split_spans(text) for text in texts]
+    spans = tuple(piece for text in pieces for piece in text if isinstance(piece, Span))
+    names = slots.slots(len(spans), texts)
+    left = iter(names)
+    plain = [
+        "".join(piece if isinstance(piece, str) else next(left) for piece in text)
+        for text in pieces
+    ]
+    if messages is None:
+        rendered = plain[0]
+    else:
+        rendered = _render(tokenizer, messages, plain)
+    if not rendered.strip():
+        raise InputError("The prompt is empty; expected text or messages with text.")
+    parts = slots.encode(rendered, names, special_tokens=messages is None)
+    return ParsedPrompt(tuple(parts), spans, _question(messages, pieces))
+
+
+def assemble(
+    parsed: ParsedPrompt, filled: Sequence[SpanChunks], tokenizer: PreTrainedTokenizerBase
+) -> CompressedPrompt:
+    """Exchange slots for vectors and expanded chunks."""
+    segments: list[Segment] = []
+    for part in parsed.parts:
+        if isinstance(part, int):
+            segments += _span_segments(filled[part])
+        elif part:
+            text = str(tokenizer.decode(part, skip_special_tokens=False))
+            segments.append(TextSegment(tuple(part), text))
+    used = [filled[part] for part in parsed.parts if isinstance(part, int)]
+    return CompressedPrompt(
+        segments=tuple(segments),
+        spans=len(used),
+        chunks=sum(len(span.texts) for span in used),
+        expanded=sum(int(span.expanded.sum()) for span in used),
+        cache_hits=sum(span.hit for span in used),
+        cache_misses=sum(not span.hit for span in used),
+    )
+
+
+def _span_segments(span: SpanChunks) -> Iterator[Segment]:
+    """Runs of neighbouring chunks that are all vectors or all text."""
+    lengths = span.entry.chunk_lengths
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    chunk = 0
+    while chunk < len(lengths):
+        stop = chunk + 1
+        while stop < len(lengths) and span.expanded[stop] == span.expanded[chunk]:
+            stop += 1
+        texts = span.texts[chunk:stop]
+        if span.expanded[chunk]:
+            ids = span.entry.token_ids[starts[chunk] : starts[stop]]
+            yield TextSegment(tuple(int(i) for i in ids), "".join(texts), "expanded")
+        else:
+            counts = tuple(int(n) for n in lengths[chunk:stop])
+            yield VectorSegment(span.entry.embeddings[chunk:stop], texts, counts)
+        chunk = stop
+
+
+def _check(messages: Sequence[Message]) -> Sequence[Message]:
+    for message in messages:
+        fine = isinstance(message, Mapping) and isinstance(message.get("role"), str)
+        if not fine or not isinstance(message.get("content"), str):
+            raise InputError(
+                f"Message {message!r}; expected a mapping with 'role' and 'content', both text."
+            )
+    if not messages:
+        raise InputError("No messages; expected at least one.")
+    return messages
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], contents: Sequence[str]
+) -> str:
+    if not tokenizer.chat_template:
+        raise InputError(
+            "The decoder has no chat template; expected a plain prompt. Pass a string."
+        )
+    filled = [
+        {**message, "content": content}
+        for message, content in zip(messages, contents, strict=True)
+    ]
+    rendered = tokenizer.apply_chat_template(filled, tokenize=False, add_generation_prompt=True)
+    return str(rendered)
+
+
+def _question(
+    messages: Sequence[Message] | None, pieces: Sequence[Sequence[str | Span]]
+) -> str:
+    """The last user message outside spans (of a completion: its text outside spans)."""
+    chosen = -1
+    if messages is not None:
+        users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+        chosen = users[-1] if users else -1
+    return "\n".join(piece for piece in pieces[chosen] if isinstance(piece, str)).strip()

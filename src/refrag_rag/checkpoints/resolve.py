@@ -1,0 +1,54 @@
+"""Where a model is: embedded in the package, in a folder, or on the hub."""
+
+from importlib import resources
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from refrag_rag.errors import CheckpointError
+
+EMBEDDED = ("tiny",)
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md")
+
+
+def resolve(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Find a checkpoint folder; hub files are downloaded, pickles never.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such embedded model, folder or hub repository.
+    """
+    name = str(name_or_path)
+    if name in EMBEDDED:
+        return Path(str(resources.files("refrag_rag"))) / "models" / name
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"No model {name!r}: expected an embedded model ({', '.join(EMBEDDED)}), an existing "
+            "folder, or a hub id such as 'owner/name'."
+        )
+    try:
+        found = snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=list(HUB_FILES),
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"The hub model {name!r} cannot be loaded ({type(error).__name__}: {error}). "
+            "Check the name and the connection, or pass a local folder."
+        ) from error
+    return Path(found)

@@ -1,0 +1,195 @@
+"""ChunkEncoder: windows of a passage through an encoder, pooled to one vector a chunk."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.config import RefragConfig
+from refrag_rag.errors import CheckpointError, InputError
+from refrag_rag.tokenization import PlainTokenizer
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the encoder reads at once.
+
+    Attributes
+    ----------
+    ids
+        W token ids in the encoder's vocabulary.
+    shares
+        For every chunk, the tokens that belong to it with their weights.
+    """
+
+    ids: tuple[int, ...]
+    shares: tuple[tuple[tuple[int, float], ...], ...]
+
+
+class ChunkEncoder(nn.Module):
+    """Any Hugging Face encoder, read window by window.
+
+    Parameters
+    ----------
+    model
+        An encoder whose output has ``last_hidden_state``.
+    tokenizer
+        The encoder's tokenizer; used when the vocabularies differ, and for the first token of
+        ``cls`` pooling.
+    config
+        Gives window, pooling and whether the vocabulary is shared.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: RefragConfig
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self._plain = PlainTokenizer(tokenizer)
+        self._first = _first_token(tokenizer) if config.pooling == "cls" else ()
+        positions = getattr(model.config, "max_position_embeddings", None) or config.window
+        # RoBERTa counts its positions from the padding id on.
+        offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
+        self.limit = positions - offset - len(self._first)
+
+    @torch.inference_mode()
+    def encode(self, passages: Sequence[ChunkedPassage], *, batch_size: int = 64) -> list[Tensor]:
+        """Embed all chunks of passages; batches are sorted by length.
+
+        Returns
+        -------
+        list of Tensor
+            One (L, D_enc) tensor a passage, in the order given; on the encoder's device.
+
+        Raises
+        ------
+        InputError
+            If one chunk alone is longer than the encoder's window.
+        """
+        windows = [list(self.windows(passage)) for passage in passages]
+        flat = [(p, w) for p, group in enumerate(windows) for w in range(len(group))]
+        flat.sort(key=lambda place: len(windows[place[0]][place[1]].ids))
+        results: dict[tuple[int, int], Tensor] = {}
+        for start in range(0, len(flat), batch_size):
+            places = flat[start : start + batch_size]
+            embedded = self([windows[p][w] for p, w in places])
+            results.update(zip(places, embedded, strict=True))
+        width = self.config.chunk_width
+        empty = torch.empty(0, width, device=self.model.device, dtype=self.model.dtype)
+        return [
+            torch.cat([results[p, w] for w in range(len(group))]) if group else empty
+            for p, group in enumerate(windows)
+        ]
+
+    def forward(self, windows: Sequence[Window]) -> list[Tensor]:
+        """Embed windows, right-padded to one batch.
+
+        Returns
+        -------
+        list of Tensor
+            One (chunks in window, D_enc) tensor a window.
+        """
+        rows = [torch.tensor([*self._first, *window.ids]) for window in windows]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)  # (B, W)
+        lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (B, W)
+        states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        if self.config.pooling == "cls":
+            return list(states[:, :1])
+        if self.config.pooling == "concat":
+            return self._concat(states, windows)
+        return [_mean(row, window) for row, window in zip(states, windows, strict=True)]
+
+    def windows(self, passage: ChunkedPassage) -> Iterator[Window]:
+        """Group a passage's chunks into windows, closed at the encoder's own limit too."""
+        if self.config.shared_vocabulary:
+            yield from self._id_windows(passage)
+            return
+        texts = passage.chunk_texts()
+        for first, last in _groups(passage.chunk_lengths, self.config.window):
+            yield from self._text_windows(texts[first:last])
+
+    def _id_windows(self, passage: ChunkedPassage) -> Iterator[Window]:
+        chunks = passage.chunk_ids()
+        size = min(self.config.window, self.limit)
+        for first, last in _groups(passage.chunk_lengths, size):
+            start, shares = 0, []
+            for chunk in chunks[first:last]:
+                weight = 1 / len(chunk)
+                shares.append(tuple((start + i, weight) for i in range(len(chunk))))
+                start += len(chunk)
+            yield Window(tuple(i for chunk in chunks[first:last] for i in chunk), tuple(shares))
+
+    def _text_windows(self, texts: Sequence[str]) -> Iterator[Window]:
+        ids, offsets = self._plain.encode("".join(texts))
+        if len(ids) <= self.limit:
+            yield Window(tuple(ids), tuple(_overlaps(texts, offsets)))
+        elif len(texts) > 1:
+            middle = len(texts) // 2
+            yield from self._text_windows(texts[:middle])
+            yield from self._text_windows(texts[middle:])
+        else:
+            raise InputError(
+                f"One chunk takes {len(ids)} encoder tokens; the encoder reads {self.limit}. "
+                "Use a smaller k or another encoder."
+            )
+
+    def _concat(self, states: Tensor, windows: Sequence[Window]) -> list[Tensor]:
+        zero = states.shape[0] * states.shape[1]  # index of an extra row of zeros
+        places = []
+        for row, window in enumerate(windows):
+            first = row * states.shape[1]
+            for share in window.shares:
+                chunk = [first + place for place, _ in share]
+                places.append(chunk + [zero] * (self.config.k - len(chunk)))
+        flat = nn.functional.pad(states.flatten(0, 1), (0, 0, 0, 1))  # (B * W + 1, encoder_width)
+        joined = flat[torch.tensor(places, device=flat.device)].flatten(1)  # (chunks, D_enc)
+        return list(joined.split([len(window.shares) for window in windows]))
+
+
+def _mean(states: Tensor, window: Window) -> Tensor:
+    weights = torch.zeros(len(window.shares), states.shape[0], dtype=states.dtype)
+    for row, share in enumerate(window.shares):
+        for place, weight in share:
+            weights[row, place] = weight
+    return weights.to(states.device) @ states  # (chunks, encoder_width)
+
+
+def _groups(lengths: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of chunks that hold at most `size` tokens together."""
+    first, total = 0, 0
+    for place, length in enumerate(lengths):
+        if total and total + length > size:
+            yield first, place
+            first, total = place, 0
+        total += length
+    if total:
+        yield first, len(lengths)
+
+
+def _overlaps(
+    texts: Sequence[str], offsets: Sequence[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, float], ...]]:
+    """For every chunk, the encoder tokens whose characters it shares, weights adding up to 1."""
+    start = 0
+    for text in texts:
+        end = start + len(text)
+        shared = [(i, min(b, end) - max(a, start)) for i, (a, b) in enumerate(offsets)]
+        total = sum(count for _, count in shared if count > 0)
+        yield tuple((i, count / total) for i, count in shared if count > 0)
+        start = end
+
+
+def _first_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int]:
+    for id_ in (tokenizer.cls_token_id, tokenizer.bos_token_id):
+        if isinstance(id_, int):
+            return (id_,)
+    raise CheckpointError(
+        "The encoder's tokenizer has neither a CLS nor a BOS token; 'cls' pooling needs one. "
+        "Use 'mean' pooling."
+    )

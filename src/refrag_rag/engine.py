@@ -1,0 +1,408 @@
+"""Refrag: a model, a store and a policy. It precomputes passages and answers prompts with spans."""
+
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from refrag_rag.answer import Answer, Counts, Delta, PrecomputeReport, Timings
+from refrag_rag.assembly import ParsedPrompt, Prompt, SpanChunks, assemble, parse
+from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.decode import decode, end_tokens
+from refrag_rag.errors import InputError
+from refrag_rag.model import RefragModel
+from refrag_rag.policies import Chunks, Policy, budget, get_policy
+from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.sampling import Sampling
+from refrag_rag.spans import Span, neutralise, split_spans
+from refrag_rag.stopping import AnswerText
+from refrag_rag.store import ChunkStore, MemoryStore, PassageEntry, open_store, passage_key
+from refrag_rag.tokenization import PromptTokenizer
+
+OnMiss = Literal["encode", "text"]
+PASSAGES_AT_ONCE = 256  # precompute writes to the store after so many
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A passage with its chunk embeddings, or without if it is to be read as text."""
+
+    chunked: ChunkedPassage
+    entry: PassageEntry
+    hit: bool
+    as_text: bool = False
+
+
+class Refrag:
+    """The engine: everything between prompt text with spans and the answer.
+
+    One generation at a time; calls from several threads wait for each other.
+
+    Parameters
+    ----------
+    model
+        Encoder, projector and decoder.
+    store
+        Where chunk embeddings are kept. Default: in memory.
+    policy
+        Chooses the chunks to expand; a name or a policy.
+    p
+        Largest fraction of the chunks to expand.
+    on_miss
+        A passage that the store has not: ``encode`` it on the spot (and keep it), or read it as
+        ``text``.
+    """
+
+    def __init__(
+        self,
+        model: RefragModel,
+        *,
+        store: ChunkStore | None = None,
+        policy: str | Policy = "lexical",
+        p: float = 0.1,
+        on_miss: OnMiss = "encode",
+    ) -> None:
+        if on_miss not in ("encode", "text"):
+            raise InputError(f"on_miss = {on_miss!r}; expected 'encode' or 'text'.")
+        budget(p, 0)  # checks the range
+        self.model = model
+        self.store = MemoryStore() if store is None else store
+        self.policy = get_policy(policy)
+        self.p = p
+        self.on_miss = on_miss
+        self._slots = PromptTokenizer(model.tokenizer)
+        self._lock = threading.RLock()
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path = "tiny",
+        *,
+        store: str | Path | ChunkStore | None = None,
+        policy: str | Policy = "lexical",
+        p: float = 0.1,
+        on_miss: OnMiss = "encode",
+        **options: Any,
+    ) -> "Refrag":
+        """Load a model by name, folder or hub id, and open the store.
+
+        Parameters
+        ----------
+        store
+            A path for the store on disk, a store, or nothing for one in memory.
+        **options
+            See `refrag_rag.checkpoints.load`: dtype, device, device_map, revision ...
+        """
+        model = RefragModel.from_pretrained(name_or_path, **options)
+        opened = open_store(store) if store is None or isinstance(store, str | Path) else store
+        return cls(model, store=opened, policy=policy, p=p, on_miss=on_miss)
+
+    @property
+    def model_name(self) -> str:
+        """The model's name."""
+        return self.model.config.name
+
+    @property
+    def context_window(self) -> int:
+        """Decoder positions, prompt and answer together."""
+        return self.model.max_positions
+
+    @property
+    def is_chat_model(self) -> bool:
+        """Whether the decoder has a chat template."""
+        return bool(self.model.tokenizer.chat_template)
+
+    @property
+    def namespace(self) -> str:
+        """Name under which this model's chunk embeddings are stored."""
+        return self.model.fingerprint
+
+    def precompute(
+        self, texts: Iterable[str], *, batch_size: int = 64, progress: bool = False
+    ) -> PrecomputeReport:
+        """Encode passages that the store has not, and keep them. Calling again costs nothing.
+
+        Parameters
+        ----------
+        texts
+            Passages, as they will stand in spans.
+        batch_size
+            Encoder windows at once.
+        progress
+            Show a bar.
+        """
+        started = time.perf_counter()
+        passages = list(dict.fromkeys(t for t in map(neutralise, texts) if t.strip()))
+        hits = encoded = chunks = 0
+        with tqdm(total=len(passages), unit="passage", disable=not progress) as bar:
+            for start in range(0, len(passages), PASSAGES_AT_ONCE):
+                part = passages[start : start + PASSAGES_AT_ONCE]
+                with self._lock:
+                    found = self._find(part, encode=True, batch_size=batch_size)
+                hits += sum(item.hit for item in found.values())
+                encoded += sum(not item.hit for item in found.values())
+                chunks += sum(len(item.entry.chunk_lengths) for item in found.values())
+                bar.update(len(part))
+        seconds = time.perf_counter() - started
+        return PrecomputeReport(len(passages), chunks, encoded, hits, seconds)
+
+    def compress(
+        self,
+        prompt: Prompt,
+        *,
+        question: str | None = None,
+        policy: str | Policy | None = None,
+        p: float | None = None,
+    ) -> CompressedPrompt:
+        """Lay out a prompt without answering it; print it to see what the decoder would read."""
+        with self._lock:
+            prompts, _ = self._prepare([prompt], question=question, policy=policy, p=p)
+        return prompts[0]
+
+    def generate(self, prompt: Prompt, **arguments: Any) -> Answer:
+        """Answer one prompt.
+
+        Parameters
+        ----------
+        prompt
+            Text, used as it stands, or messages with ``role`` and ``content``, to which the
+            model's chat template is applied. Spans may stand anywhere.
+        **arguments
+            ``question`` (default: the last user message outside spans), ``policy``, ``p``, and
+            those of `Sampling`: ``max_new_tokens``, ``stop``, ``temperature``, ``top_p``,
+            ``top_k``, ``repetition_penalty``, ``seed``.
+
+        Raises
+        ------
+        InputError
+            If the prompt is empty or an argument cannot be used.
+        PromptTooLongError
+            If the prompt takes all positions of the decoder.
+        """
+        return self.generate_batch([prompt], **arguments)[0]
+
+    def generate_batch(self, prompts: Sequence[Prompt], **arguments: Any) -> list[Answer]:
+        """Answer several prompts at once; each answer is what `generate` gives for it alone."""
+        if not prompts:
+            return []
+        answers: dict[int, Answer] = {}
+        with self._lock:
+            for row, _, answer in self._run(prompts, **arguments):
+                if answer is not None:
+                    answers[row] = answer
+        return [answers[row] for row in range(len(prompts))]
+
+    def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Delta]:
+        """Answer one prompt piece by piece; arguments and errors as for `generate`.
+
+        Yields
+        ------
+        Delta
+            New text; the last one carries the answer. The pieces joined are the answer's text.
+        """
+        with self._lock:
+            for _, text, answer in self._run([prompt], **arguments):
+                if text or answer:
+                    yield Delta(text, answer)
+
+    def count_tokens(self, text: str) -> int:
+        """Positions that a text takes; a span counts as its vectors and expanded chunks."""
+        return len(self.tokenize(text))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, pad ids in place of vectors (for a framework's token counter)."""
+        ids: list[int] = []
+        for piece in split_spans(text):
+            if isinstance(piece, Span):
+                chunked = self.model.chunker.chunk(piece.text)
+                expanded = budget(self.p, len(chunked))
+                ids += [self.model.pad_id] * (len(chunked) + expanded * (self.model.config.k - 1))
+            else:
+                ids += self.model.tokenizer(piece, add_special_tokens=False).input_ids
+        return ids
+
+    def _run(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        question: str | None = None,
+        policy: str | Policy | None = None,
+        p: float | None = None,
+        **sampling: Any,
+    ) -> Iterator[tuple[int, str, Answer | None]]:
+        """Rows with their new text, and with the answer once a row is done."""
+        clock = [time.perf_counter()]
+        settings = _sampling(sampling)
+        compressed, laps = self._prepare(prompts, question=question, policy=policy, p=p)
+        ends = end_tokens(self.model)
+        texts = [AnswerText(self.model.tokenizer, ends, settings.stop) for _ in prompts]
+        steps = decode(self.model, compressed, settings)
+        for tokens in _until_stopped(steps, texts):
+            clock[1:] = [clock[1] if len(clock) > 1 else time.perf_counter()]
+            for row, token in tokens:
+                texts[row].add(token)
+                yield row, texts[row].fresh(), None
+        for row, text in enumerate(texts):
+            rest = text.fresh(final=True)
+            timings = _timings(laps, start=clock[0], first=clock[1])
+            yield row, rest, _answer(text, compressed[row], timings)
+
+    def _prepare(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        question: str | None,
+        policy: str | Policy | None,
+        p: float | None,
+    ) -> tuple[list[CompressedPrompt], tuple[float, float, float]]:
+        """Parse, look up, encode what is missing, choose, lay out; with the time of each part."""
+        started = time.perf_counter()
+        chosen = self.policy if policy is None else get_policy(policy)
+        share = self.p if p is None else p
+        budget(share, 0)
+        parsed = [parse(prompt, self.model.tokenizer, self._slots) for prompt in prompts]
+        texts = list(dict.fromkeys(span.text for one in parsed for span in one.spans))
+        encoding = [0.0]
+        found = self._find(texts, encode=self.on_miss == "encode", encoding=encoding)
+        looked_up = time.perf_counter()
+        compressed = [
+            assemble(one, _expand(one, found, chosen, share, question), self.model.tokenizer)
+            for one in parsed
+        ]
+        done = time.perf_counter()
+        lookup = looked_up - started - encoding[0]
+        return compressed, (lookup, encoding[0], done - looked_up)
+
+    def _find(
+        self,
+        texts: Sequence[str],
+        *,
+        encode: bool,
+        batch_size: int = 64,
+        encoding: list[float] | None = None,
+    ) -> dict[str, Found]:
+        """Passages from the store; those it has not are encoded and kept, or marked as text."""
+        keys = [passage_key(text) for text in texts]
+        entries = self.store.get(self.namespace, keys) if keys else []
+        found: dict[str, Found] = {}
+        missing: dict[str, ChunkedPassage] = {}
+        for text, entry in zip(texts, entries, strict=True):
+            if entry is None:
+                missing[text] = self.model.chunker.chunk(text)
+            else:
+                found[text] = Found(_restore(text, entry), entry, hit=True)
+        started = time.perf_counter()
+        if missing and encode:
+            made = self._encode(list(missing.values()), batch_size)
+            self.store.put(self.namespace, {passage_key(t): made[t] for t in missing})
+            found |= {t: Found(c, made[t], hit=False) for t, c in missing.items()}
+        elif missing:
+            width = self.model.config.chunk_width
+            for text, chunked in missing.items():
+                empty = _entry(chunked, np.zeros((len(chunked), width), np.float16))
+                found[text] = Found(chunked, empty, hit=False, as_text=True)
+        if encoding is not None:
+            encoding[0] = time.perf_counter() - started
+        return found
+
+    def _encode(
+        self, passages: Sequence[ChunkedPassage], batch_size: int
+    ) -> dict[str, PassageEntry]:
+        embeddings = self.model.encode(passages, batch_size=batch_size)
+        return {
+            passage.text: _entry(passage, tensor.float().cpu().numpy().astype(np.float16))
+            for passage, tensor in zip(passages, embeddings, strict=True)
+        }
+
+
+def _expand(
+    parsed: ParsedPrompt,
+    found: dict[str, Found],
+    policy: Policy,
+    share: float,
+    question: str | None,
+) -> list[SpanChunks]:
+    """Let the policy choose among all chunks of one prompt."""
+    items = [found[span.text] for span in parsed.spans]
+    if not items:
+        return []
+    texts = [item.chunked.chunk_texts() for item in items]
+    sizes = [len(one) for one in texts]
+    mask = np.zeros(sum(sizes), bool)
+    if len(mask):
+        chunks = Chunks(
+            texts=[text for one in texts for text in one],
+            passages=np.repeat(np.arange(len(sizes)), sizes),
+            embeddings=np.concatenate([item.entry.embeddings for item in items]),
+            scores={},
+            retrieval=[span.score for span in parsed.spans],
+        )
+        asked = parsed.question if question is None else question
+        mask = policy.select(chunks, asked, budget(share, len(mask)))
+    parts = np.split(mask, np.cumsum(sizes)[:-1])
+    return [
+        SpanChunks(item.entry, tuple(text), part | item.as_text, item.hit)
+        for item, text, part in zip(items, texts, parts, strict=True)
+    ]
+
+
+def _until_stopped(
+    steps: Generator[list[tuple[int, int]], set[int], None], texts: Sequence[AnswerText]
+) -> Iterator[list[tuple[int, int]]]:
+    """Run the decoder, telling it after each step which rows met a stop string."""
+    try:
+        tokens = next(steps)
+        while True:
+            yield tokens
+            tokens = steps.send({row for row, text in enumerate(texts) if text.stopped})
+    except StopIteration:
+        return
+
+
+def _sampling(arguments: dict[str, Any]) -> Sampling:
+    known = Sampling.__dataclass_fields__
+    if unknown := sorted(set(arguments) - set(known)):
+        raise InputError(f"Unknown arguments {unknown}; expected some of {sorted(known)}.")
+    return Sampling(**arguments)
+
+
+def _entry(chunked: ChunkedPassage, embeddings: np.ndarray) -> PassageEntry:  # type: ignore[type-arg]
+    return PassageEntry(
+        embeddings=embeddings,
+        token_ids=np.array(chunked.token_ids, np.int32),
+        chunk_lengths=np.array(chunked.chunk_lengths, np.int32),
+        char_ends=np.array(chunked.char_ends, np.int32),
+    )
+
+
+def _restore(text: str, entry: PassageEntry) -> ChunkedPassage:
+    return ChunkedPassage(
+        text,
+        tuple(entry.token_ids.tolist()),
+        tuple(entry.chunk_lengths.tolist()),
+        tuple(entry.char_ends.tolist()),
+    )
+
+
+def _timings(laps: tuple[float, float, float], *, start: float, first: float) -> Timings:
+    now = time.perf_counter()
+    return Timings(*laps, ttft_s=first - start, decode_s=now - first, total_s=now - start)
+
+
+def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings) -> Answer:
+    counts = Counts(
+        positions=prompt.positions,
+        plain_positions=prompt.plain_positions,
+        spans=prompt.spans,
+        chunks=prompt.chunks,
+        expanded=prompt.expanded,
+        cache_hits=prompt.cache_hits,
+        cache_misses=prompt.cache_misses,
+        new_tokens=len(text.token_ids),
+    )
+    return Answer(text.text, tuple(text.token_ids), text.finish_reason, counts, timings)

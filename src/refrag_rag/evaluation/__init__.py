@@ -1,0 +1,1 @@
+"""Measuring answers: held-out questions, arms, tables."""

@@ -1,0 +1,224 @@
+"""Documents: precomputed when they are indexed, marked when they were retrieved."""
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, BaseDocumentTransformer, Document
+from pydantic import ConfigDict, Field
+
+from refrag_rag.errors import InputError
+from refrag_rag.langchain.owner import EngineOwner
+from refrag_rag.spans import Span, find_spans, neutralise, strip_spans, wrap
+
+if TYPE_CHECKING:
+    from refrag_rag.engine import PrecomputeReport, Refrag
+
+# A checkpointer gives documents of a tool message back as dicts.
+AnyDocument = Document | Mapping[str, Any]
+
+
+def span_text(document: AnyDocument, *, title_key: str | None = None) -> str:
+    """Text that stands inside the span of a document: what is hashed, encoded and looked up.
+
+    Parameters
+    ----------
+    document
+        Marked or not; a document that is one span already gets no second title.
+    title_key
+        Metadata key of a title to put in front ("title: ...", then a blank line).
+
+    Returns
+    -------
+    str
+        Empty if the document has no text.
+
+    Raises
+    ------
+    InputError
+        If it is not a document.
+    """
+    document = _as_document(document)
+    marked = _whole_span(document.page_content)
+    if marked is not None:
+        return neutralise(marked.text)
+    if not document.page_content.strip():
+        return ""
+    return neutralise(_title(document, title_key) + document.page_content)
+
+
+def precompute_documents(
+    engine: "Refrag",
+    documents: Sequence[AnyDocument],
+    *,
+    title_key: str | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> "PrecomputeReport":
+    """Encode the documents that the engine's store does not have, in batches.
+
+    Run it on the documents that go into the vector store, after splitting; again costs little.
+
+    Parameters
+    ----------
+    title_key
+        The same as in `RefragCompressor`.
+
+    Raises
+    ------
+    InputError
+        If something is not a document.
+    """
+    texts = [span_text(document, title_key=title_key) for document in documents]
+    return engine.precompute(
+        [text for text in texts if text], batch_size=batch_size, progress=progress
+    )
+
+
+def strip_documents(
+    documents: Sequence[AnyDocument], *, title_key: str | None = None
+) -> list[Document]:
+    """Undo what `RefragCompressor` did: new documents without markers (and title).
+
+    Parameters
+    ----------
+    title_key
+        The same as in `RefragCompressor`; the title goes if the marked text begins with it.
+
+    Raises
+    ------
+    InputError
+        If something is not a document.
+    """
+    stripped = []
+    for document in map(_as_document, documents):
+        text = strip_spans(document.page_content)
+        if _whole_span(document.page_content) is not None:
+            text = text.removeprefix(neutralise(_title(document, title_key)))
+        stripped.append(_with_text(document, text))
+    return stripped
+
+
+class RefragIndexer(EngineOwner, BaseDocumentTransformer):
+    """Index-time step: precomputes documents and hands them on unchanged.
+
+    Parameters
+    ----------
+    engine
+        Built engine; or give `model_name` and `store`, and it is built on first use.
+    **settings
+        The fields below.
+    """
+
+    title_key: str | None = Field(default=None, description="The same as in RefragCompressor.")
+    batch_size: int = Field(default=64, gt=0, description="Encoder windows at once.")
+    progress: bool = Field(default=False, description="Show a bar.")
+
+    def transform_documents(
+        self, documents: Sequence[Document], **kwargs: Any
+    ) -> Sequence[Document]:
+        """Precompute what the store does not have.
+
+        Returns
+        -------
+        Sequence[Document]
+            The documents, as they came.
+        """
+        settings = {"batch_size": self.batch_size, "progress": self.progress, **kwargs}
+        precompute_documents(self.engine, documents, title_key=self.title_key, **settings)
+        return documents
+
+
+class RefragCompressor(BaseDocumentCompressor):
+    """Marks retrieved documents as compressible; put it last, just before the model.
+
+    Returns new documents in the same order with the same ids and metadata, and with their text
+    between markers (`strip_documents` undoes it). Documents without text stay as they are.
+
+    Parameters
+    ----------
+    engine
+        With it, documents that the store does not have are encoded here, in one batch, and not
+        one by one as the model meets them. Not needed.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    engine: Any = Field(default=None, exclude=True, repr=False)
+    title_key: str | None = Field(
+        default=None, description="Metadata key of a title to put in front of the text."
+    )
+    score_key: str = Field(
+        default="relevance_score", description="Metadata key of the retrieval score."
+    )
+
+    def __init__(self, engine: "Refrag | None" = None, **data: Any) -> None:
+        super().__init__(engine=engine, **data)
+
+    def compress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,
+    ) -> list[Document]:
+        """Mark documents; `acompress_documents` does the same in a thread.
+
+        Raises
+        ------
+        InputError
+            If something is not a document.
+        """
+        if self.engine is not None and documents:
+            precompute_documents(self.engine, documents, title_key=self.title_key)
+        return [self._wrap(_as_document(document)) for document in documents]
+
+    def _wrap(self, document: Document) -> Document:
+        text = span_text(document, title_key=self.title_key)
+        if not text:
+            return _with_text(document, document.page_content)
+        marked = _whole_span(document.page_content)
+        score = _score(document.metadata.get(self.score_key))
+        if score is None and marked is not None:
+            score = marked.score
+        return _with_text(document, wrap(text, score=score))
+
+
+def _as_document(document: AnyDocument) -> Document:
+    if isinstance(document, Document):
+        return document
+    if isinstance(document, Mapping) and isinstance(document.get("page_content"), str):
+        return Document(
+            id=document.get("id"),
+            page_content=document["page_content"],
+            metadata=dict(document.get("metadata") or {}),
+        )
+    raise InputError(
+        f"a {type(document).__name__} came as a document; expected a Document, or a dict with "
+        "page_content. Pass the retriever's documents on as they are."
+    )
+
+
+def _with_text(document: Document, text: str) -> Document:
+    return document.model_copy(update={"page_content": text, "metadata": dict(document.metadata)})
+
+
+def _whole_span(text: str) -> Span | None:
+    """Return the span that the whole text is, if it is one."""
+    spans = find_spans(text)
+    if len(spans) == 1 and (spans[0].start, spans[0].end) == (0, len(text)):
+        return spans[0]
+    return None
+
+
+def _title(document: Document, title_key: str | None) -> str:
+    title = None if title_key is None else document.metadata.get(title_key)
+    return "" if title is None or not str(title).strip() else f"title: {title}\n\n"
+
+
+def _score(value: object) -> float | None:
+    """Scores may be any real number (numpy's too), but not a bool, an infinity or NaN."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,19 @@
+"""REFRAG in LlamaIndex: one transformation, one postprocessor, one LLM.
+
+Examples
+--------
+>>> engine = Refrag.load("tiny", store="./vectors")                          # doctest: +SKIP
+>>> index = VectorStoreIndex.from_documents(                                 # doctest: +SKIP
+...     documents, transformations=[SentenceSplitter(), RefragTransform(engine)]
+... )
+>>> query_engine = index.as_query_engine(                                    # doctest: +SKIP
+...     llm=RefragLLM(engine), node_postprocessors=[RefragPostprocessor(engine)]
+... )
+"""
+
+from refrag_rag.llama_index.llm import RefragLLM
+from refrag_rag.llama_index.nodes import MetadataPlace, passage_text
+from refrag_rag.llama_index.postprocessor import RefragPostprocessor
+from refrag_rag.llama_index.transform import RefragTransform
+
+__all__ = ["MetadataPlace", "RefragLLM", "RefragPostprocessor", "RefragTransform", "passage_text"]

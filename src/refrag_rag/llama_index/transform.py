@@ -1,0 +1,82 @@
+"""RefragTransform: encodes passages when they are indexed."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.schema import BaseNode, TransformComponent
+
+from refrag_rag.errors import InputError
+from refrag_rag.llama_index.nodes import MetadataPlace, passage_text
+from refrag_rag.llama_index.owner import EngineOwner, visible_errors
+
+if TYPE_CHECKING:
+    from refrag_rag.engine import Refrag
+
+
+class RefragTransform(EngineOwner, TransformComponent):
+    """Encode the passages of nodes into the store; the nodes themselves stay as they are.
+
+    Put it after the splitter and after everything that changes text or metadata. An ingestion
+    cache that already knows these nodes skips it; a passage that is missing in the store is then
+    encoded when it is first asked for, and counted as a miss.
+
+    Parameters
+    ----------
+    engine
+        Built engine; or give `model_name` and `store`, and it is built on first use.
+    metadata
+        The mode that `RefragPostprocessor` will have.
+    batch_size
+        Passages encoded at once.
+    **settings
+        ``model_name``, ``store``, ``device_map``, ``model_kwargs``.
+
+    Raises
+    ------
+    InputError
+        If there is neither an engine nor a store: nobody could read what is encoded.
+    """
+
+    metadata: MetadataPlace = Field(
+        default="compressed", description="Where the metadata meant for the LLM goes."
+    )
+    batch_size: int = Field(default=64, gt=0, description="Passages encoded at once.")
+    namespace: str | None = Field(
+        default=None, description="Fingerprint of the given engine's encoder, for cache keys."
+    )
+
+    def __init__(
+        self,
+        engine: "Refrag | None" = None,
+        *,
+        metadata: MetadataPlace = "compressed",
+        batch_size: int = 64,
+        **settings: Any,
+    ) -> None:
+        if engine is not None:
+            settings["namespace"] = engine.namespace
+        elif settings.get("store") is None:
+            raise InputError(
+                "RefragTransform got neither an engine nor a store, so its vectors would be lost; "
+                "give the engine that the LLM uses, or store=FOLDER."
+            )
+        super().__init__(engine, metadata=metadata, batch_size=batch_size, **settings)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name in serialised pipelines and cache keys."""
+        return "RefragTransform"
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Encode what the store does not know yet; return the same nodes."""
+        passages = (passage_text(node, self.metadata) for node in nodes)
+        texts = [text for text in passages if text is not None]
+        with visible_errors():
+            self.engine.precompute(texts, batch_size=self.batch_size)
+        return nodes
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Do the same in a thread."""
+        return await asyncio.to_thread(self.__call__, nodes, **kwargs)

@@ -1,0 +1,209 @@
+"""RefragModel: encoder, projector and decoder, composed. It knows nothing of stores and spans."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from refrag_rag.chunking import ChunkedPassage, Chunker
+from refrag_rag.config import RefragConfig
+from refrag_rag.encoder import ChunkEncoder
+from refrag_rag.errors import CheckpointError
+from refrag_rag.projector import Projector
+from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.tokenization import PlainTokenizer, backend
+
+
+class DecoderInputs(NamedTuple):
+    """A left-padded batch of prompts, ready for the decoder.
+
+    Attributes
+    ----------
+    inputs_embeds
+        *Shape:* (B, T, D_dec)
+    attention_mask, position_ids, input_ids
+        *Shape:* (B, T), int64; `input_ids` holds the pad id where a vector stands.
+    """
+
+    inputs_embeds: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    input_ids: Tensor
+
+
+class RefragModel(nn.Module):
+    """Chunk encoder, projector and causal decoder.
+
+    Parameters
+    ----------
+    config
+        How the parts fit together.
+    encoder, projector, decoder
+        Built parts.
+    tokenizer
+        The decoder's tokenizer, which also cuts the chunks.
+
+    Raises
+    ------
+    CheckpointError
+        If a width of a part is not the config's.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: RefragConfig,
+        encoder: ChunkEncoder,
+        projector: Projector,
+        decoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        super().__init__()
+        _check_widths(config, encoder, projector, decoder)
+        self.config = config
+        self.encoder = encoder
+        self.projector = projector
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.chunker = Chunker(PlainTokenizer(tokenizer), config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder's input is expected."""
+        return self.decoder.get_input_embeddings().weight.device
+
+    @property
+    def max_positions(self) -> int:
+        """The decoder's window."""
+        text_config = self.decoder.config.get_text_config()
+        return int(text_config.max_position_embeddings)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills places without a token."""
+        for id_ in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if isinstance(id_, int):
+                return id_
+        return 0
+
+    def encode(self, passages: Sequence[ChunkedPassage], *, batch_size: int = 64) -> list[Tensor]:
+        """Embed the chunks of passages, see `ChunkEncoder.encode`."""
+        return self.encoder.encode(passages, batch_size=batch_size)
+
+    def embed(self, input_ids: Tensor, vector_mask: Tensor, embeddings: Tensor) -> Tensor:
+        """Exchange placeholders for projected chunk embeddings.
+
+        Parameters
+        ----------
+        input_ids
+            *Shape:* (B, T)
+        vector_mask
+            *Shape:* (B, T), bool, True at V places.
+        embeddings
+            *Shape:* (V, D_enc), in reading order.
+
+        Returns
+        -------
+        Tensor
+            *Shape:* (B, T, D_dec)
+        """
+        tokens: Tensor = self.decoder.get_input_embeddings()(input_ids)
+        if not len(embeddings):
+            return tokens
+        parameter = self.projector.hidden.weight
+        vectors = self.projector(embeddings.to(parameter.device, parameter.dtype))
+        return tokens.masked_scatter(vector_mask[..., None], vectors.to(tokens))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        vector_mask: Tensor,
+        embeddings: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of mixed sequences (right-padded or unpadded).
+
+        Returns
+        -------
+        Tensor
+            *Shape:* (B, T, vocabulary)
+        """
+        embeds = self.embed(input_ids, vector_mask, embeddings)
+        output = self.decoder(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)
+        logits: Tensor = output.logits
+        return logits
+
+    def decoder_inputs(self, prompts: Sequence[CompressedPrompt]) -> DecoderInputs:
+        """Left-pad prompts to one batch and embed them."""
+        length = max(prompt.positions for prompt in prompts)
+        ids, vectors, mask = [], [], []
+        for prompt in prompts:
+            gap = length - prompt.positions
+            ids.append([self.pad_id] * gap + prompt.token_ids(self.pad_id))
+            vectors.append([False] * gap + prompt.vector_mask())
+            mask.append([0] * gap + [1] * prompt.positions)
+        input_ids = torch.tensor(ids, device=self.device)  # (B, T)
+        attention_mask = torch.tensor(mask, device=self.device)  # (B, T)
+        runs = [run for prompt in prompts for run in prompt.embeddings()]
+        joined = np.concatenate(runs) if runs else np.empty((0, self.config.chunk_width), "f4")
+        embeds = self.embed(
+            input_ids, torch.tensor(vectors, device=self.device), torch.from_numpy(joined)
+        )
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
+        return DecoderInputs(embeds, attention_mask, positions, input_ids)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names what chunk embeddings depend on: encoder weights, tokenizers, chunking, pooling."""
+        digest = hashlib.sha256()
+        config = self.config
+        settings = (config.k, config.chunking, config.window, config.pooling, self.encoder.limit)
+        digest.update(repr((*settings, config.shared_vocabulary)).encode())
+        for tokenizer in (self.tokenizer, self.encoder.tokenizer):
+            digest.update(backend(tokenizer).to_str().encode())
+        for name, tensor in sorted(self.encoder.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the checkpoint folder, beside and renamed into place."""
+        from refrag_rag.checkpoints import save  # noqa: PLC0415 - the loader builds models
+
+        save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "RefragModel":
+        """Load a checkpoint by folder, hub id or the name of an embedded model.
+
+        See `refrag_rag.checkpoints.load` for the options.
+        """
+        from refrag_rag.checkpoints import load  # noqa: PLC0415
+
+        return load(name_or_path, **options)
+
+
+def _check_widths(
+    config: RefragConfig, encoder: ChunkEncoder, projector: Projector, decoder: PreTrainedModel
+) -> None:
+    found = {
+        "encoder width": (encoder.model.config.hidden_size, config.encoder_width),
+        "projector input": (projector.hidden.in_features, config.chunk_width),
+        "projector output": (projector.output.out_features, config.decoder_width),
+        "decoder width": (
+            decoder.get_input_embeddings().weight.shape[1],
+            config.decoder_width,
+        ),
+    }
+    for part, (value, expected) in found.items():
+        if value != expected:
+            raise CheckpointError(
+                f"{part} is {value}, the config says {expected}. "
+                "The parts do not belong together: save the model again as a whole."
+            )

@@ -1,0 +1,92 @@
+"""How tokens are chosen: sampling arguments and the choice itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from refrag_rag.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Arguments of a generation. Temperature 0 takes the likeliest token.
+
+    Raises
+    ------
+    InputError
+        If a value is out of its range.
+    """
+
+    max_new_tokens: int = 64
+    stop: Sequence[str] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        checks = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (self.temperature >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
+            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "stop": (all(self.stop), "strings that are not empty"),
+        }
+        for name, (fine, expected) in checks.items():
+            if not fine:
+                raise InputError(f"{name} = {getattr(self, name)!r}; expected {expected}.")
+
+
+class Sampler:
+    """Chooses the next token of one sequence; every sequence has its own random state."""
+
+    def __init__(self, sampling: Sampling, prompt_ids: Sequence[int], device: torch.device) -> None:
+        self._greedy = sampling.temperature == 0
+        self._ids = torch.tensor([list(prompt_ids)], dtype=torch.long, device=device)  # (1, n)
+        self._generator = None
+        if not self._greedy:
+            self._generator = torch.Generator(device)
+            self._generator.manual_seed(
+                sampling.seed if sampling.seed is not None else int(torch.seed())
+            )
+        self._processors = _processors(sampling)
+
+    def choose(self, logits: Tensor) -> int:
+        """Draw from logits of *shape* (vocabulary,)."""
+        scores: Tensor = self._processors(self._ids, logits[None].float())  # (1, vocabulary)
+        if self._greedy:
+            token = int(scores.argmax())
+        else:
+            drawn = torch.multinomial(scores.softmax(-1), 1, generator=self._generator)
+            token = int(drawn)
+        self._ids = torch.cat([self._ids, self._ids.new_tensor([[token]])], dim=1)
+        return token
+
+
+def _processors(sampling: Sampling) -> LogitsProcessorList:
+    found = LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        found.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    if sampling.temperature in (0, 1):
+        pass
+    else:
+        found.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.temperature and sampling.top_k:
+        found.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.temperature and sampling.top_p < 1:
+        found.append(TopPLogitsWarper(sampling.top_p))
+    return found

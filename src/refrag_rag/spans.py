@@ -1,0 +1,110 @@
+"""Compressible spans: stretches of prompt text between two light markers. Pure text.
+
+The markers survive templates, HTML and JSON, and nothing in them is trusted: a span is found by
+its text alone. Text that contains markers itself is neutralised when it is wrapped.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+OPEN, CLOSE = "[[refrag]]", "[[/refrag]]"
+_MARKER = re.compile(r"\[\[(/?)refrag([^\[\]\n]{0,80})\]\]")
+_LOOKALIKE = re.compile(r"\[\[(?=/?refrag)", re.IGNORECASE)
+_SCORE = re.compile(r" score=(-?\d{1,12}(?:\.\d{1,12})?)")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A compressible stretch of a text.
+
+    Attributes
+    ----------
+    start, end
+        Character positions of the whole stretch in the searched text, markers included.
+    text
+        What stands between the markers.
+    score
+        The retrieval score, where the opening marker carries a valid one.
+    """
+
+    start: int
+    end: int
+    text: str
+    score: float | None = None
+
+
+def wrap(text: str, *, score: float | None = None) -> str:
+    """Mark `text` as compressible. Text without any word in it is returned as it is.
+
+    Parameters
+    ----------
+    text
+        A passage; markers in it are neutralised.
+    score
+        Retrieval score, kept with six digits if it is finite.
+    """
+    if not text.strip():
+        return text
+    hint = "" if score is None or not math.isfinite(score) else f" score={score:.6f}"
+    if len(hint) > len(" score=-123456789012.123456"):
+        hint = ""
+    return f"[[refrag{hint}]]{neutralise(text)}{CLOSE}"
+
+
+def compressible(text: str) -> str:
+    """Mark text by hand, anywhere in a prompt."""
+    return wrap(text)
+
+
+def neutralise(text: str) -> str:
+    """Make markers in a document harmless: ``[[refrag`` becomes ``[ [refrag``."""
+    return _LOOKALIKE.sub("[ [", text)
+
+
+def find_spans(text: str) -> list[Span]:
+    """Find all well-formed spans.
+
+    An opening marker before the last one was closed restarts the span; one that is never closed
+    is plain text, and so is a span without any word in it.
+    """
+    found: list[Span] = []
+    opened: re.Match[str] | None = None
+    for marker in _MARKER.finditer(text):
+        if not marker[1]:
+            opened = marker
+        elif opened is not None:
+            inner = text[opened.end() : marker.start()]
+            if inner.strip():
+                found.append(Span(opened.start(), marker.end(), inner, _score(opened[2])))
+            opened = None
+    return found
+
+
+def split_spans(text: str) -> list[str | Span]:
+    """Cut a text into spans and the text between them, without markers that belong to no span."""
+    return list(_pieces(text))
+
+
+def strip_spans(text: str) -> str:
+    """Remove every marker; the text between them stays."""
+    while (stripped := _MARKER.sub("", text)) != text:  # a removal can bring a marker together
+        text = stripped
+    return text
+
+
+def _pieces(text: str) -> Iterator[str | Span]:
+    end = 0
+    for span in find_spans(text):
+        if before := strip_spans(text[end : span.start]):
+            yield before
+        yield span
+        end = span.end
+    if after := strip_spans(text[end:]):
+        yield after
+
+
+def _score(hint: str) -> float | None:
+    match = _SCORE.fullmatch(hint)
+    return float(match[1]) if match else None

@@ -1,0 +1,106 @@
+"""Two views of one tokenizer: passages without control tokens, prompts with slots for spans."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import AddedToken, Encoding, Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from refrag_rag.errors import CheckpointError
+
+
+def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The Rust tokenizer behind a Hugging Face tokenizer.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none: character offsets are needed.
+    """
+    found = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(found, Tokenizer):
+        raise CheckpointError(
+            f"{type(tokenizer).__name__} has no fast tokenizer; expected one with character "
+            "offsets. Convert it to tokenizer.json."
+        )
+    return found
+
+
+class PlainTokenizer:
+    """Tokenises text from documents. Control tokens cannot come out, whatever the text says.
+
+    Parameters
+    ----------
+    tokenizer
+        Built again from the same file, without added tokens and without a post-processor.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        source = backend(tokenizer)
+        parts: dict[str, Any] = json.loads(source.to_str())
+        parts.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+        self._tokenizer = Tokenizer.from_str(json.dumps(parts))
+        self._control = {id_ for id_, added in source.get_added_tokens_decoder().items() if added.special}
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids and their character offsets in `text`.
+
+        Some vocabularies contain the names of control tokens as ordinary pieces; where one comes
+        out, the text is cut in its middle and both halves are tokenised alone.
+        """
+        encoding: Encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids, offsets = list(encoding.ids), list(encoding.offsets)
+        for id_, (start, end) in zip(ids, offsets, strict=True):
+            if id_ in self._control and end - start > 1:
+                middle = (start + end) // 2
+                left, left_offsets = self.encode(text[:middle])
+                right, right_offsets = self.encode(text[middle:])
+                moved = [(start + middle, end + middle) for start, end in right_offsets]
+                return left + right, left_offsets + moved
+        return ids, offsets
+
+
+class PromptTokenizer:
+    """Tokenises prompts in which every span is one slot, on a private copy of the tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = Tokenizer.from_str(backend(tokenizer).to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._slots: dict[str, int] = {}
+
+    def slots(self, count: int, texts: Sequence[str]) -> list[str]:
+        """Placeholders for `count` spans that occur in none of `texts`.
+
+        They are private-use characters, one added token each, so that a template that repeats or
+        drops a message takes the right spans along.
+        """
+        nonce = 0
+        while any(f"\ue000{nonce}:" in text for text in texts):
+            nonce += 1
+        names = [f"\ue000{nonce}:{place}\ue001" for place in range(count)]
+        if new := [name for name in names if name not in self._slots]:
+            self._tokenizer.add_tokens([AddedToken(name, normalized=False) for name in new])
+            for name in new:
+                self._slots[name] = self._tokenizer.token_to_id(name)
+        return names
+
+    def encode(
+        self, text: str, slots: Sequence[str], *, special_tokens: bool
+    ) -> list[list[int] | int]:
+        """Tokenise once; runs of token ids alternate with indices into `slots`."""
+        place = {self._slots[name]: index for index, name in enumerate(slots)}
+        parts: list[list[int] | int] = [[]]
+        for id_ in self._tokenizer.encode(text, add_special_tokens=special_tokens).ids:
+            if id_ in place:
+                parts += [place[id_], []]
+            elif isinstance(parts[-1], list):
+                parts[-1].append(id_)
+        return parts
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Character positions after which a new sentence or line begins."""
+    return [match.end() for match in re.finditer(r"[.!?][\"')\]]*\s+|\n+", text)]

@@ -1,0 +1,86 @@
+"""Growing the context: a level is left when it is mastered, earlier levels stay in the mix."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from refrag_rag.training.tasks import Level
+
+LEVELS = (
+    Level(1, 1),
+    Level(1, 2),
+    Level(1, 4),
+    Level(2, 2),
+    Level(2, 4),
+    Level(3, 5),
+    Level(4, 5),
+    Level(6, 6),
+    Level(8, 6),
+)
+
+
+class Curriculum:
+    """Draws levels: mostly the current one, the rest from those below it.
+
+    Parameters
+    ----------
+    levels
+        From easy to hard.
+    threshold
+        Running target accuracy (per token) at which the current level counts as mastered.
+    start
+        Level to start at.
+    patience
+        Least number of steps of a level before it can be left.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level] = LEVELS,
+        *,
+        threshold: float = 0.8,
+        start: int = 0,
+        patience: int = 40,
+    ) -> None:
+        self.levels, self.threshold, self.patience = tuple(levels), threshold, patience
+        self.current, self.drawn, self.seen = start, start, 0
+        self.accuracy = [0.0] * len(self.levels)
+        self.loss = [0.0] * len(self.levels)
+
+    def draw(self, rng: Random) -> Level:
+        """Draw the level of the next step (to be followed by one `record`)."""
+        below = self.current and rng.random() < 0.3
+        self.drawn = rng.randrange(self.current) if below else self.current
+        return self.levels[self.drawn]
+
+    def record(self, loss: float, accuracy: float) -> None:
+        """Take note of the step's result; move up when the current level is mastered."""
+        place = self.drawn
+        first = self.accuracy[place] == 0
+        keep = 0.0 if first else 0.95
+        self.accuracy[place] = keep * self.accuracy[place] + (1 - keep) * accuracy
+        self.loss[place] = keep * self.loss[place] + (1 - keep) * loss
+        if place != self.current:
+            return
+        self.seen += 1
+        mastered = self.seen >= self.patience and self.accuracy[place] >= self.threshold
+        if mastered and self.current + 1 < len(self.levels):
+            self.current, self.seen = self.current + 1, 0
+
+    def summary(self) -> dict[str, Any]:
+        """Figures for the log."""
+        return {
+            "level": self.current,
+            "target_accuracy": [round(value, 3) for value in self.accuracy],
+            "target_loss": [round(value, 3) for value in self.loss],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        keys = ("current", "drawn", "seen", "accuracy", "loss")
+        return {key: getattr(self, key) for key in keys}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        for key, value in state.items():
+            setattr(self, key, value)

@@ -1,0 +1,23 @@
+"""Stage 4: question answering over passages, compressed, mixed and as full text.
+
+``python -m refrag_rag.training.finetune --out runs/tiny``
+"""
+
+from refrag_rag.training.pretrain import MixedCurriculum, parse, run_stage
+from refrag_rag.training.tasks import Mix
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train everything on questions."""
+    run_stage(
+        "finetune",
+        "pretrain",
+        options=parse(__doc__, arguments, minutes=25, lr=8e-4, seed=3),
+        mix=Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1),
+        curriculum=MixedCurriculum(reconstruction=0.1, start=3),
+        decay=0.4,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Training examples: passages first, then questions, repetitions or retellings.
+
+An example is a list of pieces. Passages are pieces of their own, tokenised alone, exactly as the
+engine treats spans, so that any share of their chunks can be handed over as vectors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from tokenizers import Tokenizer
+
+from refrag_rag.training.prompts import PLAIN, STYLES, Style
+from refrag_rag.training.world import Entity, World
+
+PASSAGE_WEIGHT, PROMPT_WEIGHT, TARGET_WEIGHT = 0.2, 0.05, 1.0
+MAX_ANSWER_TOKENS = 6
+SEPARATOR = "\n\n"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of tokens, the weight of its loss, and whether it may be compressed."""
+
+    ids: Sequence[int]
+    weight: float
+    passage: bool = False
+
+
+@dataclass(frozen=True)
+class Level:
+    """Size of a context: how many passages, with how many facts each."""
+
+    passages: int
+    facts: int
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the tasks; the rest is question answering."""
+
+    copy: float = 0.1
+    retell: float = 0.1
+    plain_style: float = 0.6
+    joined: float = 0.0
+    questions: int = 12
+
+
+class Tasks:
+    """Makes examples from a world.
+
+    Parameters
+    ----------
+    world
+        Where entities come from.
+    tokenizer
+        The model's tokenizer; role tokens are looked up by name, text is encoded without them.
+    mix
+        Shares of the tasks.
+    """
+
+    def __init__(self, world: World, tokenizer: Tokenizer, mix: Mix) -> None:
+        self.world = world
+        self.mix = mix
+        self.tokenizer = tokenizer
+        names = ("bos", "end", "system", "user", "assistant")
+        self.roles = {name: tokenizer.token_to_id(f"<|{name}|>") for name in names}
+
+    def example(self, rng: Random, level: Level) -> list[Piece]:
+        """Draw one example of the given size."""
+        entities = self.world.entities(rng, level.passages, facts=level.facts)
+        texts = [entity.passage(rng) for entity in entities]
+        if len(texts) > 2 and rng.random() < self.mix.joined:
+            texts[:2] = [SEPARATOR.join(texts[:2])]  # a long span of several encoder windows
+        draw = rng.random()
+        if draw < self.mix.copy and len(texts) == len(entities):
+            place = rng.randrange(len(texts))
+            turns = [(_ask_copy(entities[place], rng, len(texts)), texts[place])]
+        elif draw < self.mix.copy + self.mix.retell:
+            subject = rng.choice(entities)
+            turns = [(f"Tell me about {subject.name}.", subject.passage(rng, title=False))]
+        else:
+            turns = self._questions(entities, rng)
+        style = PLAIN if rng.random() < self.mix.plain_style else rng.choice(STYLES)
+        return self.render(texts, turns, style)
+
+    def render(
+        self, passages: Sequence[str], turns: Sequence[tuple[str, str]], style: Style
+    ) -> list[Piece]:
+        """Lay out a conversation: the passages and the first question, then further turns."""
+        pieces = [Piece([self.roles["bos"]], 0.0)]
+        context = self._context(passages)
+        for place, (question, answer) in enumerate(turns):
+            first = place == 0
+            asked = style.between + question + style.after if first else question
+            if first and style.context_in_system:
+                pieces += [self._role("system"), self._text(style.system), *context, self._end()]
+                pieces += [self._role("user"), self._text(asked)]
+            elif first:
+                if style.system:
+                    pieces += [self._role("system"), self._text(style.system), self._end()]
+                pieces += [self._role("user"), self._text(style.before), *context]
+                pieces += [self._text(asked)]
+            else:
+                pieces += [self._role("user"), self._text(asked)]
+            pieces += [self._end(), self._role("assistant")]
+            pieces += [Piece([*self.encode(answer), self.roles["end"]], TARGET_WEIGHT)]
+        return [piece for piece in pieces if len(piece.ids)]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _questions(self, entities: Sequence[Entity], rng: Random) -> list[tuple[str, str]]:
+        asked = [
+            (entity.question(fact, rng), fact.value)
+            for entity in entities
+            for fact in entity.facts
+            if len(self.encode(fact.value)) <= MAX_ANSWER_TOKENS
+        ]
+        count = min(len(asked), self.mix.questions)
+        return rng.sample(asked, count) or [("Who is it?", entities[0].name)]
+
+    def _context(self, passages: Sequence[str]) -> list[Piece]:
+        pieces = []
+        for place, text in enumerate(passages):
+            if place:
+                pieces.append(self._text(SEPARATOR))
+            pieces.append(Piece(self.encode(text), PASSAGE_WEIGHT, passage=True))
+        return pieces
+
+    def _text(self, text: str) -> Piece:
+        return Piece(self.encode(text), PROMPT_WEIGHT)
+
+    def _role(self, name: str) -> Piece:
+        return Piece([self.roles[name]], 0.0)
+
+    def _end(self) -> Piece:
+        return Piece([self.roles["end"]], 0.0)
+
+
+def _ask_copy(entity: Entity, rng: Random, passages: int) -> str:
+    if passages == 1 and rng.random() < 0.5:
+        return "Repeat the text."
+    return f"Repeat the text about {entity.name}."

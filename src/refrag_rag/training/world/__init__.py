@@ -1,0 +1,9 @@
+"""A small invented world: entities with facts, the passages that state them, the questions.
+
+Nothing in it can be answered from memory: names are made of random syllables and values are
+drawn anew for every entity. What a model can learn here is to *read*.
+"""
+
+from refrag_rag.training.world.entities import Entity, Fact, World
+
+__all__ = ["Entity", "Fact", "World"]

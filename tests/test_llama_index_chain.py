@@ -1,0 +1,263 @@
+"""LlamaIndex adapters in real chains: FAISS index, synthesizers, chat engines, ingestion."""
+
+import asyncio
+import re
+import zlib
+from typing import Any
+
+import pytest
+
+pytest.importorskip("llama_index.core")
+faiss = pytest.importorskip("faiss")
+pytest.importorskip("llama_index.vector_stores.faiss")
+
+from llama_index.core import (
+    Document,
+    PromptTemplate,
+    StorageContext,
+    VectorStoreIndex,
+    load_index_from_storage,
+)
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.ingestion import IngestionCache, IngestionPipeline
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import MetadataMode
+from llama_index.vector_stores.faiss import FaissVectorStore
+
+from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
+from refrag_rag.spans import CLOSE, find_spans
+
+WIDTH = 32
+DOCUMENTS = [
+    Document(text=text, id_=name, metadata={"title": name})
+    for name, text in {
+        "Aru": "Aru lies in the north. Its capital is Belo. The river Ona crosses Aru.",
+        "Kesh": "Kesh exports tin. Its capital is Dorn, a town of 900 people.",
+        "Mira": "Mira was founded in 1871 by Ada Lunn. It builds clocks.",
+    }.items()
+]
+QUESTION = "What is the capital of Kesh?"
+SHORT = PromptTemplate("{context_str}\nQ: {query_str}\nA:")
+SHORT_REFINE = PromptTemplate("{context_msg}\nQ: {query_str}\nWas: {existing_answer}\nA:")
+
+
+class HashedWords(BaseEmbedding):
+    """Bag of words, hashed: a deterministic embedding without a model."""
+
+    def _get_text_embedding(self, text):
+        vector = [0.01] * WIDTH
+        for word in re.findall(r"\w+", text.lower()):
+            vector[zlib.crc32(word.encode()) % WIDTH] += 1.0
+        return vector
+
+    def _get_query_embedding(self, query):
+        return self._get_text_embedding(query)
+
+    async def _aget_query_embedding(self, query):
+        return self._get_query_embedding(query)
+
+
+class KeepCounts(BaseEventHandler):
+    """Keeps the counts of every chat answer."""
+
+    kept: list[dict[str, Any]] = Field(default_factory=list)
+
+    def handle(self, event, **kwargs):
+        if isinstance(event, LLMChatEndEvent):
+            self.kept.append(event.response.raw)
+
+
+@pytest.fixture
+def counts():
+    """Counts of every answer so far, in order."""
+    handlers, handler = get_dispatcher().event_handlers, KeepCounts()
+    handlers.append(handler)
+    yield handler.kept
+    handlers.remove(handler)
+
+
+def passages_read(counts):
+    """Cache hits and misses of every answer."""
+    return [(answer["cache_hits"], answer["cache_misses"]) for answer in counts]
+
+
+class Chain:
+    """An index over DOCUMENTS, an LLM and a postprocessor."""
+
+    def __init__(self, engine, metadata="compressed", transform=True):
+        splitter = SentenceSplitter(chunk_size=64, chunk_overlap=0)
+        steps = [splitter, *([RefragTransform(engine, metadata=metadata)] if transform else [])]
+        vectors = FaissVectorStore(faiss_index=faiss.IndexFlatL2(WIDTH))
+        self.index = VectorStoreIndex.from_documents(
+            DOCUMENTS,
+            storage_context=StorageContext.from_defaults(vector_store=vectors),
+            transformations=steps,
+            embed_model=HashedWords(),
+        )
+        self.llm = RefragLLM(engine, max_new_tokens=4)
+        self.mark = RefragPostprocessor(metadata=metadata)
+
+    def query_engine(self, mode="compact", **settings):
+        settings.setdefault("node_postprocessors", [self.mark])
+        return self.index.as_query_engine(
+            llm=self.llm,
+            similarity_top_k=2,
+            response_mode=mode,
+            text_qa_template=SHORT,
+            refine_template=SHORT_REFINE,
+            summary_template=SHORT,
+            **settings,
+        )
+
+
+@pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize"])
+def test_indexed_passages_are_read_from_the_store(engine, counts, mode):
+    chain = Chain(engine)
+    stored = {key: node.to_dict() for key, node in chain.index.docstore.docs.items()}
+    response = chain.query_engine(mode).query(QUESTION)
+    assert [node.score for node in response.source_nodes] == sorted(
+        node.score for node in response.source_nodes
+    )
+    assert all(CLOSE not in node.text for node in response.source_nodes)
+    assert {key: node.to_dict() for key, node in chain.index.docstore.docs.items()} == stored
+    assert [sum(column) for column in zip(*passages_read(counts), strict=True)] == [2, 0]
+    assert all(answer["positions"] < answer["plain_positions"] for answer in counts)
+
+
+@pytest.mark.parametrize("metadata", ["compressed", "text", "drop"])
+def test_every_metadata_mode_hits_the_store(engine, counts, metadata):
+    chain = Chain(engine, metadata)
+    chain.query_engine().query(QUESTION)
+    assert passages_read(counts) == [(2, 0)]
+
+
+def test_passages_that_were_not_indexed_are_counted_as_misses(engine, counts):
+    chain = Chain(engine, transform=False)
+    chain.query_engine().query(QUESTION)
+    assert passages_read(counts) == [(0, 2)]
+
+
+def test_the_postprocessor_encodes_what_is_missing(engine, counts):
+    chain = Chain(engine, transform=False)
+    chain.query_engine(node_postprocessors=[RefragPostprocessor(engine)]).query(QUESTION)
+    assert passages_read(counts) == [(2, 0)]
+
+
+def test_async_and_streaming_give_the_same_answer(engine):
+    chain = Chain(engine)
+    plain = str(chain.query_engine().query(QUESTION))
+    streaming = chain.query_engine(streaming=True)
+
+    async def ask():
+        answer = await chain.query_engine().aquery(QUESTION)
+        stream = await streaming.aquery(QUESTION)
+        return str(answer), "".join([piece async for piece in stream.async_response_gen()])
+
+    assert "".join(streaming.query(QUESTION).response_gen) == plain
+    assert asyncio.run(ask()) == (plain, plain)
+
+
+def test_all_eight_calls_of_the_llm_agree(engine):
+    llm = RefragLLM(engine, max_new_tokens=6)
+    prompt, messages = "Where is Aru?", [ChatMessage(content="Where is Aru?")]
+
+    async def ask():
+        return [
+            (await llm.acomplete(prompt)).text,
+            (await llm.achat(messages)).message.content,
+            "".join([r.delta async for r in await llm.astream_complete(prompt)]),
+            "".join([r.delta async for r in await llm.astream_chat(messages)]),
+        ]
+
+    texts = [
+        llm.complete(prompt).text,
+        llm.chat(messages).message.content,
+        "".join(r.delta for r in llm.stream_complete(prompt)),
+        "".join(r.delta for r in llm.stream_chat(messages)),
+        *asyncio.run(ask()),
+    ]
+    assert set(texts) == {texts[0]}
+    assert list(llm.stream_complete(prompt))[-1].text == texts[0]
+
+
+def test_calls_from_several_tasks_at_once(engine):
+    llm = RefragLLM(engine, max_new_tokens=4)
+    prompts = ["Aru?", "Kesh?", "Mira?"]
+
+    async def ask():
+        return await asyncio.gather(*(llm.acomplete(prompt) for prompt in prompts))
+
+    assert [r.text for r in asyncio.run(ask())] == [llm.complete(p).text for p in prompts]
+
+
+@pytest.mark.parametrize("mode", ["context", "condense_plus_context"])
+def test_chat_engines_keep_markers_out_of_the_memory(engine, counts, mode):
+    chain = Chain(engine)
+    chat = chain.index.as_chat_engine(
+        chat_mode=mode,
+        llm=chain.llm,
+        similarity_top_k=2,
+        node_postprocessors=[chain.mark],
+        context_template="{context_str}",
+        context_prompt="{context_str}",
+        condense_prompt="{chat_history}\n{question}",
+        system_prompt="Answer.",
+    )
+    chat.chat(QUESTION)
+    "".join(chat.stream_chat("And of Aru?").response_gen)
+    assert len(chat.chat_history) == 4
+    assert all(CLOSE not in message.content for message in chat.chat_history)
+    assert passages_read(counts)[0] == passages_read(counts)[-1] == (2, 0)
+
+
+def test_an_ingestion_cache_hit_heals_as_misses(engine, monkeypatch):
+    encoded = []
+    precompute = engine.precompute
+
+    def counted(texts, **settings):
+        encoded.append(list(texts))
+        return precompute(texts, **settings)
+
+    monkeypatch.setattr(engine, "precompute", counted)
+    splitter = SentenceSplitter(chunk_size=64, chunk_overlap=0)
+    cache = IngestionCache()
+    for _ in range(2):
+        steps = [splitter, RefragTransform(engine)]
+        nodes = IngestionPipeline(transformations=steps, cache=cache).run(documents=DOCUMENTS)
+    assert len(encoded) == 1
+    assert encoded[0] == [node.get_content(metadata_mode=MetadataMode.LLM) for node in nodes]
+    engine.store.delete(engine.namespace, list(engine.store.keys(engine.namespace)))
+    index = VectorStoreIndex(nodes, embed_model=HashedWords())
+    llm = RefragLLM(engine, max_new_tokens=2)
+    index.as_query_engine(llm=llm, node_postprocessors=[RefragPostprocessor()]).query(QUESTION)
+    nodes = index.as_retriever(similarity_top_k=1).retrieve(QUESTION)
+    RefragPostprocessor(engine).postprocess_nodes(nodes)
+    assert encoded[1] == [nodes[0].get_content(metadata_mode=MetadataMode.LLM)]
+
+
+def test_a_persisted_index_holds_no_markers_and_works_again(engine, counts, tmp_path):
+    chain = Chain(engine)
+    first = str(chain.query_engine().query(QUESTION))
+    chain.index.storage_context.persist(str(tmp_path))
+    text_files = [path for path in tmp_path.glob("*.json") if "vector_store" not in path.name]
+    assert text_files
+    assert all(CLOSE not in path.read_text() for path in text_files)
+    storage = StorageContext.from_defaults(
+        vector_store=FaissVectorStore.from_persist_dir(str(tmp_path)), persist_dir=str(tmp_path)
+    )
+    chain.index = load_index_from_storage(storage, embed_model=HashedWords())
+    assert str(chain.query_engine().query(QUESTION)) == first
+    assert passages_read(counts)[-1] == (2, 0)
+
+
+def test_the_tokenizer_counts_a_span_as_its_positions(engine):
+    chain = Chain(engine)
+    node = chain.index.as_retriever(similarity_top_k=1).retrieve(QUESTION)
+    text = chain.mark.postprocess_nodes(node)[0].node.get_content(metadata_mode=MetadataMode.LLM)
+    count = chain.llm.tokenizer()
+    assert len(count(text)) < len(count(find_spans(text)[0].text)) / 2
