@@ -221,7 +221,7 @@ def test_prompt_over_the_window_is_refused_with_both_numbers(tokenizer):
 
 def test_answer_ends_at_the_window(tokenizer):
     engine = Refrag(build_model(tokenizer, positions=64))
-    prompt = "word " * 40
+    prompt = "word " * 12
     room = 64 - engine.compress(prompt).positions
     answer = engine.generate(prompt, max_new_tokens=100)
     assert len(answer.token_ids) <= room

@@ -359,6 +359,23 @@ def test_nothing_is_loaded_in_the_constructor(tmp_path):
 # --- LLM: answers --------------------------------------------------------------------------
 
 
+def test_components_with_the_same_settings_share_one_engine(tmp_path, monkeypatch):
+    loads = []
+
+    def load(name, **settings):
+        loads.append((name, settings))
+        return FakeEngine()
+
+    monkeypatch.setattr("refrag_rag.engine.Refrag.load", load)
+    llm = RefragLLM(store=tmp_path, model_kwargs={"on_miss": "text"})
+    transform = RefragTransform(store=tmp_path, model_kwargs={"on_miss": "text"})
+    other = RefragLLM(store=tmp_path)
+    assert llm.engine is transform.engine
+    assert llm.engine is not other.engine
+    settings = {"store": str(tmp_path), "device_map": None}
+    assert loads == [("tiny", {**settings, "on_miss": "text"}), ("tiny", settings)]
+
+
 def test_answers_carry_counts_outside_the_message():
     llm = RefragLLM(FakeEngine())
     response = llm.chat([ChatMessage(content="hi")])

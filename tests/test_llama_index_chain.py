@@ -26,7 +26,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import MetadataMode
+from llama_index.core.schema import MetadataMode, NodeWithScore
 from llama_index.vector_stores.faiss import FaissVectorStore
 
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
@@ -213,6 +213,32 @@ def test_chat_engines_keep_markers_out_of_the_memory(engine, counts, mode):
     assert len(chat.chat_history) == 4
     assert all(CLOSE not in message.content for message in chat.chat_history)
     assert passages_read(counts)[0] == passages_read(counts)[-1] == (2, 0)
+
+
+def test_a_chat_engine_streams_from_an_event_loop(engine, counts):
+    chain = Chain(engine)
+    chat = chain.index.as_chat_engine(
+        chat_mode="context", llm=chain.llm, node_postprocessors=[chain.mark], system_prompt="S"
+    )
+
+    async def ask():
+        response = await chat.astream_chat(QUESTION)
+        return "".join([piece async for piece in response.async_response_gen()])
+
+    assert asyncio.run(ask()) == chat.chat_history[-1].content
+    assert passages_read(counts) == [(2, 0)]
+
+
+def test_ingestion_in_worker_processes_fills_the_store(engine, tmp_path):
+    engine.model.save_pretrained(tmp_path / "model")
+    settings = {"model_name": str(tmp_path / "model"), "store": tmp_path / "store"}
+    steps = [SentenceSplitter(chunk_size=64, chunk_overlap=0), RefragTransform(**settings)]
+    pipeline = IngestionPipeline(transformations=steps, disable_cache=True)
+    nodes = pipeline.run(documents=DOCUMENTS, num_workers=2)
+    nodes = RefragPostprocessor().postprocess_nodes([NodeWithScore(node=node) for node in nodes])
+    prompt = "\n".join(node.node.get_content(metadata_mode=MetadataMode.LLM) for node in nodes)
+    raw = RefragLLM(**settings, max_new_tokens=2).complete(prompt).raw
+    assert (raw["cache_hits"], raw["cache_misses"]) == (3, 0)
 
 
 def test_an_ingestion_cache_hit_heals_as_misses(engine, monkeypatch):

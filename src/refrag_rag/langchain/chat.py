@@ -9,13 +9,14 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict
+from typing_extensions import override
 
 from refrag_rag.langchain.messages import as_prompt
 from refrag_rag.langchain.settings import GenerationSettings, report, usage
 from refrag_rag.langchain.threads import read_in_thread
 
 if TYPE_CHECKING:
-    from refrag_rag.engine import Delta
+    from refrag_rag.answer import Delta
 
 
 class ChatRefrag(GenerationSettings, BaseChatModel):
@@ -39,9 +40,11 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     @property
+    @override
     def _llm_type(self) -> str:
         return "refrag-chat"
 
+    @override
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -59,6 +62,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
+    @override
     def _stream(
         self,
         messages: list[BaseMessage],
@@ -74,6 +78,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
                 run_manager.on_llm_new_token(delta.text, chunk=chunk)
             yield chunk
 
+    @override
     async def _agenerate(
         self,
         messages: list[BaseMessage],
@@ -83,6 +88,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
     ) -> ChatResult:
         return await asyncio.to_thread(self._generate, messages, stop, **kwargs)
 
+    @override
     async def _astream(
         self,
         messages: list[BaseMessage],

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, BaseDocumentTransformer, Document
 from pydantic import ConfigDict, Field
+from typing_extensions import override
 
 from refrag_rag.errors import InputError
 from refrag_rag.langchain.owner import EngineOwner
 from refrag_rag.spans import Span, find_spans, neutralise, strip_spans, wrap
 
 if TYPE_CHECKING:
-    from refrag_rag.engine import PrecomputeReport, Refrag
+    from refrag_rag.answer import PrecomputeReport
+    from refrag_rag.engine import Refrag
 
 # A checkpointer gives documents of a tool message back as dicts.
 AnyDocument = Document | Mapping[str, Any]
@@ -116,6 +118,7 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
     batch_size: int = Field(default=64, gt=0, description="Encoder windows at once.")
     progress: bool = Field(default=False, description="Show a bar.")
 
+    @override
     def transform_documents(
         self, documents: Sequence[Document], **kwargs: Any
     ) -> Sequence[Document]:
@@ -155,8 +158,9 @@ class RefragCompressor(BaseDocumentCompressor):
     )
 
     def __init__(self, engine: "Refrag | None" = None, **data: Any) -> None:
-        super().__init__(engine=engine, **data)
+        super().__init__(**{"engine": engine, **data})
 
+    @override
     def compress_documents(
         self,
         documents: Sequence[Document],

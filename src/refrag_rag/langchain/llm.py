@@ -8,12 +8,13 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from pydantic import ConfigDict
+from typing_extensions import override
 
 from refrag_rag.langchain.settings import GenerationSettings, report, usage
 from refrag_rag.langchain.threads import read_in_thread
 
 if TYPE_CHECKING:
-    from refrag_rag.engine import Answer, Delta
+    from refrag_rag.answer import Answer, Delta
 
 
 class RefragLLM(GenerationSettings, LLM):
@@ -35,9 +36,11 @@ class RefragLLM(GenerationSettings, LLM):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     @property
+    @override
     def _llm_type(self) -> str:
         return "refrag"
 
+    @override
     def _call(
         self,
         prompt: str,
@@ -48,6 +51,7 @@ class RefragLLM(GenerationSettings, LLM):
         arguments = self._arguments(stop, kwargs)
         return self.engine.generate(self._prompt(prompt), **arguments).text
 
+    @override
     async def _acall(
         self,
         prompt: str,
@@ -57,6 +61,7 @@ class RefragLLM(GenerationSettings, LLM):
     ) -> str:
         return await asyncio.to_thread(self._call, prompt, stop, **kwargs)
 
+    @override
     def _generate(
         self,
         prompts: list[str],
@@ -71,6 +76,7 @@ class RefragLLM(GenerationSettings, LLM):
             llm_output={"model_name": self.model_name, "token_usage": dict(usage(*answers))},
         )
 
+    @override
     async def _agenerate(
         self,
         prompts: list[str],
@@ -80,6 +86,7 @@ class RefragLLM(GenerationSettings, LLM):
     ) -> LLMResult:
         return await asyncio.to_thread(self._generate, prompts, stop, **kwargs)
 
+    @override
     def _stream(
         self,
         prompt: str,
@@ -94,6 +101,7 @@ class RefragLLM(GenerationSettings, LLM):
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
+    @override
     async def _astream(
         self,
         prompt: str,

@@ -10,7 +10,8 @@ from refrag_rag.errors import InputError
 from refrag_rag.langchain.owner import EngineOwner
 
 if TYPE_CHECKING:
-    from refrag_rag.engine import Answer, Refrag
+    from refrag_rag.answer import Answer
+    from refrag_rag.engine import Refrag
 
 _ALIASES = {"max_tokens": "max_new_tokens"}
 _FIELDS = (
@@ -64,7 +65,7 @@ class GenerationSettings(EngineOwner):
         return self.engine.tokenize(text)
 
     def get_num_tokens(self, text: str) -> int:
-        """Count the positions that a text takes; a span counts as its vectors and expanded chunks."""
+        """Count positions; a span counts as its vectors and expanded chunks."""
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         return self.engine.count_tokens(text)

@@ -1,0 +1,14 @@
+.PHONY: demo test lint docs bench
+PYTHON ?= python3
+VENV = .venv/.installed
+
+demo: $(VENV) ; .venv/bin/refrag demo
+test: $(VENV) ; .venv/bin/python -m pytest
+lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+docs: $(VENV) ; .venv/bin/python docs/build.py
+bench: $(VENV) ; .venv/bin/refrag eval tiny --json tiny-quality.json
+
+$(VENV): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[demo,train,dev]'
+	touch $(VENV)

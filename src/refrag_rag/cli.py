@@ -1,0 +1,109 @@
+"""The command ``refrag``: thin, every command a few lines over the library."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from refrag_rag import __version__
+from refrag_rag.errors import RefragError
+
+HOME = Path(".refrag")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; `docs/cli.md` is made from it."""
+    parser = argparse.ArgumentParser(prog="refrag", description="REFRAG for existing RAG chains.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="answer questions over the documents of the package")
+    demo.add_argument("--ask", metavar="QUESTION", help="ask this instead of the demo's questions")
+    demo.set_defaults(run=_demo)
+
+    index = commands.add_parser("index", help="index a folder and precompute chunk embeddings")
+    index.add_argument("folder", type=Path)
+    index.set_defaults(run=_index)
+
+    ask = commands.add_parser("ask", help="ask the folder that was indexed")
+    ask.add_argument("question")
+    ask.add_argument("--top-k", type=int, default=8, help="passages to retrieve (default: 8)")
+    ask.add_argument("--full-text", action="store_true", help="read the passages as plain text")
+    ask.add_argument("--show", action="store_true", help="print the counts of the answer")
+    ask.set_defaults(run=_ask)
+    for command in (index, ask):
+        command.add_argument("--model", default="tiny", help="embedded name, folder or hub id")
+        command.add_argument(
+            "--home", type=Path, default=HOME, help="where index and embeddings are kept"
+        )
+
+    evaluate = commands.add_parser("eval", help="measure a model on held-out questions")
+    evaluate.add_argument("model", help="embedded name, folder or hub id")
+    evaluate.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    evaluate.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
+    evaluate.add_argument(
+        "--rag", type=Path, action="append", default=[], metavar="FILE",
+        help="also an xz-compressed JSON-lines file of questions with passages; repeatable",
+    )  # fmt: skip
+    evaluate.add_argument("--rag-limit", type=int, help="questions of each such file")
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; errors of our own end with a message and status 1."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except RefragError as error:
+        print(f"refrag: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from refrag_rag.demo.run import run_demo  # noqa: PLC0415 - needs the extra `demo`
+
+    for line in run_demo(options.ask):
+        print(line, flush=True)
+
+
+def _index(options: argparse.Namespace) -> None:
+    from refrag_rag.demo.library import CHUNKS, build_index, save_index  # noqa: PLC0415
+    from refrag_rag.engine import Refrag  # noqa: PLC0415
+
+    engine = Refrag.load(options.model, store=options.home / CHUNKS)
+    index = build_index(options.folder, engine)
+    save_index(index, options.home)
+    print(f"{len(index.docstore.docs)} passages of {options.folder} in {options.home}")
+
+
+def _ask(options: argparse.Namespace) -> None:
+    from refrag_rag.demo.ask import Asker  # noqa: PLC0415
+    from refrag_rag.demo.library import CHUNKS, open_index  # noqa: PLC0415
+    from refrag_rag.engine import Refrag  # noqa: PLC0415
+
+    index = open_index(options.home)
+    engine = Refrag.load(options.model, store=options.home / CHUNKS)
+    settings = {"policy": "all"} if options.full_text else {}
+    reading = Asker(index, engine, top_k=options.top_k, **settings).ask(options.question)
+    print(reading.text)
+    if options.show:
+        print("\n".join(f"{name}: {value}" for name, value in reading.counts.items()))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from refrag_rag.evaluation.run import evaluate  # noqa: PLC0415
+
+    for line in evaluate(
+        options.model,
+        options.json,
+        count=options.questions,
+        files=options.rag,
+        limit=options.rag_limit,
+    ):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

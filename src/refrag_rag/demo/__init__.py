@@ -1,0 +1,1 @@
+"""The main job on one screen: documents, index, chunk embeddings, questions, answers."""
