@@ -393,6 +393,13 @@ def test_every_token_is_reported_once(kind, run):
     assert "".join(handler.tokens) == "one two three"
 
 
+def test_streaming_reports_the_tokens_of_invoke():
+    handler = Tokens()
+    answer = ChatRefrag(FakeEngine(), streaming=True).invoke("x", config={"callbacks": [handler]})
+    assert "".join(handler.tokens) == answer.content == "one two three"
+    assert answer.usage_metadata["input_tokens"] == 10
+
+
 # Threads and errors
 
 

@@ -75,7 +75,7 @@ def parse(
         template for messages.
     """
     messages = None if isinstance(prompt, str) else _check(prompt)
-    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in messages]
+    texts = [m["content"] for m in messages] if messages is not None else [str(prompt)]
     pieces = [split_spans(text) for text in texts]
     spans = tuple(piece for text in pieces for piece in text if isinstance(piece, Span))
     names = slots.slots(len(spans), texts)
@@ -84,10 +84,7 @@ def parse(
         "".join(piece if isinstance(piece, str) else next(left) for piece in text)
         for text in pieces
     ]
-    if messages is None:
-        rendered = plain[0]
-    else:
-        rendered = _render(tokenizer, messages, plain)
+    rendered = plain[0] if messages is None else _render(tokenizer, messages, plain)
     if not rendered.strip():
         raise InputError("The prompt is empty; expected text or messages with text.")
     parts = slots.encode(rendered, names, special_tokens=messages is None)
@@ -155,16 +152,13 @@ def _render(
             "The decoder has no chat template; expected a plain prompt. Pass a string."
         )
     filled = [
-        {**message, "content": content}
-        for message, content in zip(messages, contents, strict=True)
+        {**message, "content": content} for message, content in zip(messages, contents, strict=True)
     ]
     rendered = tokenizer.apply_chat_template(filled, tokenize=False, add_generation_prompt=True)
     return str(rendered)
 
 
-def _question(
-    messages: Sequence[Message] | None, pieces: Sequence[Sequence[str | Span]]
-) -> str:
+def _question(messages: Sequence[Message] | None, pieces: Sequence[Sequence[str | Span]]) -> str:
     """The last user message outside spans (of a completion: its text outside spans)."""
     chosen = -1
     if messages is not None:

@@ -72,9 +72,7 @@ class Chunker:
             char_ends[-1] = len(text)  # what the tokenizer drops at the end stays with its chunk
         return ChunkedPassage(text, tuple(ids), tuple(lengths), tuple(char_ends))
 
-    def _lengths(
-        self, offsets: Sequence[tuple[int, int]], ends: Sequence[int]
-    ) -> Iterator[int]:
+    def _lengths(self, offsets: Sequence[tuple[int, int]], ends: Sequence[int]) -> Iterator[int]:
         start = 0
         while start < len(offsets):
             stop = min(start + self._k, len(offsets))

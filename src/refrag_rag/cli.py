@@ -62,15 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from refrag_rag.demo.run import run_demo  # noqa: PLC0415 - needs the extra `demo`
+    from refrag_rag.demo.run import run_demo
 
     for line in run_demo(options.ask):
         print(line, flush=True)
 
 
 def _index(options: argparse.Namespace) -> None:
-    from refrag_rag.demo.library import CHUNKS, build_index, save_index  # noqa: PLC0415
-    from refrag_rag.engine import Refrag  # noqa: PLC0415
+    from refrag_rag.demo.library import CHUNKS, build_index, save_index
+    from refrag_rag.engine import Refrag
 
     engine = Refrag.load(options.model, store=options.home / CHUNKS)
     index = build_index(options.folder, engine)
@@ -79,9 +79,9 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _ask(options: argparse.Namespace) -> None:
-    from refrag_rag.demo.ask import Asker  # noqa: PLC0415
-    from refrag_rag.demo.library import CHUNKS, open_index  # noqa: PLC0415
-    from refrag_rag.engine import Refrag  # noqa: PLC0415
+    from refrag_rag.demo.ask import Asker
+    from refrag_rag.demo.library import CHUNKS, open_index
+    from refrag_rag.engine import Refrag
 
     index = open_index(options.home)
     engine = Refrag.load(options.model, store=options.home / CHUNKS)
@@ -93,7 +93,7 @@ def _ask(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from refrag_rag.evaluation.run import evaluate  # noqa: PLC0415
+    from refrag_rag.evaluation.run import evaluate
 
     for line in evaluate(
         options.model,

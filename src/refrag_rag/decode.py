@@ -1,6 +1,6 @@
 """Prefill once, take the first token from its logits, go on with the KV cache."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -15,7 +15,7 @@ Token = tuple[int, int]  # row of the batch, token id
 
 def decode(
     model: RefragModel, prompts: Sequence[CompressedPrompt], sampling: Sampling
-) -> Iterator[list[Token]]:
+) -> Generator[list[Token], set[int], None]:
     """Generate for a batch, a step at a time.
 
     Send the set of finished rows back into the generator (``.send(rows)``) to stop them early;
@@ -34,9 +34,7 @@ def decode(
     limits = [_limit(prompt.positions, model.max_positions, sampling) for prompt in prompts]
     with torch.inference_mode():
         inputs = model.decoder_inputs(prompts)
-    samplers = [
-        Sampler(sampling, prompt.text_ids(), inputs.input_ids.device) for prompt in prompts
-    ]
+    samplers = [Sampler(sampling, prompt.text_ids(), inputs.input_ids.device) for prompt in prompts]
     ends = end_tokens(model)
     running = set(range(len(prompts)))
     step = _steps(model.decoder, inputs)
@@ -53,9 +51,7 @@ def decode(
         running -= set(stopped or ())
 
 
-def _steps(
-    decoder: PreTrainedModel, inputs: DecoderInputs
-) -> Callable[[list[int]], torch.Tensor]:
+def _steps(decoder: PreTrainedModel, inputs: DecoderInputs) -> Callable[[list[int]], torch.Tensor]:
     """A function that gives the next logits: of the prefill first, then of one more token a row."""
     mask, position = inputs.attention_mask, inputs.position_ids[:, -1:]
     cache = None

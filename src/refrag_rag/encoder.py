@@ -149,7 +149,8 @@ class ChunkEncoder(nn.Module):
                 places.append(chunk + [zero] * (self.config.k - len(chunk)))
         flat = nn.functional.pad(states.flatten(0, 1), (0, 0, 0, 1))  # (B * W + 1, encoder_width)
         joined = flat[torch.tensor(places, device=flat.device)].flatten(1)  # (chunks, D_enc)
-        return list(joined.split([len(window.shares) for window in windows]))
+        sizes = [len(window.shares) for window in windows]
+        return list(torch.split(joined, sizes))
 
 
 def _mean(states: Tensor, window: Window) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from refrag_rag.answer import Answer, Counts, Delta, PrecomputeReport, Timings
@@ -41,7 +42,7 @@ class Found:
 class Refrag:
     """The engine: everything between prompt text with spans and the answer.
 
-    One generation at a time; calls from several threads wait for each other.
+    Calls from several threads may overlap: laying out prompts takes turns, decoding does not.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ class Refrag:
         self.p = p
         self.on_miss = on_miss
         self._slots = PromptTokenizer(model.tokenizer)
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     @classmethod
     def load(
@@ -142,8 +143,7 @@ class Refrag:
         with tqdm(total=len(passages), unit="passage", disable=not progress) as bar:
             for start in range(0, len(passages), PASSAGES_AT_ONCE):
                 part = passages[start : start + PASSAGES_AT_ONCE]
-                with self._lock:
-                    found = self._find(part, encode=True, batch_size=batch_size)
+                found = self._find(part, encode=True, batch_size=batch_size)
                 hits += sum(item.hit for item in found.values())
                 encoded += sum(not item.hit for item in found.values())
                 chunks += sum(len(item.entry.chunk_lengths) for item in found.values())
@@ -160,8 +160,7 @@ class Refrag:
         p: float | None = None,
     ) -> CompressedPrompt:
         """Lay out a prompt without answering it; print it to see what the decoder would read."""
-        with self._lock:
-            prompts, _ = self._prepare([prompt], question=question, policy=policy, p=p)
+        prompts, _ = self._prepare([prompt], question=question, policy=policy, p=p)
         return prompts[0]
 
     def generate(self, prompt: Prompt, **arguments: Any) -> Answer:
@@ -191,10 +190,9 @@ class Refrag:
         if not prompts:
             return []
         answers: dict[int, Answer] = {}
-        with self._lock:
-            for row, _, answer in self._run(prompts, **arguments):
-                if answer is not None:
-                    answers[row] = answer
+        for row, _, answer in self._run(prompts, **arguments):
+            if answer is not None:
+                answers[row] = answer
         return [answers[row] for row in range(len(prompts))]
 
     def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Delta]:
@@ -205,10 +203,9 @@ class Refrag:
         Delta
             New text; the last one carries the answer. The pieces joined are the answer's text.
         """
-        with self._lock:
-            for _, text, answer in self._run([prompt], **arguments):
-                if text or answer:
-                    yield Delta(text, answer)
+        for _, text, answer in self._run([prompt], **arguments):
+            if text or answer:
+                yield Delta(text, answer)
 
     def count_tokens(self, text: str) -> int:
         """Positions that a text takes; a span counts as its vectors and expanded chunks."""
@@ -265,7 +262,8 @@ class Refrag:
         chosen = self.policy if policy is None else get_policy(policy)
         share = self.p if p is None else p
         budget(share, 0)
-        parsed = [parse(prompt, self.model.tokenizer, self._slots) for prompt in prompts]
+        with self._lock:  # new slots may be added to the prompt tokenizer
+            parsed = [parse(prompt, self.model.tokenizer, self._slots) for prompt in prompts]
         texts = list(dict.fromkeys(span.text for one in parsed for span in one.spans))
         encoding = [0.0]
         found = self._find(texts, encode=self.on_miss == "encode", encoding=encoding)
@@ -288,7 +286,9 @@ class Refrag:
     ) -> dict[str, Found]:
         """Passages from the store; those it has not are encoded and kept, or marked as text."""
         keys = [passage_key(text) for text in texts]
-        entries = self.store.get(self.namespace, keys) if keys else []
+        with self._lock:  # the fingerprint is computed once
+            namespace = self.namespace
+        entries = self.store.get(namespace, keys) if keys else []
         found: dict[str, Found] = {}
         missing: dict[str, ChunkedPassage] = {}
         for text, entry in zip(texts, entries, strict=True):
@@ -299,7 +299,7 @@ class Refrag:
         started = time.perf_counter()
         if missing and encode:
             made = self._encode(list(missing.values()), batch_size)
-            self.store.put(self.namespace, {passage_key(t): made[t] for t in missing})
+            self.store.put(namespace, {passage_key(t): made[t] for t in missing})
             found |= {t: Found(c, made[t], hit=False) for t, c in missing.items()}
         elif missing:
             width = self.model.config.chunk_width
@@ -371,7 +371,7 @@ def _sampling(arguments: dict[str, Any]) -> Sampling:
     return Sampling(**arguments)
 
 
-def _entry(chunked: ChunkedPassage, embeddings: np.ndarray) -> PassageEntry:  # type: ignore[type-arg]
+def _entry(chunked: ChunkedPassage, embeddings: NDArray[np.float16]) -> PassageEntry:
     return PassageEntry(
         embeddings=embeddings,
         token_ids=np.array(chunked.token_ids, np.int32),

@@ -76,7 +76,8 @@ class RefragModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the decoder's input is expected."""
-        return self.decoder.get_input_embeddings().weight.device
+        device: torch.device = self.decoder.get_input_embeddings().weight.device
+        return device
 
     @property
     def max_positions(self) -> int:
@@ -174,7 +175,7 @@ class RefragModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the checkpoint folder, beside and renamed into place."""
-        from refrag_rag.checkpoints import save  # noqa: PLC0415 - the loader builds models
+        from refrag_rag.checkpoints import save
 
         save(self, Path(folder))
 
@@ -184,7 +185,7 @@ class RefragModel(nn.Module):
 
         See `refrag_rag.checkpoints.load` for the options.
         """
-        from refrag_rag.checkpoints import load  # noqa: PLC0415
+        from refrag_rag.checkpoints import load
 
         return load(name_or_path, **options)
 

@@ -42,7 +42,9 @@ class PlainTokenizer:
         parts: dict[str, Any] = json.loads(source.to_str())
         parts.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
         self._tokenizer = Tokenizer.from_str(json.dumps(parts))
-        self._control = {id_ for id_, added in source.get_added_tokens_decoder().items() if added.special}
+        self._control = {
+            id_ for id_, added in source.get_added_tokens_decoder().items() if added.special
+        }
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids and their character offsets in `text`.
@@ -84,7 +86,7 @@ class PromptTokenizer:
         if new := [name for name in names if name not in self._slots]:
             self._tokenizer.add_tokens([AddedToken(name, normalized=False) for name in new])
             for name in new:
-                self._slots[name] = self._tokenizer.token_to_id(name)
+                self._slots[name] = token_id(self._tokenizer, name)
         return names
 
     def encode(
@@ -99,6 +101,20 @@ class PromptTokenizer:
             elif isinstance(parts[-1], list):
                 parts[-1].append(id_)
         return parts
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must be in the vocabulary.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not.
+    """
+    found: int | None = tokenizer.token_to_id(token)
+    if found is None:
+        raise CheckpointError(f"The tokenizer has no token {token!r}; expected one that has.")
+    return found
 
 
 def sentence_ends(text: str) -> list[int]:

@@ -102,9 +102,9 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     options = {"dtype": dtype, "attn_implementation": attn_implementation}
     decoder = _part(AutoModelForCausalLM, folder / DECODER, device_map=device_map, **options)
     if device_map is None and device is not None:
-        decoder = decoder.to(device)  # type: ignore[arg-type]
+        decoder = decoder.to(device)
     place = decoder.get_input_embeddings().weight.device
-    encoder = _encoder(folder / ENCODER, dtype).to(place)  # type: ignore[arg-type]
+    encoder = _encoder(folder / ENCODER, dtype).to(place)
     projector = Projector(config.chunk_width, config.decoder_width)
     _load_projector(projector, folder / PROJECTOR)
     model = RefragModel(

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core import VectorStoreIndex
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
+from llama_index_instrumentation import get_dispatcher
+from pydantic import Field
 
 from refrag_rag.engine import Refrag
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor
@@ -26,7 +27,7 @@ class Reading:
 class LastCounts(BaseEventHandler):
     """Keeps the counts of the last chat response that LlamaIndex saw."""
 
-    counts: Counts = {}
+    counts: Counts = Field(default_factory=dict)
 
     @classmethod
     def class_name(cls) -> str:

@@ -30,7 +30,8 @@ def answer_with_langchain(texts: Sequence[str], question: str, engine: Refrag) -
     )
     store = InMemoryVectorStore.from_documents(list(documents), embeddings)
     retriever = ContextualCompressionRetriever(
-        base_compressor=RefragCompressor(), base_retriever=store.as_retriever(search_kwargs={"k": 8})
+        base_compressor=RefragCompressor(),
+        base_retriever=store.as_retriever(search_kwargs={"k": 8}),
     )
     answer = create_stuff_documents_chain(ChatRefrag(engine), PROMPT)
     return str(create_retrieval_chain(retriever, answer).invoke({"input": question})["answer"])

@@ -98,7 +98,7 @@ def _summary(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the libraries' loading notes off the table."""
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+    from transformers.utils import logging as transformers_logging
 
     bars = transformers_logging.is_progress_bar_enabled()
     loud = [logging.getLogger(name) for name in ("sentence_transformers", "faiss", "httpx")]

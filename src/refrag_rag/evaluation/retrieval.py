@@ -43,5 +43,8 @@ class Retriever:
 
     def _embed(self, texts: Sequence[str]):  # type: ignore[no-untyped-def]
         return self._model.encode(
-            list(texts), normalize_embeddings=True, batch_size=64, show_progress_bar=len(texts) > 512
+            list(texts),
+            normalize_embeddings=True,
+            batch_size=64,
+            show_progress_bar=len(texts) > 512,
         )

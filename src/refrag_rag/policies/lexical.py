@@ -63,7 +63,7 @@ def chunk_scores(chunks: Chunks, asked: dict[str, float]) -> NDArray[np.float64]
     places = {word: place for place, word in enumerate(asked)}
     for passage in range(int(chunks.passages[-1]) + 1):
         rows = np.flatnonzero(chunks.passages == passage)
-        for row, word in _words([chunks.texts[i] for i in rows]):
+        for row, word in _words([chunks.texts[int(i)] for i in rows]):
             if word in places:
                 matches[rows[row], places[word]] = 1
     counts = Counter(

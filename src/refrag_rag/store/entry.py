@@ -91,6 +91,6 @@ class PassageEntry:
                 if name.startswith("score.")
             }
             names = ("embeddings", "token_ids", "chunk_lengths", "char_ends")
-            return cls(*(arrays[name] for name in names), scores)
+            return cls(**{name: arrays[name] for name in names}, scores=scores)
         except (SafetensorError, KeyError) as error:
             raise StoreError(f"A damaged entry ({error!r}). Delete it and index again.") from error

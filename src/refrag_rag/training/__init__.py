@@ -1,0 +1,1 @@
+"""Training the embedded model: a base decoder, reconstruction, pre-training, questions."""

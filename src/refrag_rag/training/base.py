@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--vocabulary", type=int, default=3072)
+    parser.add_argument("--start", type=int, default=0, help="first level of the curriculum")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
@@ -78,9 +79,12 @@ def main(arguments: list[str] | None = None) -> None:
         )
         tokenizer.save_pretrained(target)
     tokenizer = AutoTokenizer.from_pretrained(target)
-    model = LlamaForCausalLM(decoder_config(len(tokenizer)))
-    tasks = Tasks(world, tokenizer.backend_tokenizer, Mix(copy=0.2, retell=0.1, plain_style=0.95))
-    curriculum = Curriculum()
+    if (target / "config.json").exists():  # go on from an earlier run
+        model = LlamaForCausalLM.from_pretrained(target)
+    else:
+        model = LlamaForCausalLM(decoder_config(len(tokenizer)))
+    tasks = Tasks(world, tokenizer.backend_tokenizer, Mix(copy=0.05, retell=0.05, plain_style=0.95))
+    curriculum = Curriculum(start=options.start)
     train(
         model,
         trainable=model.parameters(),

@@ -7,15 +7,16 @@ from typing import Any
 from refrag_rag.training.tasks import Level
 
 LEVELS = (
-    Level(1, 1),
-    Level(1, 2),
-    Level(1, 4),
-    Level(2, 2),
-    Level(2, 4),
-    Level(3, 5),
-    Level(4, 5),
-    Level(6, 6),
-    Level(8, 6),
+    Level(1, 1, 1.0),
+    Level(1, 2, 1.0),
+    Level(1, 4, 1.0),
+    Level(2, 2, 1.0),
+    Level(2, 3, 1.0),
+    Level(3, 3, 0.9),
+    Level(4, 3, 0.85),
+    Level(4, 5, 0.8),
+    Level(6, 5, 0.7),
+    Level(8, 6, 0.65),
 )
 
 
@@ -27,7 +28,7 @@ class Curriculum:
     levels
         From easy to hard.
     threshold
-        Running target accuracy (per token) at which the current level counts as mastered.
+        Running accuracy of the first answer token at which the current level counts as mastered.
     start
         Level to start at.
     patience
@@ -38,7 +39,7 @@ class Curriculum:
         self,
         levels: Sequence[Level] = LEVELS,
         *,
-        threshold: float = 0.8,
+        threshold: float = 0.88,
         start: int = 0,
         patience: int = 40,
     ) -> None:

@@ -37,7 +37,6 @@ class Record(Protocol):
         """Go on where `state` was taken."""
 
 
-
 @dataclass(frozen=True)
 class LoopConfig:
     """How long and how fast.
@@ -82,7 +81,7 @@ class Progress:
         return warm * min(1.0, max(0.0, 1 - self.share) / self.config.decay)
 
 
-def train(  # noqa: PLR0913 - the five parts in which stages differ
+def train(
     model: nn.Module,
     *,
     trainable: Iterable[nn.Parameter],

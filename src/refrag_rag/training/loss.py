@@ -1,10 +1,11 @@
-"""Weighted next-token loss and the accuracy on the tokens that count fully."""
+"""Weighted next-token loss, and accuracy on the tokens that count fully."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from refrag_rag.training.batches import IGNORED, Batch
+from refrag_rag.training.tasks import CHOICE_WEIGHT
 
 Metrics = tuple[Tensor, Tensor, Tensor]  # weighted loss, target loss, target accuracy
 
@@ -22,14 +23,14 @@ def next_token_loss(logits: Tensor, batch: Batch) -> Metrics:
     Returns
     -------
     tuple
-        Three scalars: weighted loss, mean loss on targets (weight 1), share of targets predicted.
+        Three scalars: weighted loss, mean loss on choices (`CHOICE_WEIGHT`), share of targets predicted.
     """
     labels = batch.labels[:, 1:].flatten()  # (B * (T-1),)
     kept = labels != IGNORED
     flat = logits[:, :-1].flatten(0, 1)[kept]  # (N, vocabulary)
     weights = batch.weights[:, 1:].flatten()[kept]  # (N,)
     losses = cross_entropy(flat, labels[kept], reduction="none")  # (N,)
-    targets = weights == 1
+    targets = weights == CHOICE_WEIGHT
     with torch.no_grad():
         right = (flat[targets].argmax(-1) == labels[kept][targets]).float()
     return (losses * weights).sum() / weights.sum(), losses[targets].detach().mean(), right.mean()

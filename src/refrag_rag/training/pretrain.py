@@ -88,7 +88,7 @@ def mixed_loss(
     return read(model, collate(examples, rng, k=k, text_share=text_share))
 
 
-def run_stage(  # noqa: PLR0913 - what stages 3 and 4 differ in
+def run_stage(
     name: str,
     source: str,
     *,

@@ -21,14 +21,16 @@ from refrag_rag.training.lengths import LengthCurriculum
 from refrag_rag.training.loop import LoopConfig, train
 from refrag_rag.training.loss import Metrics
 from refrag_rag.training.reading import read
-from refrag_rag.training.tasks import TARGET_WEIGHT, Mix, Piece, Tasks
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Mix, Piece, Tasks
 from refrag_rag.training.world import World
 
 POSITIONS_PER_STEP = 1600
 RANDOM_TOKENS = 0.2  # share of examples that are random tokens: nothing can be guessed there
 
 
-def build(decoder_folder: Path, *, width: int = 128, layers: int = 3, window: int = 128) -> RefragModel:
+def build(
+    decoder_folder: Path, *, width: int = 128, layers: int = 3, window: int = 128
+) -> RefragModel:
     """A new encoder and projector before a trained decoder."""
     tokenizer = AutoTokenizer.from_pretrained(decoder_folder)
     decoder = AutoModelForCausalLM.from_pretrained(decoder_folder)
@@ -62,16 +64,20 @@ def build(decoder_folder: Path, *, width: int = 128, layers: int = 3, window: in
     )
 
 
-def reconstruction_batch(rng: Random, tasks: Tasks, *, chunks: int, k: int, positions: int) -> Batch:
+def reconstruction_batch(
+    rng: Random, tasks: Tasks, *, chunks: int, k: int, positions: int
+) -> Batch:
     """Runs of `chunks` chunks as vectors, followed by their tokens."""
     size = max(2, min(160, positions // (chunks * (k + 1) + 1)))
     examples = []
     for ids in _runs(rng, tasks, chunks * k, size):
-        examples.append([
-            Piece([tasks.roles["bos"]], 0.0),
-            Piece(ids, 0.0, passage=True),
-            Piece([*ids, tasks.roles["end"]], TARGET_WEIGHT),
-        ])
+        examples.append(
+            [
+                Piece([tasks.roles["bos"]], 0.0),
+                Piece(ids, 0.0, passage=True),
+                Piece([*ids, tasks.roles["end"]], CHOICE_WEIGHT),
+            ]
+        )
     return collate(examples, rng, k=k, text_share=0.0)
 
 

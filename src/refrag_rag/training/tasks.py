@@ -10,10 +10,14 @@ from random import Random
 
 from tokenizers import Tokenizer
 
+from refrag_rag.tokenization import token_id
 from refrag_rag.training.prompts import PLAIN, STYLES, Style
 from refrag_rag.training.world import Entity, World
 
-PASSAGE_WEIGHT, PROMPT_WEIGHT, TARGET_WEIGHT = 0.2, 0.05, 1.0
+PASSAGE_WEIGHT, PROMPT_WEIGHT, COPY_WEIGHT, ANSWER_WEIGHT = 0.1, 0.02, 0.3, 0.9
+# The first token of an answer is where the passage is chosen: it weighs most and is what the
+# curriculum watches.
+CHOICE_WEIGHT = 1.0
 MAX_ANSWER_TOKENS = 6
 SEPARATOR = "\n\n"
 
@@ -29,10 +33,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Level:
-    """Size of a context: how many passages, with how many facts each."""
+    """Size of a context: passages, facts in each, and how often these name their entity."""
 
     passages: int
     facts: int
+    by_name: float = 0.65
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,12 @@ class Tasks:
         self.mix = mix
         self.tokenizer = tokenizer
         names = ("bos", "end", "system", "user", "assistant")
-        self.roles = {name: tokenizer.token_to_id(f"<|{name}|>") for name in names}
+        self.roles = {name: token_id(tokenizer, f"<|{name}|>") for name in names}
 
     def example(self, rng: Random, level: Level) -> list[Piece]:
         """Draw one example of the given size."""
-        entities = self.world.entities(rng, level.passages, facts=level.facts)
-        texts = [entity.passage(rng) for entity in entities]
+        entities = self.world.entities(rng, level.passages, facts=level.facts, alike=0.75)
+        texts = [entity.passage(rng, by_name=level.by_name) for entity in entities]
         if len(texts) > 2 and rng.random() < self.mix.joined:
             texts[:2] = [SEPARATOR.join(texts[:2])]  # a long span of several encoder windows
         draw = rng.random()
@@ -81,11 +86,16 @@ class Tasks:
             turns = [(f"Tell me about {subject.name}.", subject.passage(rng, title=False))]
         else:
             turns = self._questions(entities, rng)
+        weight = ANSWER_WEIGHT if draw >= self.mix.copy + self.mix.retell else COPY_WEIGHT
         style = PLAIN if rng.random() < self.mix.plain_style else rng.choice(STYLES)
-        return self.render(texts, turns, style)
+        return self.render(texts, turns, style, weight)
 
     def render(
-        self, passages: Sequence[str], turns: Sequence[tuple[str, str]], style: Style
+        self,
+        passages: Sequence[str],
+        turns: Sequence[tuple[str, str]],
+        style: Style,
+        weight: float = ANSWER_WEIGHT,
     ) -> list[Piece]:
         """Lay out a conversation: the passages and the first question, then further turns."""
         pieces = [Piece([self.roles["bos"]], 0.0)]
@@ -104,7 +114,11 @@ class Tasks:
             else:
                 pieces += [self._role("user"), self._text(asked)]
             pieces += [self._end(), self._role("assistant")]
-            pieces += [Piece([*self.encode(answer), self.roles["end"]], TARGET_WEIGHT)]
+            target = [*self.encode(answer), self.roles["end"]]
+            if weight == ANSWER_WEIGHT:
+                pieces.append(Piece(target[:1], CHOICE_WEIGHT))
+                target = target[1:]
+            pieces.append(Piece(target, weight))
         return [piece for piece in pieces if len(piece.ids)]
 
     def encode(self, text: str) -> list[int]:

@@ -44,11 +44,20 @@ class Entity:
     kind: Kind
     facts: tuple[Fact, ...]
 
-    def passage(self, rng: Random, *, title: bool = True) -> str:
-        """Tell all facts in random order and wording, under a title line."""
+    def passage(self, rng: Random, *, title: bool = True, by_name: float = 0.65) -> str:
+        """Tell all facts in random order and wording, under a title line.
+
+        Parameters
+        ----------
+        by_name
+            Share of the sentences that call the entity by its name.
+        """
         pronoun = rng.choice(self.kind.pronouns)
         told = rng.sample(self.facts, len(self.facts))
-        sentences = [self._statement(fact, rng, pronoun, place) for place, fact in enumerate(told)]
+        sentences = [
+            self._statement(fact, rng, pronoun, by_name=place == 0 or rng.random() < by_name)
+            for place, fact in enumerate(told)
+        ]
         if rng.random() < 0.2:
             sentences.insert(0, f"{self.name} is {_article(self.kind.noun)}.")
         head = rng.choice(TITLES).format(self.name) if title else ""
@@ -58,9 +67,8 @@ class Entity:
         """Ask for one fact."""
         return rng.choice(fact.attribute.questions).replace("{N}", self.name)
 
-    def _statement(self, fact: Fact, rng: Random, pronoun: str, place: int) -> str:
+    def _statement(self, fact: Fact, rng: Random, pronoun: str, *, by_name: bool) -> str:
         template = rng.choice(fact.attribute.statements)
-        by_name = place == 0 or rng.random() < 0.65
         if by_name:
             subject = self.name
         elif template.startswith("{S}") and rng.random() < 0.6:
@@ -100,21 +108,40 @@ class World:
         self.values = Values(words, held_out=self.held_out)
         self.kinds = load_kinds()
 
-    def entity(self, rng: Random, *, facts: int, kind: Kind | None = None) -> Entity:
-        """Draw one entity with at most `facts` facts."""
+    def entity(
+        self,
+        rng: Random,
+        *,
+        facts: int,
+        kind: Kind | None = None,
+        attributes: Sequence[Attribute] | None = None,
+    ) -> Entity:
+        """Draw one entity with at most `facts` facts, of given attributes if there are any."""
         kind = kind or rng.choice(self.kinds)
-        chosen = rng.sample(kind.attributes, min(facts, len(kind.attributes)))
+        chosen = attributes or rng.sample(kind.attributes, min(facts, len(kind.attributes)))
         name = self.values.fill(rng.choice(kind.patterns), rng)
         return Entity(
             name, kind, tuple(Fact(a, self.values.draw(a.value_type, rng)) for a in chosen)
         )
 
-    def entities(self, rng: Random, count: int, *, facts: int) -> list[Entity]:
-        """Draw entities of different names; half of the time all of one kind (hard to tell)."""
-        kind = rng.choice(self.kinds) if rng.random() < 0.5 else None
+    def entities(
+        self, rng: Random, count: int, *, facts: int, alike: float = 0.5
+    ) -> list[Entity]:
+        """Draw entities of different names.
+
+        Parameters
+        ----------
+        alike
+            How often all are of one kind with the same attributes, so that only the name tells
+            which passage answers.
+        """
+        kind = attributes = None
+        if rng.random() < alike:
+            kind = rng.choice(self.kinds)
+            attributes = rng.sample(kind.attributes, min(facts, len(kind.attributes)))
         found: dict[str, Entity] = {}
         while len(found) < count:
-            entity = self.entity(rng, facts=facts, kind=kind)
+            entity = self.entity(rng, facts=facts, kind=kind, attributes=attributes)
             found.setdefault(entity.name, entity)
         return list(found.values())
 

@@ -40,4 +40,8 @@ def load_factbook(path: str | Path) -> dict[str, list[str]]:
 def _plain(value: str) -> str:
     """The leading name of a field (``Tahat 2,908 m`` -> ``Tahat``), or nothing if it is prose."""
     name = re.split(r"[\d(,;:/]", value)[0].strip()
-    return name if re.fullmatch(r"[^\W\d_][\w'’ .-]{2,24}", name) and len(name.split()) < 4 else ""
+    return (
+        name
+        if re.fullmatch(r"[^\W\d_][\w'\u2019 .-]{2,24}", name) and len(name.split()) < 4
+        else ""
+    )

@@ -89,6 +89,7 @@ def _decimal(unit: str, high: int) -> Callable[[Random], str]:
     return lambda rng: f"{rng.randint(1, high)}.{rng.randint(0, 9)} {unit}"
 
 
+MONEY = ("dollars", "euros", "million dollars", "million euros", "pounds", "francs")
 NUMBERS: dict[str, Callable[[Random], str]] = {
     "year": lambda rng: str(rng.randint(1500, 2024)),
     "count": _count,
@@ -97,7 +98,7 @@ NUMBERS: dict[str, Callable[[Random], str]] = {
     "km": _measure("km", 20, 9000),
     "sqkm": _measure("square km", 100, 999_999),
     "kg": lambda rng: rng.choice((_measure("kg", 1, 6000), _measure("grams", 20, 900)))(rng),
-    "money": lambda rng: f"{rng.randint(2, 990)} {rng.choice(('dollars', 'euros', 'million dollars', 'million euros', 'pounds', 'francs'))}",  # noqa: E501
+    "money": lambda rng: f"{rng.randint(2, 990)} {rng.choice(MONEY)}",
     "hours": _measure("hours", 2, 96),
     "years": lambda rng: rng.choice((_measure("years", 2, 120), _decimal("years", 60)))(rng),
     "kmh": _measure("km an hour", 3, 140),
