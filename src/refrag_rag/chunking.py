@@ -39,8 +39,8 @@ class ChunkedPassage:
 
     def chunk_texts(self) -> list[str]:
         """Text chunk by chunk; joined, it is the passage."""
-        starts = (0, *self.char_ends[:-1])
-        return [self.text[a:b] for a, b in zip(starts, self.char_ends, strict=True)]
+        starts = (0, *self.char_ends)
+        return [self.text[a:b] for a, b in zip(starts, self.char_ends, strict=False)]
 
 
 class Chunker:

@@ -183,6 +183,7 @@ class LMDBStore:
     def _environment(self) -> _Environment:
         place = (os.getpid(), self.path)
         if self._process != os.getpid():
+            _forget_parents()
             if place not in _open:
                 _open[place] = self._open()
             _open[place].handles += 1
@@ -229,6 +230,12 @@ class LMDBStore:
     def _check_writable(self) -> None:
         if self._environment().read_only:
             raise StoreError(f"{self.path} was opened read-only. Open it again to write.")
+
+
+def _forget_parents() -> None:
+    """In a forked child, let go of what the parent had open: LMDB refuses to open it again."""
+    for place in [place for place in _open if place[0] != os.getpid()]:
+        _open.pop(place).close()
 
 
 def _key(namespace: str, key: str) -> bytes:

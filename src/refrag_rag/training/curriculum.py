@@ -1,5 +1,6 @@
 """Growing the context: a level is left when it is mastered, earlier levels stay in the mix."""
 
+import math
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -55,7 +56,12 @@ class Curriculum:
         return self.levels[self.drawn]
 
     def record(self, loss: float, accuracy: float) -> None:
-        """Take note of the step's result; move up when the current level is mastered."""
+        """Take note of the step's result; move up when the current level is mastered.
+
+        A step without any question has no accuracy (NaN) and does not count.
+        """
+        if math.isnan(accuracy):
+            return
         place = self.drawn
         first = self.accuracy[place] == 0
         keep = 0.0 if first else 0.95

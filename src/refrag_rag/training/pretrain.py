@@ -133,8 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
         "pretrain",
         "reconstruct",
         options=parse(__doc__, arguments, minutes=25, lr=1.2e-3, seed=2),
-        mix=Mix(copy=0.25, retell=0.35, plain_style=0.95),
-        curriculum=MixedCurriculum(reconstruction=0.4),
+        mix=Mix(copy=0.15, retell=0.2, plain_style=0.95),
+        curriculum=MixedCurriculum(reconstruction=0.45),
         decay=0.1,
     )
 

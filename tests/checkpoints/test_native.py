@@ -1,0 +1,174 @@
+"""Saving and loading: same logits, nothing half written, clear errors."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from refrag_rag import CheckpointError, Refrag, RefragModel
+from refrag_rag.checkpoints import resolve
+from tests.conftest import build_model
+from tests.test_engine import messages
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def logits(model):
+    engine = Refrag(model, policy="none")
+    inputs = model.decoder_inputs([engine.compress(messages())])
+    with torch.inference_mode():
+        return model.decoder(inputs_embeds=inputs.inputs_embeds).logits
+
+
+def test_saved_then_loaded_gives_identical_logits_and_fingerprint(model, folder):
+    loaded = RefragModel.from_pretrained(folder)
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.fingerprint == model.fingerprint
+    assert loaded.config == model.config
+
+
+def test_the_folder_is_made_of_ordinary_parts_without_pickle(folder):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert AutoModelForCausalLM.from_pretrained(folder / "decoder").config.model_type == "llama"
+    assert AutoTokenizer.from_pretrained(folder / "encoder").bos_token_id == 1
+    names = [path.name for path in folder.rglob("*") if path.is_file()]
+    assert "projector.safetensors" in names
+    assert "refrag_config.json" in names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
+
+
+def test_saving_again_replaces_the_whole(tokenizer, folder):
+    other = build_model(tokenizer, pooling="concat")
+    other.save_pretrained(folder)
+    assert RefragModel.from_pretrained(folder).config.pooling == "concat"
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
+
+
+def test_dtype_is_taken(folder):
+    loaded = RefragModel.from_pretrained(folder, dtype=torch.bfloat16)
+    kinds = {parameter.dtype for parameter in loaded.parameters()}
+    assert kinds == {torch.bfloat16}
+    assert Refrag(loaded).generate(messages(), max_new_tokens=2).counts.new_tokens
+
+
+def test_device_map_is_taken(folder, model):
+    loaded = RefragModel.from_pretrained(folder, device_map="cpu")
+    assert torch.equal(logits(loaded.float()), logits(model))
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["refrag_config.json", "projector.safetensors", "decoder/config.json", "encoder/config.json"],
+)
+def test_a_half_written_folder_is_refused_with_what_is_missing(folder, missing):
+    (folder / missing).unlink()
+    with pytest.raises(CheckpointError, match=missing.split("/")[-1]):
+        RefragModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_missing_or_cut_weights_are_refused(folder, part):
+    path = folder / part / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=part):
+        RefragModel.from_pretrained(folder)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=part):
+        RefragModel.from_pretrained(folder)
+
+
+def test_parts_that_do_not_belong_together(folder, tokenizer, tmp_path):
+    build_model(tokenizer, pooling="concat").save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "projector.safetensors", folder / "projector.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        RefragModel.from_pretrained(folder)
+
+
+def test_a_projector_without_a_tensor(folder):
+    path = folder / "projector.safetensors"
+    tensors = load_file(path)
+    tensors.pop("hidden.bias")
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"hidden\.bias"):
+        RefragModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "Upgrade"),
+        ({"format_version": 1, "colour": "red"}, "colour"),
+        ("no json", "cannot be read"),
+        ([1], "cannot be read"),
+    ],
+)
+def test_a_config_that_cannot_be_read(folder, change, message):
+    path = folder / "refrag_config.json"
+    if isinstance(change, dict):
+        change = json.loads(path.read_text()) | change
+    path.write_text(change if isinstance(change, str) else json.dumps(change))
+    with pytest.raises(CheckpointError, match=message):
+        RefragModel.from_pretrained(folder)
+
+
+def test_saving_over_something_else_is_refused(model, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(CheckpointError, match="other files"):
+        model.save_pretrained(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_failing_save_leaves_the_old_checkpoint(model, folder, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(model.encoder.model, "save_pretrained", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        model.save_pretrained(folder)
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
+    assert RefragModel.from_pretrained(folder).fingerprint == model.fingerprint
+
+
+def test_an_unwritable_place(model, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        model.save_pretrained(tmp_path / "file" / "model")
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "./absent", "/absent/folder", "a/b/c"])
+def test_an_unknown_name_lists_what_there_is(name):
+    with pytest.raises(CheckpointError, match="tiny"):
+        resolve(name)
+
+
+def test_a_hub_id_that_cannot_be_reached(tmp_path):
+    with pytest.raises(CheckpointError, match="hub model 'owner/name'"):
+        resolve("owner/name", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_a_hub_id_in_the_cache_is_loaded(folder, model, tmp_path):
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / ("0" * 40)
+    shutil.copytree(folder, snapshot)
+    refs = tmp_path / "hub" / "models--owner--name" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    loaded = RefragModel.from_pretrained(
+        "owner/name", cache_dir=tmp_path / "hub", local_files_only=True
+    )
+    assert loaded.fingerprint == model.fingerprint
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(model, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        model.save_pretrained(tmp_path / "model")

@@ -1,0 +1,182 @@
+"""LMDB's own rules, each with real processes."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from refrag_rag import StoreError
+from refrag_rag.store import LMDBStore
+from tests.store.test_stores import entry, same
+
+HEAD = "import sys; from refrag_rag.store import LMDBStore; from tests.store.test_stores import entry\n"
+
+
+def child(code, *arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", HEAD + code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_two_handles_of_one_path_share_an_environment(tmp_path):
+    first, second = LMDBStore(tmp_path), LMDBStore(tmp_path)
+    first.put("a", {"x": entry()})
+    assert second.get("a", ["x"])[0] is not None
+    first.close()
+    assert second.get("a", ["x"])[0] is not None
+    second.close()
+
+
+def test_another_process_reads_what_was_written(tmp_path):
+    with LMDBStore(tmp_path) as store:
+        store.put("a", {"x": entry(seed=4)})
+        reader = child(
+            "s = LMDBStore(sys.argv[1], read_only=True)\n"
+            "print(s.get('a', ['x'])[0].to_bytes() == entry(seed=4).to_bytes())",
+            tmp_path,
+        )
+        assert reader.communicate()[0].strip() == "True"
+
+
+def test_a_forked_child_opens_anew(tmp_path):
+    with LMDBStore(tmp_path) as store:
+        store.put("a", {"x": entry()})
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                store.put("a", {"child": entry(seed=9)})
+                status = 0 if store.get("a", ["x"])[0] is not None else 2
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert same(store.get("a", ["child"])[0], entry(seed=9))
+
+
+def test_arrays_survive_later_writes(tmp_path):
+    with LMDBStore(tmp_path) as store:
+        store.put("a", {"x": entry()})
+        got = store.get("a", ["x"])[0]
+        before = got.embeddings.copy()
+        store.put("a", {f"y{i}": entry(seed=i) for i in range(200)})
+        store.delete("a", ["x"])
+        store.put("a", {f"z{i}": entry(seed=i) for i in range(200)})
+        gc.collect()
+        np.testing.assert_array_equal(got.embeddings, before)
+
+
+def test_a_killed_writer_leaves_all_or_nothing(tmp_path):
+    LMDBStore(tmp_path).close()
+    writer = child(
+        "s = LMDBStore(sys.argv[1]); n = 0\n"
+        "while True:\n"
+        "    s.put('a', {f'{n}-{i}': entry(chunks=40, seed=i) for i in range(20)}); n += 1\n"
+        "    print(n, flush=True)",
+        tmp_path,
+    )
+    for _ in range(3):
+        writer.stdout.readline()
+    time.sleep(0.01)
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    with LMDBStore(tmp_path) as store:
+        keys = list(store.keys("a"))
+        groups = {}
+        for key in keys:
+            groups.setdefault(key.split("-")[0], []).append(key)
+        assert len(groups) >= 3
+        assert all(len(group) == 20 for group in groups.values())
+        assert all(found is not None for found in store.get("a", keys))
+
+
+def test_the_map_grows_by_itself_also_for_other_processes(tmp_path):
+    with LMDBStore(tmp_path, map_size=1 << 18) as store:
+        store.put("a", {"first": entry()})
+        reader = child(
+            "s = LMDBStore(sys.argv[1], map_size=1 << 18); s.get('a', ['first'])\n"
+            "print('open', flush=True); sys.stdin.readline()\n"
+            "print(len([e for e in s.get('a', [f'k{i}' for i in range(60)]) if e]))",
+            tmp_path,
+        )
+        assert reader.stdout.readline().strip() == "open"
+        for i in range(60):
+            store.put("a", {f"k{i}": entry(chunks=64, width=256, seed=i)})
+        assert (tmp_path / "data.mdb").stat().st_size > 1 << 18
+        assert reader.communicate("go\n")[0].strip() == "60"
+
+
+def test_one_put_larger_than_the_map(tmp_path):
+    with LMDBStore(tmp_path, map_size=1 << 17) as store:
+        store.put("a", {f"k{i}": entry(chunks=64, width=256, seed=i) for i in range(40)})
+        assert len(list(store.keys("a"))) == 40
+
+
+def test_compaction_removes_deleted_bytes(tmp_path):
+    secret = entry(chunks=64, width=256, seed=77)
+    with LMDBStore(tmp_path) as store, LMDBStore(tmp_path) as other:
+        store.put("a", {"secret": secret, "kept": entry()})
+        store.delete("a", ["secret"])
+        needle = secret.embeddings.tobytes()[:64]
+        assert needle in (tmp_path / "data.mdb").read_bytes()
+        assert store.compact() > 0
+        assert needle not in (tmp_path / "data.mdb").read_bytes()
+        assert same(other.get("a", ["kept"])[0], entry())
+        other.put("a", {"new": entry(seed=2)})
+        assert same(store.get("a", ["new"])[0], entry(seed=2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.mdb", "in-use", "lock.mdb"]
+
+
+def test_compaction_refuses_while_another_process_has_it_open(tmp_path):
+    with LMDBStore(tmp_path) as store:
+        store.put("a", {"x": entry()})
+        other = child(
+            "s = LMDBStore(sys.argv[1]); print('open', flush=True); sys.stdin.readline()", tmp_path
+        )
+        assert other.stdout.readline().strip() == "open"
+        with pytest.raises(StoreError, match="another process"):
+            store.compact()
+        other.communicate("\n")
+        store.compact()
+        assert same(store.get("a", ["x"])[0], entry())
+
+
+def test_a_read_only_store_writes_nothing(tmp_path):
+    with LMDBStore(tmp_path) as store:
+        store.put("a", {"x": entry()})
+    with LMDBStore(tmp_path, read_only=True) as store:
+        assert store.get("a", ["x"])[0] is not None
+        for attempt in (lambda: store.put("a", {"y": entry()}), store.compact):
+            with pytest.raises(StoreError, match="read-only"):
+                attempt()
+
+
+def test_paths_that_cannot_be_opened(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="Choose another path"):
+        LMDBStore(tmp_path / "file" / "store")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        LMDBStore(tmp_path / "absent", read_only=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_damaged_file_is_an_error_of_our_own(tmp_path):
+    (tmp_path / "data.mdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        LMDBStore(tmp_path)
+
+
+def test_keys_that_lmdb_cannot_hold(tmp_path):
+    with LMDBStore(tmp_path) as store:
+        with pytest.raises(StoreError, match="511"):
+            store.put("a", {"x" * 600: entry()})
+        with pytest.raises(StoreError, match="expected"):
+            store.put("a/b", {"x": entry()})
