@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
         "pretrain",
         options=parse(__doc__, arguments, minutes=25, lr=8e-4, seed=3),
         mix=Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1),
-        curriculum=MixedCurriculum(reconstruction=0.1, start=3),
+        curriculum=MixedCurriculum(reconstruction=(0.1, 0.1), start=3),
         decay=0.4,
     )
 

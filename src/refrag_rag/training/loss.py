@@ -33,4 +33,5 @@ def next_token_loss(logits: Tensor, batch: Batch) -> Metrics:
     targets = weights == CHOICE_WEIGHT
     with torch.no_grad():
         right = (flat[targets].argmax(-1) == labels[kept][targets]).float()
-    return (losses * weights).sum() / weights.sum(), losses[targets].detach().mean(), right.mean()
+    total = (losses * weights).sum() / weights.sum()
+    return total, losses[targets].detach().mean(), right.mean()

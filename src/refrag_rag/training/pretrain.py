@@ -30,12 +30,21 @@ TEXT_SHARES = (0.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.3, 1.0)
 
 
 class MixedCurriculum(Curriculum):
-    """Levels of contexts, with reconstruction steps between them at the paper's lengths."""
+    """Levels of contexts, with reconstruction steps between them at the paper's lengths.
 
-    def __init__(self, *, reconstruction: float, start: int = 0) -> None:
+    Parameters
+    ----------
+    reconstruction
+        Share of reconstruction steps at the start and, from `settled` of the stage on, after it:
+        what cannot be rebuilt cannot be read.
+    """
+
+    def __init__(
+        self, *, reconstruction: tuple[float, float], settled: float = 0.0, start: int = 0
+    ) -> None:
         super().__init__(start=start)
         self.lengths = LengthCurriculum()
-        self.reconstruction = reconstruction
+        self.reconstruction, self.settled = reconstruction, settled
         self.reconstructing = False
         self.full_text = False
 
@@ -73,7 +82,8 @@ def mixed_loss(
 ) -> Metrics:
     """Loss of one step: reconstruction, or a context of which a random share is vectors."""
     k = model.config.k
-    curriculum.reconstructing = rng.random() < curriculum.reconstruction
+    wanted = curriculum.reconstruction[share >= curriculum.settled]
+    curriculum.reconstructing = rng.random() < wanted
     if curriculum.reconstructing:
         chunks = curriculum.lengths.draw(rng, share)
         return read(
@@ -134,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
         "reconstruct",
         options=parse(__doc__, arguments, minutes=25, lr=1.2e-3, seed=2),
         mix=Mix(copy=0.15, retell=0.2, plain_style=0.95),
-        curriculum=MixedCurriculum(reconstruction=0.45),
+        curriculum=MixedCurriculum(reconstruction=(0.92, 0.3), settled=0.45),
         decay=0.1,
     )
 

@@ -1,0 +1,97 @@
+"""Scores, intervals, questions and arms."""
+
+import json
+import lzma
+import math
+
+import numpy as np
+import pytest
+
+from refrag_rag import InputError, Refrag
+from refrag_rag.evaluation.metrics import exact_match, f1, normalise, wilson
+from refrag_rag.evaluation.quality import ARMS, foreign_store, markdown, measure, report, scores
+from refrag_rag.evaluation.questions import Question, read_questions
+from refrag_rag.store import passage_key
+
+QUESTIONS = [
+    Question("Who?", ("Anna",), ("Anna did it in 1912, they say.", "Nothing to see here at all.")),
+    Question("When?", ("1912", "in 1912"), ("It was in 1912 or so.", "Another passage of text.")),
+]
+
+
+def test_normalisation_is_squads():
+    assert normalise("The  Red, Fox!") == "red fox"
+    assert exact_match("the 5,895 metres", ["5895 metres"])
+    assert not exact_match("5895", ["5895 metres"])
+
+
+def test_f1_counts_common_words():
+    assert f1("Anna Keld", ["Anna"]) == pytest.approx(2 / 3)
+    assert f1("x", ["Anna"]) == 0
+    assert f1("b a", ["c", "a b"]) == pytest.approx(2 / 3)
+
+
+def test_wilson_interval():
+    low, high = wilson(90, 100)
+    assert (round(low, 3), round(high, 3)) == (0.826, 0.945)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_every_arm_reads_what_it_says(model):
+    engine = Refrag(model)
+    answers = measure(engine, QUESTIONS)
+    counts = {arm: found[0].counts for arm, found in answers.items()}
+    assert counts["full text"].positions == counts["full text"].plain_positions
+    assert counts["no context"].spans == 0
+    compressed = counts["all chunks compressed"]
+    assert compressed.expanded == 0
+    assert compressed.plain_positions == counts["full text"].positions
+    random = counts["random, 20% as text"]
+    assert random.expanded == max(1, round(0.2 * random.chunks))
+    result = {row.arm: row for row in scores(QUESTIONS, answers)}
+    tokens = sum(len(model.chunker.chunk(p).token_ids) for q in QUESTIONS for p in q.passages)
+    chunks = sum(len(model.chunker.chunk(p)) for q in QUESTIONS for p in q.passages)
+    assert result["all chunks compressed"].span_share == pytest.approx(chunks / tokens)
+    assert result["full text"].span_share is None
+
+
+def test_foreign_embeddings_come_from_passages_outside_the_prompt(model):
+    questions = [
+        Question("Q?", ("a",), tuple(f"Passage {4 * i + j} tells of {i * j}." for j in range(4)))
+        for i in range(3)
+    ]
+    engine = Refrag(model)
+    engine.precompute([p for q in questions for p in q.passages])
+    store = foreign_store(engine, questions)
+    for question in questions:
+        own = [
+            engine.store.get(engine.namespace, [passage_key(p)])[0].embeddings
+            for p in question.passages
+        ]
+        for passage in question.passages:
+            swapped = store.get(engine.namespace, [passage_key(passage)])[0]
+            kept = engine.store.get(engine.namespace, [passage_key(passage)])[0]
+            assert swapped.token_ids.tolist() == kept.token_ids.tolist()
+            assert not any(np.array_equal(swapped.embeddings, other) for other in own)
+
+
+def test_a_report_can_be_written_and_read(model):
+    engine = Refrag(model)
+    answers = measure(engine, QUESTIONS, ARMS[:2])
+    result = json.loads(json.dumps(report(engine, {"all": (QUESTIONS, answers)})))
+    assert result["model"] == "random"
+    assert len(result["scores"]["all"]) == 2
+    table = markdown(result["scores"]["all"])
+    assert table.count("\n") == 4
+    assert "full text" in table
+    assert not math.isnan(result["scores"]["all"][0]["exact"])
+
+
+def test_questions_from_a_file(tmp_path):
+    good = {"question": "Q", "answers": ["A"], "contexts": [{"title": "T", "text": "Text."}]}
+    path = tmp_path / "q.jsonl.xz"
+    path.write_bytes(lzma.compress((json.dumps(good) + "\n" + json.dumps(good)).encode()))
+    assert read_questions(path, limit=1) == [Question("Q", ("A",), ("T\nText.",))]
+    path.write_bytes(lzma.compress((json.dumps(good) + "\n{}").encode()))
+    with pytest.raises(InputError, match="line 2"):
+        read_questions(path)

@@ -1,0 +1,82 @@
+"""The embedded model and the commands, for real: retriever, index, store on disk, answers."""
+
+import pytest
+
+from refrag_rag import Refrag
+from refrag_rag.cli import main
+from refrag_rag.evaluation.metrics import exact_match
+from refrag_rag.evaluation.quality import ARMS, measure
+from refrag_rag.evaluation.questions import held_out_questions
+
+TOWN = "Quill Bay\n\nThe mayor of Quill Bay is Rosa Tarmin. Quill Bay is known for its glass lamps."
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return Refrag.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def answers(tiny):
+    questions = held_out_questions(tiny.model.tokenizer, count=60)
+    kept = [arm for arm in ARMS if arm.policy != "random"]
+    return questions, measure(tiny, questions, kept)
+
+
+def share(answers, arm):
+    questions, found = answers
+    pairs = zip(questions, found[arm], strict=True)
+    return sum(exact_match(answer.text, q.answers) for q, answer in pairs) / len(questions)
+
+
+def test_tiny_reads_the_embeddings(answers):
+    """Embeddings of other passages, or none at all, must hurt a trained model."""
+    compressed = share(answers, "all chunks compressed")
+    assert compressed > share(answers, "embeddings of other passages") + 0.1
+    assert compressed > share(answers, "no context") + 0.1
+
+
+def test_tiny_reads_text(answers):
+    assert share(answers, "full text") > share(answers, "no context") + 0.3
+
+
+def test_tiny_needs_a_seventh_of_the_positions(tiny):
+    passages = [p for q in held_out_questions(tiny.model.tokenizer, count=50) for p in q.passages]
+    chunked = [tiny.model.chunker.chunk(passage) for passage in set(passages)]
+    tokens = sum(len(one.token_ids) for one in chunked)
+    assert sum(map(len, chunked)) <= tokens / 7
+
+
+def test_index_then_ask_in_two_processes_worth_of_state(tmp_path, capsys):
+    folder, home = tmp_path / "docs", str(tmp_path / "home")
+    folder.mkdir()
+    (folder / "town.txt").write_text(TOWN)
+    (folder / "hill.md").write_text("# Mount Olm\n\nMount Olm is 812 metres high.")
+    assert main(["index", str(folder), "--home", home]) == 0
+    assert "2 passages" in capsys.readouterr().out
+    ask = ["ask", "Who is the mayor of Quill Bay?", "--home", home, "--show"]
+    assert main(ask) == 0
+    shown = capsys.readouterr().out
+    assert "cache_hits: 2" in shown
+    assert "cache_misses: 0" in shown
+
+
+def test_mistakes_end_with_one_line(tmp_path, capsys):
+    home = str(tmp_path / "home")
+    (tmp_path / "empty").mkdir()
+    for arguments, said in (
+        (["ask", "Who?", "--home", home], "refrag index FOLDER"),
+        (["index", str(tmp_path / "absent"), "--home", home], "no folder"),
+        (["index", str(tmp_path / "empty"), "--home", home], "documents"),
+        (["index", str(tmp_path), "--model", "no-such", "--home", home], "No model 'no-such'"),
+    ):
+        assert main(arguments) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_the_demo_answers_a_question_of_ones_own(capsys):
+    assert main(["demo", "--ask", "How high is Kilimanjaro?"]) == 0
+    shown = capsys.readouterr().out
+    assert "How high is Kilimanjaro?" in shown
+    assert "8/8" in shown
+    assert "Through LangChain" in shown
