@@ -6,7 +6,7 @@ demo: $(VENV) ; .venv/bin/refrag demo
 test: $(VENV) ; .venv/bin/python -m pytest
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
-bench: $(VENV) ; .venv/bin/refrag eval tiny --json tiny-quality.json
+bench: $(VENV) ; .venv/bin/refrag eval tiny --json docs/tiny-quality.json && .venv/bin/python docs/build.py
 
 $(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -14,7 +14,11 @@ from refrag_rag import StoreError
 from refrag_rag.store import LMDBStore
 from tests.store.test_stores import entry, same
 
-HEAD = "import sys; from refrag_rag.store import LMDBStore; from tests.store.test_stores import entry\n"
+HEAD = """
+import sys
+from refrag_rag.store import LMDBStore
+from tests.store.test_stores import entry
+"""
 
 
 def child(code, *arguments, **options):

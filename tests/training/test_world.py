@@ -3,6 +3,7 @@
 import json
 import lzma
 import math
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -60,7 +61,7 @@ def test_answers_have_at_most_six_tokens(tokenizer):
     tasks = Tasks(World(), tokenizer.backend_tokenizer, Mix(copy=0, retell=0))
     for seed in range(20):
         pieces = tasks.example(Random(seed), Level(2, 4))
-        for first, rest in zip(pieces, pieces[1:], strict=False):
+        for first, rest in pairwise(pieces):
             if first.weight == 1:
                 assert len(first.ids) + len(rest.ids) <= MAX_ANSWER_TOKENS + 1
 

@@ -23,7 +23,7 @@ def next_token_loss(logits: Tensor, batch: Batch) -> Metrics:
     Returns
     -------
     tuple
-        Three scalars: weighted loss, mean loss on choices (`CHOICE_WEIGHT`), share of targets predicted.
+        Three scalars: weighted loss; mean loss and accuracy on tokens of `CHOICE_WEIGHT`.
     """
     labels = batch.labels[:, 1:].flatten()  # (B * (T-1),)
     kept = labels != IGNORED

@@ -124,9 +124,7 @@ class World:
             name, kind, tuple(Fact(a, self.values.draw(a.value_type, rng)) for a in chosen)
         )
 
-    def entities(
-        self, rng: Random, count: int, *, facts: int, alike: float = 0.5
-    ) -> list[Entity]:
+    def entities(self, rng: Random, count: int, *, facts: int, alike: float = 0.5) -> list[Entity]:
         """Draw entities of different names.
 
         Parameters

@@ -1,0 +1,59 @@
+"""Write the generated pages: the command line, and the tables of measured figures."""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from refrag_rag.cli import build_parser
+from refrag_rag.evaluation.quality import markdown
+
+DOCS = Path(__file__).parent
+CARD = DOCS.parent / "src/refrag_rag/models/tiny/README.md"
+FIGURES = DOCS / "tiny-quality.json"
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    yield parser.prog, parser.format_help()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield command.prog, command.format_help()
+
+
+def cli_page() -> str:
+    page = "# Command line\n\nMade by `make docs`.\n"
+    for name, text in commands(build_parser()):
+        page += f"\n## {name}\n\n```text\n{text.rstrip()}\n```\n"
+    return page
+
+
+def tables() -> str:
+    result = json.loads(FIGURES.read_text("utf-8"))
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    parts = [
+        f"Model fingerprint `{result['fingerprint']}`, k = {result['k']}. "
+        f"Python {result['python']}, {versions}; {result['machine']}. "
+        f"Recall of the retriever at 8: {result['recall_at_8']:.1%}.\n"
+    ]
+    for name, rows in result["scores"].items():
+        parts.append(f"**{name}**\n\n{markdown(rows)}")
+        shares = [row["span_share"] for row in rows if row["span_share"]]
+        if shares:
+            parts.append(f"Spans at p = 0 take 1/{1 / shares[0]:.2f} of their tokens.\n")
+    return "\n".join(parts)
+
+
+def insert(path: Path, text: str) -> None:
+    """Replace what stands between the two marks of a page."""
+    page = path.read_text("utf-8")
+    marked = re.compile(r"(<!-- figures -->\n).*(<!-- end -->)", re.DOTALL)
+    path.write_text(marked.sub(lambda m: m[1] + text + m[2], page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
+    if FIGURES.exists():
+        for path in (CARD, DOCS / "results.md"):
+            insert(path, tables())
