@@ -26,7 +26,7 @@ from refrag_rag.training.world.factbook import load_factbook
 
 POSITIONS_PER_STEP = 1600
 # Share of chunks that stay text, drawn for each step; zero stands for all compressed.
-TEXT_SHARES = (0.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.3, 1.0)
+TEXT_SHARES = (0.0, 0.0, 0.0, 0.1, 0.2, 0.3, 1.0, 1.0)
 
 
 class MixedCurriculum(Curriculum):
@@ -142,9 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
     run_stage(
         "pretrain",
         "reconstruct",
-        options=parse(__doc__, arguments, minutes=25, lr=1.2e-3, seed=2),
+        options=parse(__doc__, arguments, minutes=25, lr=1e-3, seed=2),
         mix=Mix(copy=0.15, retell=0.2, plain_style=0.95),
-        curriculum=MixedCurriculum(reconstruction=(0.92, 0.3), settled=0.45),
+        curriculum=MixedCurriculum(reconstruction=(0.92, 0.3), settled=0.35),
         decay=0.1,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
 from refrag_rag.config import RefragConfig
@@ -55,10 +56,16 @@ def build(
         pad_token_id=tokenizer.pad_token_id,
     )
     encoder = ChunkEncoder(BertModel(shape, add_pooling_layer=False), tokenizer, config)
+    projector = Projector(config.chunk_width, config.decoder_width)
+    # Vectors must enter at the scale of token embeddings: far above it, the decoder's layers add
+    # too little to change them, and its gradients vanish in the first normalisation.
+    scale = decoder.get_input_embeddings().weight.std().item()
+    nn.init.normal_(projector.output.weight, std=scale / 7)
+    nn.init.zeros_(projector.output.bias)
     return RefragModel(
         config=config,
         encoder=encoder,
-        projector=Projector(config.chunk_width, config.decoder_width),
+        projector=projector,
         decoder=decoder,
         tokenizer=tokenizer,
     )
@@ -117,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
