@@ -14,7 +14,7 @@ FLOORS = (
     ("chunking", "prompt", "projector", "store", "policies"),
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),
-    ("decode",),
+    ("decode", "lookup", "threads"),
     ("engine",),
     ("training", "llama_index", "langchain"),
     ("evaluation",),

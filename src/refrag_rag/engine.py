@@ -3,40 +3,27 @@
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from refrag_rag.answer import Answer, Counts, Delta, PrecomputeReport, Timings
-from refrag_rag.assembly import ParsedPrompt, Prompt, SpanChunks, assemble, parse
-from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.assembly import Prompt, assemble, parse
 from refrag_rag.decode import decode, end_tokens
 from refrag_rag.errors import InputError
+from refrag_rag.lookup import PassageLookup, expand
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Chunks, Policy, budget, get_policy
+from refrag_rag.policies import Policy, budget, get_policy
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.sampling import Sampling
 from refrag_rag.spans import Span, neutralise, split_spans
 from refrag_rag.stopping import AnswerText
-from refrag_rag.store import ChunkStore, MemoryStore, PassageEntry, open_store, passage_key
+from refrag_rag.store import ChunkStore, MemoryStore, open_store
 from refrag_rag.tokenization import PromptTokenizer
 
 OnMiss = Literal["encode", "text"]
 PASSAGES_AT_ONCE = 256  # precompute writes to the store after so many
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A passage with its chunk embeddings, or without if it is to be read as text."""
-
-    chunked: ChunkedPassage
-    entry: PassageEntry
-    hit: bool
-    as_text: bool = False
 
 
 class Refrag:
@@ -77,6 +64,7 @@ class Refrag:
         self.p = p
         self.on_miss = on_miss
         self._slots = PromptTokenizer(model.tokenizer)
+        self._lookup = PassageLookup(model, self.store)
         self._lock = threading.Lock()
 
     @classmethod
@@ -121,7 +109,7 @@ class Refrag:
     @property
     def namespace(self) -> str:
         """Name under which this model's chunk embeddings are stored."""
-        return self.model.fingerprint
+        return self._lookup.namespace
 
     def precompute(
         self, texts: Iterable[str], *, batch_size: int = 64, progress: bool = False
@@ -143,7 +131,7 @@ class Refrag:
         with tqdm(total=len(passages), unit="passage", disable=not progress) as bar:
             for start in range(0, len(passages), PASSAGES_AT_ONCE):
                 part = passages[start : start + PASSAGES_AT_ONCE]
-                found = self._find(part, encode=True, batch_size=batch_size)
+                found = self._lookup.find(part, encode=True, batch_size=batch_size)
                 hits += sum(item.hit for item in found.values())
                 encoded += sum(not item.hit for item in found.values())
                 chunks += sum(len(item.entry.chunk_lengths) for item in found.values())
@@ -265,90 +253,15 @@ class Refrag:
         with self._lock:  # new slots may be added to the prompt tokenizer
             parsed = [parse(prompt, self.model.tokenizer, self._slots) for prompt in prompts]
         texts = list(dict.fromkeys(span.text for one in parsed for span in one.spans))
-        encoding = [0.0]
-        found = self._find(texts, encode=self.on_miss == "encode", encoding=encoding)
+        found = self._lookup.find(texts, encode=self.on_miss == "encode")
         looked_up = time.perf_counter()
         compressed = [
-            assemble(one, _expand(one, found, chosen, share, question), self.model.tokenizer)
+            assemble(one, expand(one, found, chosen, share, question), self.model.tokenizer)
             for one in parsed
         ]
         done = time.perf_counter()
-        lookup = looked_up - started - encoding[0]
-        return compressed, (lookup, encoding[0], done - looked_up)
-
-    def _find(
-        self,
-        texts: Sequence[str],
-        *,
-        encode: bool,
-        batch_size: int = 64,
-        encoding: list[float] | None = None,
-    ) -> dict[str, Found]:
-        """Passages from the store; those it has not are encoded and kept, or marked as text."""
-        keys = [passage_key(text) for text in texts]
-        with self._lock:  # the fingerprint is computed once
-            namespace = self.namespace
-        entries = self.store.get(namespace, keys) if keys else []
-        found: dict[str, Found] = {}
-        missing: dict[str, ChunkedPassage] = {}
-        for text, entry in zip(texts, entries, strict=True):
-            if entry is None:
-                missing[text] = self.model.chunker.chunk(text)
-            else:
-                found[text] = Found(_restore(text, entry), entry, hit=True)
-        started = time.perf_counter()
-        if missing and encode:
-            made = self._encode(list(missing.values()), batch_size)
-            self.store.put(namespace, {passage_key(t): made[t] for t in missing})
-            found |= {t: Found(c, made[t], hit=False) for t, c in missing.items()}
-        elif missing:
-            width = self.model.config.chunk_width
-            for text, chunked in missing.items():
-                empty = _entry(chunked, np.zeros((len(chunked), width), np.float16))
-                found[text] = Found(chunked, empty, hit=False, as_text=True)
-        if encoding is not None:
-            encoding[0] = time.perf_counter() - started
-        return found
-
-    def _encode(
-        self, passages: Sequence[ChunkedPassage], batch_size: int
-    ) -> dict[str, PassageEntry]:
-        embeddings = self.model.encode(passages, batch_size=batch_size)
-        return {
-            passage.text: _entry(passage, tensor.float().cpu().numpy().astype(np.float16))
-            for passage, tensor in zip(passages, embeddings, strict=True)
-        }
-
-
-def _expand(
-    parsed: ParsedPrompt,
-    found: dict[str, Found],
-    policy: Policy,
-    share: float,
-    question: str | None,
-) -> list[SpanChunks]:
-    """Let the policy choose among all chunks of one prompt."""
-    items = [found[span.text] for span in parsed.spans]
-    if not items:
-        return []
-    texts = [item.chunked.chunk_texts() for item in items]
-    sizes = [len(one) for one in texts]
-    mask = np.zeros(sum(sizes), bool)
-    if len(mask):
-        chunks = Chunks(
-            texts=[text for one in texts for text in one],
-            passages=np.repeat(np.arange(len(sizes)), sizes),
-            embeddings=np.concatenate([item.entry.embeddings for item in items]),
-            scores={},
-            retrieval=[span.score for span in parsed.spans],
-        )
-        asked = parsed.question if question is None else question
-        mask = policy.select(chunks, asked, budget(share, len(mask)))
-    parts = np.split(mask, np.cumsum(sizes)[:-1])
-    return [
-        SpanChunks(item.entry, tuple(text), part | item.as_text, item.hit)
-        for item, text, part in zip(items, texts, parts, strict=True)
-    ]
+        encoding = sum(passage.encode_s for passage in found.values())
+        return compressed, (looked_up - started - encoding, encoding, done - looked_up)
 
 
 def _until_stopped(
@@ -369,24 +282,6 @@ def _sampling(arguments: dict[str, Any]) -> Sampling:
     if unknown := sorted(set(arguments) - set(known)):
         raise InputError(f"Unknown arguments {unknown}; expected some of {sorted(known)}.")
     return Sampling(**arguments)
-
-
-def _entry(chunked: ChunkedPassage, embeddings: NDArray[np.float16]) -> PassageEntry:
-    return PassageEntry(
-        embeddings=embeddings,
-        token_ids=np.array(chunked.token_ids, np.int32),
-        chunk_lengths=np.array(chunked.chunk_lengths, np.int32),
-        char_ends=np.array(chunked.char_ends, np.int32),
-    )
-
-
-def _restore(text: str, entry: PassageEntry) -> ChunkedPassage:
-    return ChunkedPassage(
-        text,
-        tuple(entry.token_ids.tolist()),
-        tuple(entry.chunk_lengths.tolist()),
-        tuple(entry.char_ends.tolist()),
-    )
 
 
 def _timings(laps: tuple[float, float, float], *, start: float, first: float) -> Timings:

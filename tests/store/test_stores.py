@@ -69,9 +69,13 @@ def test_nothing_put_and_nothing_asked(store):
     assert store.namespaces() == []
 
 
-def test_closing_twice_does_nothing(store):
+def test_closing_twice_does_nothing(tmp_path):
+    store = LMDBStore(tmp_path)
+    other = LMDBStore(tmp_path)
     store.close()
     store.close()
+    assert other.get("a", ["x"]) == [None]
+    other.close()
 
 
 def test_an_empty_passage_keeps_its_width(store):

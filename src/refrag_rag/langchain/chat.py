@@ -13,10 +13,11 @@ from typing_extensions import override
 
 from refrag_rag.langchain.messages import as_prompt
 from refrag_rag.langchain.settings import GenerationSettings, report, usage
-from refrag_rag.langchain.threads import read_in_thread
+from refrag_rag.threads import read_in_thread
 
 if TYPE_CHECKING:
     from refrag_rag.answer import Delta
+    from refrag_rag.engine import Refrag
 
 
 class ChatRefrag(GenerationSettings, BaseChatModel):
@@ -40,6 +41,9 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     streaming: bool = Field(default=False, description="Whether invoke reports tokens as it goes.")
+
+    def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
+        super().__init__(engine, **settings)
 
     @property
     @override

@@ -118,6 +118,9 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
     batch_size: int = Field(default=64, gt=0, description="Encoder windows at once.")
     progress: bool = Field(default=False, description="Show a bar.")
 
+    def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
+        super().__init__(engine, **settings)
+
     @override
     def transform_documents(
         self, documents: Sequence[Document], **kwargs: Any

@@ -11,10 +11,11 @@ from pydantic import ConfigDict
 from typing_extensions import override
 
 from refrag_rag.langchain.settings import GenerationSettings, report, usage
-from refrag_rag.langchain.threads import read_in_thread
+from refrag_rag.threads import read_in_thread
 
 if TYPE_CHECKING:
     from refrag_rag.answer import Answer, Delta
+    from refrag_rag.engine import Refrag
 
 
 class RefragLLM(GenerationSettings, LLM):
@@ -34,6 +35,9 @@ class RefragLLM(GenerationSettings, LLM):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
+        super().__init__(engine, **settings)
 
     @property
     @override

@@ -27,7 +27,7 @@ from llama_index.core.llms.llm import default_completion_to_prompt
 
 from refrag_rag.errors import InputError
 from refrag_rag.llama_index.owner import EngineOwner, visible_errors
-from refrag_rag.llama_index.threads import read_in_thread
+from refrag_rag.threads import read_in_thread
 
 if TYPE_CHECKING:
     from refrag_rag.answer import Answer, Delta
