@@ -1,12 +1,20 @@
 """The embedded model and the commands, for real: retriever, index, store on disk, answers."""
 
+from random import Random
+
 import pytest
+import torch
 
 from refrag_rag import Refrag
 from refrag_rag.cli import main
 from refrag_rag.evaluation.metrics import exact_match
 from refrag_rag.evaluation.quality import ARMS, measure
 from refrag_rag.evaluation.questions import held_out_questions
+from refrag_rag.training.loss import next_token_loss
+from refrag_rag.training.reading import embed_chosen
+from refrag_rag.training.reconstruct import reconstruction_batch
+from refrag_rag.training.tasks import Mix, Tasks
+from refrag_rag.training.world import World
 
 TOWN = "Quill Bay\n\nThe mayor of Quill Bay is Rosa Tarmin. Quill Bay is known for its glass lamps."
 
@@ -18,9 +26,8 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def answers(tiny):
-    questions = held_out_questions(tiny.model.tokenizer, count=60)
-    kept = [arm for arm in ARMS if arm.policy != "random"]
-    return questions, measure(tiny, questions, kept)
+    questions = held_out_questions(tiny.model.tokenizer, count=40)
+    return questions, measure(tiny, questions, ARMS[:2])
 
 
 def share(answers, arm):
@@ -29,15 +36,27 @@ def share(answers, arm):
     return sum(exact_match(answer.text, q.answers) for q, answer in pairs) / len(questions)
 
 
-def test_tiny_reads_the_embeddings(answers):
-    """Embeddings of other passages, or none at all, must hurt a trained model."""
-    compressed = share(answers, "all chunks compressed")
-    assert compressed > share(answers, "embeddings of other passages") + 0.1
-    assert compressed > share(answers, "no context") + 0.1
-
-
 def test_tiny_reads_text(answers):
     assert share(answers, "full text") > share(answers, "no context") + 0.3
+
+
+def test_tiny_reads_the_embeddings(tiny):
+    """Zeroed embeddings, or those of other chunks, must hurt a trained model."""
+    model = tiny.model
+    tasks = Tasks(World(held_out=True), model.tokenizer.backend_tokenizer, Mix())
+    batch = reconstruction_batch(Random(0), tasks, chunks=2, k=model.config.k, positions=2000)
+    with torch.inference_mode():
+        own = embed_chosen(model, batch)
+        losses = [
+            float(
+                next_token_loss(
+                    model(batch.input_ids, batch.vector_mask, vectors, batch.attention_mask), batch
+                )[0]
+            )
+            for vectors in (own, torch.zeros_like(own), own.roll(11, dims=0))
+        ]
+    assert losses[0] < losses[1] - 0.5
+    assert losses[0] < losses[2] - 0.5
 
 
 def test_tiny_needs_a_seventh_of_the_positions(tiny):

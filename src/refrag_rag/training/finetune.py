@@ -6,6 +6,9 @@
 from refrag_rag.training.pretrain import MixedCurriculum, parse, run_stage
 from refrag_rag.training.tasks import Mix
 
+TEXT_SHARES = (0.0, 0.0, 0.1, 0.2, 0.3, 1.0, 1.0, 1.0)
+TOP_LEVEL = 9
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Train everything on questions."""
@@ -14,7 +17,9 @@ def main(arguments: list[str] | None = None) -> None:
         "pretrain",
         options=parse(__doc__, arguments, minutes=25, lr=8e-4, seed=3),
         mix=Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1),
-        curriculum=MixedCurriculum(reconstruction=(0.1, 0.1), start=3),
+        curriculum=MixedCurriculum(
+            reconstruction=(0.1, 0.1), text_shares=TEXT_SHARES, start=TOP_LEVEL
+        ),
         decay=0.4,
     )
 

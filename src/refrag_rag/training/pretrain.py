@@ -6,6 +6,7 @@ passages again in other words. ``python -m refrag_rag.training.pretrain --out ru
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -37,14 +38,22 @@ class MixedCurriculum(Curriculum):
     reconstruction
         Share of reconstruction steps at the start and, from `settled` of the stage on, after it:
         what cannot be rebuilt cannot be read.
+    text_shares
+        Shares of chunks that stay text, one drawn for each step.
     """
 
     def __init__(
-        self, *, reconstruction: tuple[float, float], settled: float = 0.0, start: int = 0
+        self,
+        *,
+        reconstruction: tuple[float, float],
+        text_shares: Sequence[float] = TEXT_SHARES,
+        settled: float = 0.0,
+        start: int = 0,
     ) -> None:
         super().__init__(start=start)
         self.lengths = LengthCurriculum()
         self.reconstruction, self.settled = reconstruction, settled
+        self.text_shares = text_shares
         self.reconstructing = False
         self.full_text = False
 
@@ -90,7 +99,7 @@ def mixed_loss(
             model,
             reconstruction_batch(rng, tasks, chunks=chunks, k=k, positions=POSITIONS_PER_STEP),
         )
-    text_share = rng.choice(TEXT_SHARES)
+    text_share = rng.choice(curriculum.text_shares)
     curriculum.full_text = text_share == 1
     level = curriculum.draw(rng)
     size = batch_size(level, text_share, POSITIONS_PER_STEP)
