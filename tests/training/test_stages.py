@@ -121,7 +121,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tokenizer, tasks, tmp_path):
     whole, curriculum = run_base(tokenizer, tasks, tmp_path / "whole")
     with pytest.raises(Stopped):
         run_base(tokenizer, tasks, tmp_path / "cut", stop_at=4)
-    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["state.pt"]
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["state.safetensors"]
     resumed, again = run_base(tokenizer, tasks, tmp_path / "cut")
     assert again.state() == curriculum.state()
     assert not moved(copy_of(whole), resumed)

@@ -73,7 +73,7 @@ def measure(
         bar = tqdm(range(0, len(questions), batch), desc=arm.name, unit="batch")
         for start in bar:
             prompts = [message(q, context=arm.context) for q in questions[start : start + batch]]
-            found += reader.generate_batch(prompts, policy=arm.policy, p=arm.p, max_new_tokens=16)
+            found += reader.generate_batch(prompts, policy=arm.policy, p=arm.p, max_new_tokens=12)
         answers[arm.name] = found
     return answers
 

@@ -228,4 +228,8 @@ def _score(value: object) -> float | None:
     """Scores may be any real number (numpy's too), but not a bool, an infinity or NaN."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        score = float(value)
+    except OverflowError:  # a very long integer, from metadata that nobody checked
+        return None
+    return score if math.isfinite(score) else None

@@ -58,4 +58,6 @@ class LengthCurriculum:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.drawn, self.accuracy, self.loss = state["drawn"], state["accuracy"], state["loss"]
+        self.drawn = state["drawn"]  # JSON has turned the lengths into text
+        self.accuracy = {int(n): value for n, value in state["accuracy"].items()}
+        self.loss = {int(n): value for n, value in state["loss"].items()}

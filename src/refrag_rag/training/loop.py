@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -13,12 +12,15 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from refrag_rag.training.loss import Metrics
 
 logger = logging.getLogger(__name__)
+STATE = "state.safetensors"
 
 
 class Record(Protocol):
@@ -102,17 +104,11 @@ def train(
     curriculum
         Told the result of every step.
     folder
-        Where ``state/`` (for resuming) is written, beside and renamed into place.
+        Where the log and the state for resuming are written, the latter renamed into place.
     """
     torch.set_flush_denormal(True)
-    moving = list(trainable)
-    model.requires_grad_(False)
-    for parameter in moving:
-        parameter.requires_grad_(True)
+    moving, optimizer = _optimizer(model, trainable, config)
     accelerator = Accelerator()
-    optimizer = torch.optim.AdamW(
-        moving, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
-    )
     model, optimizer = accelerator.prepare(model, optimizer)
     progress = _resume(folder, accelerator.unwrap_model(model), optimizer, curriculum, config)
     bar = tqdm(total=config.steps, initial=progress.step, desc=folder.name, mininterval=10)
@@ -138,6 +134,19 @@ def train(
     return accelerator.unwrap_model(model)  # type: ignore[no-any-return]
 
 
+def _optimizer(
+    model: nn.Module, trainable: Iterable[nn.Parameter], config: LoopConfig
+) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+    moving = list(trainable)
+    model.requires_grad_(False)
+    for parameter in moving:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(
+        moving, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    )
+    return moving, optimizer
+
+
 def _log(folder: Path, progress: Progress, value: float, curriculum: Record) -> None:
     if progress.step % 20:
         return
@@ -155,36 +164,50 @@ def _log(folder: Path, progress: Progress, value: float, curriculum: Record) -> 
 def _save(
     folder: Path,
     model: nn.Module,
-    optimizer: Any,
+    optimizer: torch.optim.Optimizer,
     curriculum: Record,
     progress: Progress,
 ) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for place, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{place}/{name}": tensor for name, tensor in moments.items()}
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # tied weights too
+    rest = {
         "curriculum": curriculum.state(),
         "step": progress.step,
         "seconds": progress.seconds,
         "config": asdict(progress.config),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / "state.pt.part"
-    with beside.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
+    beside = folder / f"{STATE}.part"
+    save_file(tensors, beside, metadata={"rest": json.dumps(rest)})
+    with beside.open("rb") as file:
         os.fsync(file.fileno())
-    shutil.move(beside, folder / "state.pt")
+    beside.replace(folder / STATE)
 
 
 def _resume(
-    folder: Path, model: nn.Module, optimizer: Any, curriculum: Record, config: LoopConfig
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    curriculum: Record,
+    config: LoopConfig,
 ) -> Progress:
-    path = folder / "state.pt"
+    path = folder / STATE
     if not path.exists():
         return Progress(config, 0, 0.0)
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    curriculum.restore(state["curriculum"])
-    logger.info("resuming %s at step %d", folder, state["step"])
-    return Progress(config, state["step"], state["seconds"])
+    with safe_open(path, "pt") as file:
+        rest = json.loads(file.metadata()["rest"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
+    model.load_state_dict(weights)
+    moments: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        kind, _, place = name.partition("/")
+        if kind == "optimizer":
+            number, _, moment = place.partition("/")
+            moments.setdefault(int(number), {})[moment] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    curriculum.restore(rest["curriculum"])
+    logger.info("resuming %s at step %d", folder, rest["step"])
+    return Progress(config, rest["step"], rest["seconds"])
