@@ -1,5 +1,6 @@
 """The engine: what DESIGN.md's "always tested" asks of the path from prompt to answer."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -276,3 +277,49 @@ def test_printing_shows_vectors_and_text(engine):
     assert "{" in shown
     assert "<" in shown
     assert QUESTION in shown
+
+
+def test_a_policy_sees_texts_embeddings_and_stored_scores(engine):
+    engine.precompute(PASSAGES)
+    keys = list(engine.store.keys(engine.namespace))
+    for key, entry in zip(keys, engine.store.get(engine.namespace, keys), strict=True):
+        scores = {"seen": np.arange(len(entry.embeddings), dtype=np.float32)}
+        engine.store.put(engine.namespace, {key: dataclasses.replace(entry, scores=scores)})
+    asked = []
+
+    class Own:
+        name = "own"
+
+        def select(self, chunks, question, budget):
+            asked.append((chunks, question, budget))
+            return chunks.scores["seen"] == 0
+
+    prompt = engine.compress(messages(), policy=Own(), p=0.5)
+    ((chunks, question, budget),) = asked
+    assert prompt.expanded == len(PASSAGES)
+    assert question.endswith(QUESTION)
+    assert budget == round(0.5 * prompt.chunks)
+    assert "".join(chunks.texts) == "".join(PASSAGES)
+    assert chunks.embeddings.shape == (prompt.chunks, engine.model.config.chunk_width)
+
+
+def test_retrieval_scores_reach_the_policy_and_a_given_question_wins(engine):
+    asked = []
+
+    class Own:
+        name = "own"
+
+        def select(self, chunks, question, budget):
+            asked.append((list(chunks.retrieval), question))
+            return np.zeros(len(chunks.texts), bool)
+
+    text = wrap("One passage.", score=0.5) + wrap("Another one.")
+    engine.generate(text, policy=Own(), question="Mine?", max_new_tokens=1)
+    assert asked == [([0.5, None], "Mine?")]
+
+
+def test_sampling_leaves_the_global_random_state_alone(engine):
+    before = torch.random.get_rng_state()
+    engine.generate(messages(), temperature=1.0, max_new_tokens=3)
+    engine.generate(messages(), temperature=1.0, max_new_tokens=3, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -36,7 +36,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time went, in seconds, from the call on.
+    """Where the time went, in seconds, from the call on; for a batch, of the whole batch.
 
     Attributes
     ----------

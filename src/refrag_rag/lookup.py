@@ -113,7 +113,7 @@ def expand(
             texts=[text for one in texts for text in one],
             passages=np.repeat(np.arange(len(sizes)), sizes),
             embeddings=np.concatenate([item.entry.embeddings for item in items]),
-            scores={},
+            scores=_common_scores([item.entry for item in items]),
             retrieval=[span.score for span in parsed.spans],
         )
         asked = parsed.question if question is None else question
@@ -123,6 +123,12 @@ def expand(
         SpanChunks(item.entry, tuple(text), part | item.as_text, item.hit)
         for item, text, part in zip(items, texts, parts, strict=True)
     ]
+
+
+def _common_scores(entries: Sequence[PassageEntry]) -> dict[str, NDArray[np.float32]]:
+    """Scores that every passage has, over all chunks."""
+    names = set.intersection(*(set(entry.scores) for entry in entries))
+    return {name: np.concatenate([entry.scores[name] for entry in entries]) for name in names}
 
 
 def _entry(chunked: ChunkedPassage, embeddings: NDArray[np.float16]) -> PassageEntry:

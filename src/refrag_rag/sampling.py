@@ -60,9 +60,10 @@ class Sampler:
         self._generator = None
         if not self._greedy:
             self._generator = torch.Generator(device)
-            self._generator.manual_seed(
-                sampling.seed if sampling.seed is not None else int(torch.seed())
-            )
+            if sampling.seed is None:
+                self._generator.seed()
+            else:
+                self._generator.manual_seed(sampling.seed)
         self._processors = _processors(sampling)
 
     def choose(self, logits: Tensor) -> int:
