@@ -17,7 +17,9 @@ def tokenizer():
     return train_tokenizer(World(), vocab_size=600, passages=200, seed=0)
 
 
-def build_model(tokenizer, *, k=8, window=32, pooling="mean", chunking="fixed", positions=2048):
+def build_model(
+    tokenizer, *, k=8, window=32, pooling="mean", chunking="fixed", positions=2048, hidden=None
+):
     """A tiny random model; weights depend on nothing but the settings."""
     torch.manual_seed(0)
     config = RefragConfig(
@@ -29,6 +31,7 @@ def build_model(tokenizer, *, k=8, window=32, pooling="mean", chunking="fixed", 
         shared_vocabulary=True,
         encoder_width=32,
         decoder_width=48,
+        projector_width=hidden,
     )
     encoder = BertModel(
         BertConfig(
@@ -60,7 +63,7 @@ def build_model(tokenizer, *, k=8, window=32, pooling="mean", chunking="fixed", 
     return RefragModel(
         config=config,
         encoder=ChunkEncoder(encoder, tokenizer, config),
-        projector=Projector(config.chunk_width, config.decoder_width),
+        projector=Projector(config.chunk_width, config.decoder_width, config.projector_width),
         decoder=decoder,
         tokenizer=tokenizer,
     ).eval()

@@ -35,6 +35,8 @@ class RefragConfig:
         Hidden size of the encoder.
     decoder_width
         Hidden size of the decoder, D_dec.
+    projector_width
+        Hidden size of the projector; D_dec if None (the paper).
     shared_vocabulary
         Whether the encoder reads the decoder's token ids.
     """
@@ -46,6 +48,7 @@ class RefragConfig:
     chunking: Chunking = "fixed"
     window: int
     pooling: Pooling = "mean"
+    projector_width: int | None = None
     shared_vocabulary: bool = False
 
     def __post_init__(self) -> None:

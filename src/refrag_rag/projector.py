@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Module):
-    """Two-layer MLP whose hidden size is its output size (REFRAG, section 2).
+    """Two-layer MLP (REFRAG, section 2, where the hidden size is the output size).
 
     Parameters
     ----------
@@ -12,12 +12,18 @@ class Projector(nn.Module):
         D_enc, width of a chunk embedding.
     decoder_width
         D_dec, width of the decoder's input.
+    hidden_width
+        Size of the hidden layer; D_dec if not given. A concatenation of k token states is wide
+        while D_dec of a small decoder is not: D_dec hidden units would be its bottleneck.
     """
 
-    def __init__(self, chunk_width: int, decoder_width: int) -> None:
+    def __init__(
+        self, chunk_width: int, decoder_width: int, hidden_width: int | None = None
+    ) -> None:
         super().__init__()
-        self.hidden = nn.Linear(chunk_width, decoder_width)
-        self.output = nn.Linear(decoder_width, decoder_width)
+        hidden_width = hidden_width or decoder_width
+        self.hidden = nn.Linear(chunk_width, hidden_width)
+        self.output = nn.Linear(hidden_width, decoder_width)
         self.activation = nn.GELU()
 
     def forward(self, embeddings: Tensor) -> Tensor:

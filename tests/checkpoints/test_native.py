@@ -34,6 +34,13 @@ def test_saved_then_loaded_gives_identical_logits_and_fingerprint(model, folder)
     assert loaded.config == model.config
 
 
+def test_a_wide_projector_is_saved_and_loaded(tokenizer, tmp_path):
+    model = build_model(tokenizer, pooling="concat", hidden=96)
+    assert model.projector.hidden.out_features == 96
+    model.save_pretrained(tmp_path / "model")
+    assert torch.equal(logits(RefragModel.from_pretrained(tmp_path / "model")), logits(model))
+
+
 def test_the_folder_is_made_of_ordinary_parts_without_pickle(folder):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

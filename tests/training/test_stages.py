@@ -13,6 +13,7 @@ from refrag_rag.training import reconstruct
 from refrag_rag.training.base import full_text_loss
 from refrag_rag.training.batches import collate
 from refrag_rag.training.curriculum import Curriculum
+from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import LengthCurriculum
 from refrag_rag.training.loop import LoopConfig, train
 from refrag_rag.training.pretrain import MixedCurriculum, mixed_loss
@@ -58,7 +59,7 @@ def test_training_sequences_are_what_the_engine_reads(tasks, model, style):
 def test_reconstruction_moves_encoder_and_projector_only(tokenizer, tasks, tmp_path):
     model = build_model(tokenizer, pooling="concat")
     before = copy_of(model)
-    lengths = LengthCurriculum((1, 2))
+    lengths = LengthCurriculum(ChunkGrowth(8), (1, 2))
     train(
         model,
         trainable=[*model.encoder.parameters(), *model.projector.parameters()],
@@ -75,7 +76,7 @@ def test_reconstruction_moves_encoder_and_projector_only(tokenizer, tasks, tmp_p
 def test_pretraining_moves_every_part(tokenizer, tasks, tmp_path):
     model = build_model(tokenizer, pooling="concat")
     before = copy_of(model)
-    curriculum = MixedCurriculum(reconstruction=(0.5, 0.5))
+    curriculum = MixedCurriculum(ChunkGrowth(8), reconstruction=(0.5, 0.5))
     train(
         model,
         trainable=model.parameters(),

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from refrag_rag.training.curriculum import Curriculum
+from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import LengthCurriculum, length_weights
 from refrag_rag.training.tasks import MAX_ANSWER_TOKENS, Level, Mix, Tasks
 from refrag_rag.training.world import World
@@ -92,7 +93,7 @@ def test_length_weights_are_the_papers_table():
 
 
 def test_lengths_grow_with_the_training():
-    curriculum, rng = LengthCurriculum(), Random(0)
+    curriculum, rng = LengthCurriculum(ChunkGrowth(8)), Random(0)
     early = [curriculum.draw(rng, 0.0) for _ in range(300)]
     late = [curriculum.draw(rng, 1.0) for _ in range(300)]
     assert sum(late) > 4 * sum(early)

@@ -105,7 +105,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         decoder = decoder.to(device)
     place = decoder.get_input_embeddings().weight.device
     encoder = _encoder(folder / ENCODER, dtype).to(place)
-    projector = Projector(config.chunk_width, config.decoder_width)
+    projector = Projector(config.chunk_width, config.decoder_width, config.projector_width)
     _load_projector(projector, folder / PROJECTOR)
     model = RefragModel(
         config=config,

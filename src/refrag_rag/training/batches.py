@@ -30,6 +30,8 @@ class Batch:
         Token ids of the passages that have vectors, for the encoder.
     chosen
         *Shape:* (sum of L,), bool; which chunks of `windows` are vectors.
+    k
+        Tokens in a chunk of this batch.
     """
 
     input_ids: Tensor
@@ -39,6 +41,7 @@ class Batch:
     weights: Tensor
     windows: list[list[int]]
     chosen: Tensor
+    k: int
 
 
 def collate(
@@ -77,6 +80,7 @@ def collate(
         weights=weights,
         windows=windows,
         chosen=torch.tensor(chosen, dtype=torch.bool),
+        k=k,
     )
 
 

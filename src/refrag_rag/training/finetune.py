@@ -3,7 +3,9 @@
 ``python -m refrag_rag.training.finetune --out runs/tiny``
 """
 
+from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.pretrain import MixedCurriculum, parse, run_stage
+from refrag_rag.training.reconstruct import K
 from refrag_rag.training.tasks import Mix
 
 TEXT_SHARES = (0.0, 0.0, 0.1, 0.2, 0.3, 1.0, 1.0, 1.0)
@@ -18,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
         options=parse(__doc__, arguments, minutes=25, lr=8e-4, seed=3),
         mix=Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1),
         curriculum=MixedCurriculum(
-            reconstruction=(0.1, 0.1), text_shares=TEXT_SHARES, start=TOP_LEVEL
+            ChunkGrowth(K), reconstruction=(0.1, 0.1), text_shares=TEXT_SHARES, start=TOP_LEVEL
         ),
         decay=0.4,
     )

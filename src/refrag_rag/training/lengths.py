@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from refrag_rag.training.growth import ChunkGrowth
+
 STAGES = 9
 # Chunks in the context: share in the first stage, factor from stage to stage.
 TABLE_8 = {
@@ -26,9 +28,18 @@ def length_weights(lengths: Sequence[int], share: float) -> list[float]:
 
 
 class LengthCurriculum:
-    """Draws context lengths in chunks and keeps the running accuracy of each."""
+    """Draws context lengths in chunks and keeps the running accuracy of each.
 
-    def __init__(self, lengths: Sequence[int] = (1, 2, 4, 8, 16)) -> None:
+    Parameters
+    ----------
+    growth
+        Gives the chunk size of a step, and is told how well it was rebuilt.
+    lengths
+        Numbers of chunks to draw from.
+    """
+
+    def __init__(self, growth: ChunkGrowth, lengths: Sequence[int] = (1, 2, 4, 8, 16)) -> None:
+        self.growth = growth
         self.lengths = tuple(lengths)
         self.drawn = self.lengths[0]
         self.accuracy = dict.fromkeys(self.lengths, 0.0)
@@ -41,6 +52,7 @@ class LengthCurriculum:
 
     def record(self, loss: float, accuracy: float) -> None:
         """Take note of the step's result."""
+        self.growth.record(accuracy)
         for table, value in ((self.accuracy, accuracy), (self.loss, loss)):
             old = table[self.drawn]
             table[self.drawn] = 0.95 * old + 0.05 * value if old else value
@@ -48,16 +60,24 @@ class LengthCurriculum:
     def summary(self) -> dict[str, Any]:
         """Figures for the log."""
         return {
+            "k": self.growth.current,
+            "accuracy_by_k": {n: round(a, 3) for n, a in self.growth.accuracy.items() if a},
             "accuracy": {n: round(value, 3) for n, value in self.accuracy.items()},
             "target_loss": {n: round(value, 3) for n, value in self.loss.items()},
         }
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs."""
-        return {"drawn": self.drawn, "accuracy": self.accuracy, "loss": self.loss}
+        return {
+            "growth": self.growth.state(),
+            "drawn": self.drawn,
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
+        self.growth.restore(state["growth"])
         self.drawn = state["drawn"]  # JSON has turned the lengths into text
         self.accuracy = {int(n): value for n, value in state["accuracy"].items()}
         self.loss = {int(n): value for n, value in state["loss"].items()}

@@ -26,12 +26,11 @@ def embed_chosen(model: RefragModel, batch: Batch) -> torch.Tensor:
     """
     if not batch.vector_mask.any():
         return torch.empty(0, model.config.chunk_width)
-    k = model.config.k
     windows = [
         window
         for ids in batch.windows
         for window in model.encoder.windows(
-            ChunkedPassage("", tuple(ids), _chunk_lengths(len(ids), k), ())
+            ChunkedPassage("", tuple(ids), _chunk_lengths(len(ids), batch.k), ())
         )
     ]
     embedded = torch.cat(model.encoder(windows))  # (all chunks, D_enc)

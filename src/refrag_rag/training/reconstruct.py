@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
 from refrag_rag.config import RefragConfig
@@ -18,6 +18,7 @@ from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.model import RefragModel
 from refrag_rag.projector import Projector
 from refrag_rag.training.batches import Batch, collate
+from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import LengthCurriculum
 from refrag_rag.training.loop import LoopConfig, train
 from refrag_rag.training.loss import Metrics
@@ -25,24 +26,25 @@ from refrag_rag.training.reading import read
 from refrag_rag.training.tasks import CHOICE_WEIGHT, Mix, Piece, Tasks
 from refrag_rag.training.world import World
 
-POSITIONS_PER_STEP = 1600
-RANDOM_TOKENS = 0.2  # share of examples that are random tokens: nothing can be guessed there
+K = 8
+POSITIONS_PER_STEP = 1200
 
 
 def build(
-    decoder_folder: Path, *, width: int = 128, layers: int = 3, window: int = 128
+    decoder_folder: Path, *, width: int = 128, layers: int = 2, window: int = 128
 ) -> RefragModel:
-    """A new encoder and projector before a trained decoder."""
+    """A new encoder and projector before a trained decoder, whose embeddings they start from."""
     tokenizer = AutoTokenizer.from_pretrained(decoder_folder)
     decoder = AutoModelForCausalLM.from_pretrained(decoder_folder)
     config = RefragConfig(
         name="refrag-tiny",
-        k=8,
+        k=K,
         window=window,
         pooling="concat",
         shared_vocabulary=True,
         encoder_width=width,
         decoder_width=decoder.config.hidden_size,
+        projector_width=K * width,
     )
     shape = BertConfig(
         vocab_size=len(tokenizer),
@@ -56,12 +58,10 @@ def build(
         pad_token_id=tokenizer.pad_token_id,
     )
     encoder = ChunkEncoder(BertModel(shape, add_pooling_layer=False), tokenizer, config)
-    projector = Projector(config.chunk_width, config.decoder_width)
-    # Vectors must enter at the scale of token embeddings: far above it, the decoder's layers add
-    # too little to change them, and its gradients vanish in the first normalisation.
-    scale = decoder.get_input_embeddings().weight.std().item()
-    nn.init.normal_(projector.output.weight, std=scale / 7)
-    nn.init.zeros_(projector.output.bias)
+    projector = Projector(config.chunk_width, config.decoder_width, config.projector_width)
+    embeddings = decoder.get_input_embeddings().weight
+    _start_embeddings(encoder, embeddings)
+    _start_projector(projector, scale=4 * embeddings.std().item())
     return RefragModel(
         config=config,
         encoder=encoder,
@@ -69,6 +69,25 @@ def build(
         decoder=decoder,
         tokenizer=tokenizer,
     )
+
+
+def _start_embeddings(encoder: ChunkEncoder, embeddings: Tensor) -> None:
+    """Tokens that are alike to the decoder are alike to the encoder: a random projection."""
+    target = encoder.model.get_input_embeddings().weight  # (vocabulary, encoder_width)
+    projected = embeddings @ torch.randn(embeddings.shape[1], target.shape[1])
+    with torch.no_grad():
+        target.copy_(0.3 * projected / projected.std())
+
+
+def _start_projector(projector: Projector, scale: float) -> None:
+    """Keep the states of a chunk apart, and enter at about the scale of token embeddings.
+
+    Far above it, the decoder's layers add too little to change the vectors, and their gradients
+    vanish in the first normalisation.
+    """
+    nn.init.orthogonal_(projector.hidden.weight)
+    nn.init.normal_(projector.output.weight, std=scale / projector.output.in_features**0.5)
+    nn.init.zeros_(projector.output.bias)
 
 
 def reconstruction_batch(
@@ -89,14 +108,9 @@ def reconstruction_batch(
 
 
 def _runs(rng: Random, tasks: Tasks, length: int, count: int) -> Iterator[list[int]]:
-    """Runs of at most `length` tokens: pieces of passages, some of them random tokens."""
+    """Runs of at most `length` tokens: pieces of passages."""
     text: list[int] = []
-    first = max(tasks.roles.values()) + 1
-    last = tasks.tokenizer.get_vocab_size() - 1
     for _ in range(count):
-        if rng.random() < RANDOM_TOKENS:
-            yield [rng.randint(first, last) for _ in range(length)]
-            continue
         if len(text) < length:
             text = []
             while len(text) < max(length, 48):
@@ -112,25 +126,26 @@ def reconstruction_loss(
 ) -> Metrics:
     """Loss of one step at a length of the paper's curriculum."""
     chunks = lengths.draw(rng, share)
-    batch = reconstruction_batch(
-        rng, tasks, chunks=chunks, k=model.config.k, positions=POSITIONS_PER_STEP
+    k = lengths.growth.draw(rng)
+    return read(
+        model,
+        reconstruction_batch(rng, tasks, chunks=chunks, k=k, positions=POSITIONS_PER_STEP),
     )
-    return read(model, batch)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train encoder and projector against the frozen base decoder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
     model = build(options.out / "decoder")
     tasks = Tasks(World(), model.tokenizer.backend_tokenizer, Mix())
-    lengths = LengthCurriculum()
+    lengths = LengthCurriculum(ChunkGrowth(model.config.k, start=1))
     train(
         model,
         trainable=[*model.encoder.parameters(), *model.projector.parameters()],
