@@ -65,6 +65,7 @@ class RefragModel(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         super().__init__()
+        _check_decoder(decoder)
         _check_widths(config, encoder, projector, decoder)
         self.config = config
         self.encoder = encoder
@@ -188,6 +189,31 @@ class RefragModel(nn.Module):
         from refrag_rag.checkpoints import load
 
         return load(name_or_path, **options)
+
+    @classmethod
+    def compose(cls, encoder: str | Path, decoder: str | Path, **options: Any) -> "RefragModel":
+        """Put any encoder and any decoder together, with an untrained projector.
+
+        See `refrag_rag.checkpoints.compose` for the options.
+        """
+        from refrag_rag.checkpoints import compose
+
+        return compose(encoder, decoder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the checkpoint; see `refrag_rag.checkpoints.push_to_hub` for the options."""
+        from refrag_rag.checkpoints import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
+
+def _check_decoder(decoder: PreTrainedModel) -> None:
+    text_config = decoder.config.get_text_config()
+    if getattr(text_config, "hidden_size_per_layer_input", None):
+        raise CheckpointError(
+            f"{type(decoder).__name__} looks token ids up again in every layer, where a vector has "
+            "none; expected a decoder that reads input embeddings alone. Choose another decoder."
+        )
 
 
 def _check_widths(

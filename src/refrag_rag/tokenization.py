@@ -28,6 +28,15 @@ def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return found
 
 
+def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers give the same ids for text from documents (control tokens aside)."""
+    parts = [json.loads(backend(tokenizer).to_str()) for tokenizer in (first, second)]
+    return all(
+        parts[0].get(name) == parts[1].get(name)
+        for name in ("model", "normalizer", "pre_tokenizer")
+    )
+
+
 class PlainTokenizer:
     """Tokenises text from documents. Control tokens cannot come out, whatever the text says.
 

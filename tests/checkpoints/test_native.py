@@ -179,3 +179,41 @@ def test_a_folder_without_permission(model, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(CheckpointError, match="cannot be written"):
         model.save_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_tensors_too_few_too_many_or_of_another_shape_are_named(folder, part):
+    path = folder / part / "model.safetensors"
+    whole = load_file(path)
+    name = next(n for n in whole if n.endswith("weight") and "layer" in n)
+    save_file({n: t for n, t in whole.items() if n != name}, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=name.split(".")[-2]):
+        RefragModel.from_pretrained(folder)
+    save_file(whole | {"stranger.weight": torch.ones(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"stranger\.weight"):
+        RefragModel.from_pretrained(folder)
+    save_file(whole | {name: torch.ones(2, 2)}, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=part):
+        RefragModel.from_pretrained(folder)
+
+
+def test_pickles_are_refused(folder, model):
+    path = folder / "decoder" / "model.safetensors"
+    path.unlink()
+    torch.save(model.decoder.state_dict(), folder / "decoder" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="safetensors"):
+        RefragModel.from_pretrained(folder)
+
+
+def test_a_folder_of_no_known_layout(tmp_path, model):
+    model.decoder.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="compose"):
+        RefragModel.from_pretrained(tmp_path)
+
+
+def test_a_card_says_what_is_known(folder, model):
+    card = (folder / "README.md").read_text("utf-8")
+    assert "BertModel" in card
+    assert "LlamaForCausalLM" in card
+    assert f"{sum(p.numel() for p in model.decoder.parameters()):,}" in card
+    assert "Not stated." in card

@@ -1,6 +1,9 @@
 """Loading and saving models: names to folders, folders to parts."""
 
-from refrag_rag.checkpoints.native import load, save
+from refrag_rag.checkpoints.compose import compose
+from refrag_rag.checkpoints.hub import push_to_hub
+from refrag_rag.checkpoints.loading import load
+from refrag_rag.checkpoints.native import save
 from refrag_rag.checkpoints.resolve import EMBEDDED, resolve
 
-__all__ = ["EMBEDDED", "load", "resolve", "save"]
+__all__ = ["EMBEDDED", "compose", "load", "push_to_hub", "resolve", "save"]

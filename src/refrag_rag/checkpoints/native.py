@@ -1,32 +1,24 @@
 """Our own layout: ``encoder/``, ``decoder/``, ``projector.safetensors``, ``refrag_config.json``."""
 
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from refrag_rag.checkpoints.resolve import resolve
+from refrag_rag.checkpoints.card import model_card
+from refrag_rag.checkpoints.parts import Placement, read_decoder, read_encoder, read_tokenizer
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
 from refrag_rag.projector import Projector
 
-CONFIG, PROJECTOR, ENCODER, DECODER = (
-    "refrag_config.json",
-    "projector.safetensors",
-    "encoder",
-    "decoder",
-)
-logger = logging.getLogger(__name__)
+CONFIG, PROJECTOR, CARD = "refrag_config.json", "projector.safetensors", "README.md"
+ENCODER, DECODER = "encoder", "decoder"
 
 
 def save(model: RefragModel, folder: Path) -> None:
@@ -50,101 +42,42 @@ def save(model: RefragModel, folder: Path) -> None:
         weights = {name: t.contiguous() for name, t in model.projector.state_dict().items()}
         save_file(weights, part / PROJECTOR)
         (part / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
+        (part / CARD).write_text(model_card(model), encoding="utf-8")
 
 
-def load(  # noqa: PLR0913 - the options users know from from_pretrained
-    name_or_path: str | Path,
-    *,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    device_map: str | dict[str, Any] | None = None,
-    attn_implementation: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-) -> RefragModel:
+def recognises(folder: Path) -> bool:
+    """Whether a folder claims to be of this layout."""
+    return (folder / CONFIG).is_file()
+
+
+def read(folder: Path, placement: Placement) -> RefragModel:
     """Load a checkpoint of our own layout, in evaluation mode.
-
-    Parameters
-    ----------
-    name_or_path
-        Name of an embedded model (``tiny``), a folder, or a hub id.
-    dtype
-        Of all parts. Default: float32 on CPUs, as stored elsewhere.
-    device, device_map
-        Where to: one device, or a map of the decoder's modules (encoder and projector then
-        follow its input embeddings).
-    attn_implementation, revision, cache_dir, token, local_files_only
-        As in ``from_pretrained`` of transformers.
 
     Raises
     ------
     CheckpointError
         If files are missing or do not fit together.
     """
-    folder = resolve(
-        name_or_path,
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-    )
     for needed in (CONFIG, PROJECTOR, f"{ENCODER}/config.json", f"{DECODER}/config.json"):
         if not (folder / needed).is_file():
             raise CheckpointError(
                 f"{folder} has no {needed}; expected {CONFIG}, {PROJECTOR}, {ENCODER}/ and "
-                f"{DECODER}/. The folder is incomplete or of another layout."
+                f"{DECODER}/. The folder is incomplete: download or save it again."
             )
     config = RefragConfig.from_json((folder / CONFIG).read_text(encoding="utf-8"))
-    on_cpu = device_map is None and torch.device(device or "cpu").type == "cpu"
-    dtype = dtype or (torch.float32 if on_cpu else "auto")
-    options = {"dtype": dtype, "attn_implementation": attn_implementation}
-    decoder = _part(AutoModelForCausalLM, folder / DECODER, device_map=device_map, **options)
-    if device_map is None and device is not None:
-        decoder = decoder.to(device)
+    decoder = read_decoder(folder / DECODER, placement)
     place = decoder.get_input_embeddings().weight.device
-    encoder = _encoder(folder / ENCODER, dtype).to(place)
+    encoder = read_encoder(folder / ENCODER, placement).to(place)
     projector = Projector(config.chunk_width, config.decoder_width, config.projector_width)
     _load_projector(projector, folder / PROJECTOR)
     model = RefragModel(
         config=config,
-        encoder=ChunkEncoder(encoder, _tokenizer(folder / ENCODER), config),
+        encoder=ChunkEncoder(encoder, read_tokenizer(folder / ENCODER), config),
         projector=projector.to(place, decoder.dtype),
         decoder=decoder,
-        tokenizer=_tokenizer(folder / DECODER),
+        tokenizer=read_tokenizer(folder / DECODER),
     )
     return model.eval()
-
-
-def _part(auto: Any, folder: Path, **options: Any) -> PreTrainedModel:
-    try:
-        model: PreTrainedModel = auto.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, **options
-        )
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder} cannot be loaded ({type(error).__name__}: {error}). "
-            "The checkpoint is damaged or of a newer architecture: download or save it again."
-        ) from error
-    return model
-
-
-def _encoder(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
-    try:  # the pooling layer of BERT-like encoders would be unused, and untrained
-        model = _part(AutoModel, folder, dtype=dtype, add_pooling_layer=False)
-    except TypeError:
-        model = _part(AutoModel, folder, dtype=dtype)
-    return model
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"No tokenizer in {folder} ({error}); expected tokenizer.json."
-        ) from error
 
 
 def _load_projector(projector: Projector, path: Path) -> None:

@@ -32,9 +32,14 @@ class ChunkGrowth:
         self.seen = 0
         self.accuracy = dict.fromkeys(range(1, k + 1), 0.0)
 
+    @property
+    def grown(self) -> bool:
+        """Whether chunks have their full size."""
+        return self.current == self.k
+
     def draw(self, rng: Random) -> int:
         """Draw the chunk size of the next step."""
-        below = rng.random() < 0.15 and self.current < self.k
+        below = rng.random() < 0.15 and not self.grown
         self.drawn = rng.randint(1, self.current) if below else self.current
         return self.drawn
 
@@ -48,7 +53,7 @@ class ChunkGrowth:
             return
         self.seen += 1
         mastered = self.seen >= self.patience and self.accuracy[self.current] >= self.threshold
-        if mastered and self.current < self.k:
+        if mastered and not self.grown:
             self.current, self.seen = self.current + 1, 0
 
     def state(self) -> dict[str, Any]:

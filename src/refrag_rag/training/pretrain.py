@@ -39,8 +39,8 @@ class MixedCurriculum(Curriculum):
     growth
         Chunk sizes, of all steps.
     reconstruction
-        Share of reconstruction steps at the start and, from `settled` of the stage on, after it:
-        what cannot be rebuilt cannot be read.
+        Share of reconstruction steps while chunks grow, and once they have their full size: what
+        cannot be rebuilt cannot be read.
     text_shares
         Shares of chunks that stay text, one drawn for each step.
     """
@@ -51,12 +51,11 @@ class MixedCurriculum(Curriculum):
         *,
         reconstruction: tuple[float, float],
         text_shares: Sequence[float] = TEXT_SHARES,
-        settled: float = 0.0,
         start: int = 0,
     ) -> None:
         super().__init__(start=start, threshold=0.8)
         self.lengths = LengthCurriculum(growth)
-        self.reconstruction, self.settled = reconstruction, settled
+        self.reconstruction = reconstruction
         self.text_shares = text_shares
         self.reconstructing = False
         self.full_text = False
@@ -94,7 +93,7 @@ def mixed_loss(
     model: RefragModel, rng: Random, share: float, *, tasks: Tasks, curriculum: MixedCurriculum
 ) -> Metrics:
     """Loss of one step: reconstruction, or a context of which a random share is vectors."""
-    wanted = curriculum.reconstruction[share >= curriculum.settled]
+    wanted = curriculum.reconstruction[curriculum.lengths.growth.grown]
     curriculum.reconstructing = rng.random() < wanted
     if curriculum.reconstructing:
         # Late rows of the table: single chunks could be told apart by their place alone.
@@ -156,9 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
         "reconstruct",
         options=parse(__doc__, arguments, minutes=60, lr=1e-3, seed=2),
         mix=Mix(copy=0.05, retell=0.05, plain_style=0.95),
-        curriculum=MixedCurriculum(
-            ChunkGrowth(K, start=1), reconstruction=(0.6, 0.25), settled=0.7, start=2
-        ),
+        curriculum=MixedCurriculum(ChunkGrowth(K, start=1), reconstruction=(0.6, 0.25), start=2),
         decay=0.1,
     )
 

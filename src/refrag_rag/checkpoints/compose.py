@@ -1,0 +1,96 @@
+"""A new, untrained model from any encoder and any decoder."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from refrag_rag.checkpoints.parts import (
+    Placement,
+    read_decoder,
+    read_encoder,
+    read_tokenizer,
+    sentence_modules,
+)
+from refrag_rag.checkpoints.resolve import resolve
+from refrag_rag.config import Chunking, Pooling, RefragConfig
+from refrag_rag.encoder import ChunkEncoder
+from refrag_rag.model import RefragModel
+from refrag_rag.projector import Projector
+from refrag_rag.tokenization import same_vocabulary
+
+
+def compose(  # noqa: PLR0913 - one choice each
+    encoder: str | Path,
+    decoder: str | Path,
+    *,
+    k: int = 16,
+    window: int | None = None,
+    pooling: Pooling | None = None,
+    chunking: Chunking = "fixed",
+    projector_width: int | None = None,
+    name: str | None = None,
+    placement: Placement = Placement(),  # noqa: B008 - frozen
+    **hub: Any,
+) -> RefragModel:
+    """Put an encoder and a decoder together. The projector is new: train it before use.
+
+    Parameters
+    ----------
+    encoder, decoder
+        Folders or hub ids. The encoder may be a sentence-transformers model, of which the
+        transformer is taken.
+    k, chunking, projector_width
+        See `RefragConfig`.
+    window
+        Tokens that the encoder reads at once. Default: k, every chunk on its own.
+    pooling
+        Default: the sentence-transformers model's own where it fits, otherwise ``mean``.
+    name
+        Default: the names of both.
+    placement
+        dtype, device ...
+    **hub
+        ``revision``, ``cache_dir``, ``token``, ``local_files_only``, for both.
+
+    Raises
+    ------
+    CheckpointError
+        If a part cannot be loaded, or the decoder cannot be used.
+    InputError
+        If the settings do not fit together.
+    """
+    encoder_folder, own = sentence_modules(resolve(encoder, **hub))
+    decoder_folder = resolve(decoder, **hub)
+    placement = replace(placement, exact=False)
+    window = window or k
+    if pooling is None:
+        fits = own == "mean" or (own == "cls" and window == k)
+        pooling = cast(Pooling, own) if fits else "mean"
+    decoder_model = read_decoder(decoder_folder, placement)
+    place = decoder_model.get_input_embeddings().weight.device
+    encoder_model = read_encoder(encoder_folder, placement).to(place)
+    tokenizers: list[PreTrainedTokenizerBase] = [
+        read_tokenizer(encoder_folder),
+        read_tokenizer(decoder_folder),
+    ]
+    config = RefragConfig(
+        name=name or f"{Path(str(encoder)).name}-{Path(str(decoder)).name}",
+        k=k,
+        window=window,
+        pooling=pooling,
+        chunking=chunking,
+        projector_width=projector_width,
+        shared_vocabulary=same_vocabulary(*tokenizers),
+        encoder_width=encoder_model.config.hidden_size,
+        decoder_width=decoder_model.get_input_embeddings().weight.shape[1],
+    )
+    projector = Projector(config.chunk_width, config.decoder_width, config.projector_width)
+    return RefragModel(
+        config=config,
+        encoder=ChunkEncoder(encoder_model, tokenizers[0], config),
+        projector=projector.to(place, decoder_model.dtype),
+        decoder=decoder_model,
+        tokenizer=tokenizers[1],
+    ).eval()

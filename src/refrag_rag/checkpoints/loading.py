@@ -1,0 +1,63 @@
+"""A name to a model: find the folder, see its layout, read it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refrag_rag.checkpoints import native
+from refrag_rag.checkpoints.parts import Placement
+from refrag_rag.checkpoints.resolve import resolve
+from refrag_rag.errors import CheckpointError
+from refrag_rag.model import RefragModel
+
+LAYOUTS = (native,)
+
+
+def load(  # noqa: PLR0913 - the options users know from from_pretrained
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> RefragModel:
+    """Load a checkpoint, in evaluation mode.
+
+    Parameters
+    ----------
+    name_or_path
+        Name of an embedded model (``tiny``), a folder, or a hub id.
+    dtype
+        Of all parts. Default: float32 on CPUs, as stored elsewhere.
+    device, device_map
+        Where to: one device, or a map of the decoder's modules (encoder and projector then
+        follow its input embeddings).
+    attn_implementation, revision, cache_dir, token, local_files_only
+        As in ``from_pretrained`` of transformers.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such model, its layout is unknown, or its files do not fit together.
+    """
+    folder = resolve(
+        name_or_path,
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+    )
+    for layout in LAYOUTS:
+        if layout.recognises(folder):
+            placement = Placement(dtype, device, device_map, attn_implementation)
+            model: RefragModel = layout.read(folder, placement)
+            return model
+    raise CheckpointError(
+        f"{folder} has no refrag_config.json; expected a refrag-rag checkpoint. An encoder and a "
+        "decoder of their own are put together with RefragModel.compose."
+    )

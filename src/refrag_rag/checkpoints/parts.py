@@ -1,0 +1,195 @@
+"""Encoders, decoders and tokenizers from ordinary Hugging Face folders."""
+
+import json
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+from refrag_rag.errors import CheckpointError
+
+LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError, RuntimeError)
+SENTENCE_MODULES = "modules.json"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how parts are loaded.
+
+    Attributes
+    ----------
+    dtype
+        Of all parts. Default: float32 on CPUs, as stored elsewhere.
+    device, device_map
+        One device, or a map of the decoder's modules; the other parts follow its embeddings.
+    attn_implementation
+        As in ``from_pretrained`` of transformers.
+    exact
+        Whether tensors that a part has no place for are an error. They are ordinary where a model
+        is taken out of a larger one, such as an encoder with a head.
+    """
+
+    dtype: torch.dtype | str | None = None
+    device: torch.device | str | None = None
+    device_map: str | dict[str, Any] | None = None
+    attn_implementation: str | None = None
+    exact: bool = True
+
+    @property
+    def chosen_dtype(self) -> torch.dtype | str:
+        """The dtype to ask transformers for."""
+        on_cpu = self.device_map is None and torch.device(self.device or "cpu").type == "cpu"
+        return self.dtype or (torch.float32 if on_cpu else "auto")
+
+
+def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
+    """Load a causal language model.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds none that can be read.
+    """
+    decoder = _read(
+        AutoModelForCausalLM,
+        folder,
+        placement,
+        attn_implementation=placement.attn_implementation,
+        device_map=placement.device_map,
+    )
+    if placement.device_map is None and placement.device is not None:
+        decoder = decoder.to(placement.device)
+    return decoder
+
+
+def read_encoder(folder: Path, placement: Placement) -> PreTrainedModel:
+    """Load a text encoder: of an encoder-decoder its encoder, without an unused pooling layer.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds none that can be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except LOADING_ERRORS as error:
+        raise _damaged(folder, error) from error
+    auto = (
+        AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+    )
+    try:
+        return _read(auto, folder, placement, add_pooling_layer=False)
+    except TypeError:  # most architectures have no such layer to leave out
+        return _read(auto, folder, placement)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Load a tokenizer.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder has none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"No tokenizer in {folder} ({error}); expected tokenizer.json."
+        ) from error
+
+
+def sentence_modules(folder: Path) -> tuple[Path, str | None]:
+    """The transformer of a sentence-transformers folder, and how it pools.
+
+    Returns
+    -------
+    tuple
+        The transformer's folder (`folder` itself if it is an ordinary one), and ``mean``, ``cls``
+        or None where the model's own pooling is another or none.
+
+    Raises
+    ------
+    CheckpointError
+        If the modules cannot be read, or there is no transformer among them.
+    """
+    path = folder / SENTENCE_MODULES
+    if not path.is_file():
+        return folder, None
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        places = {str(m["type"]).rpartition(".")[2]: folder / str(m["path"]) for m in modules}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise _damaged(path, error) from error
+    if "Transformer" not in places:
+        raise CheckpointError(
+            f"{folder} has the modules {', '.join(places)}; expected a Transformer among them. "
+            "Pass the folder of an ordinary encoder."
+        )
+    if ignored := sorted(set(places) - {"Transformer", "Pooling", "Normalize"}):
+        logger.warning("%s: modules %s are not used for chunk embeddings", folder, ignored)
+    return places["Transformer"], _own_pooling(places.get("Pooling"))
+
+
+def _own_pooling(folder: Path | None) -> str | None:
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(folder, error) from error
+    for name, ours in (("mean_tokens", "mean"), ("cls_token", "cls")):
+        if settings.get(f"pooling_mode_{name}"):
+            return ours
+    return None
+
+
+def _read(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreTrainedModel:
+    model: PreTrainedModel
+    try:
+        model, found = auto.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=placement.chosen_dtype,
+            output_loading_info=True,
+            **options,
+        )
+    except LOADING_ERRORS as error:
+        raise _damaged(folder, error) from error
+    # transformers only warns, and fills what is missing with random numbers.
+    _refuse(folder, "lacks the tensors", found["missing_keys"])
+    if placement.exact:
+        _refuse(folder, "has tensors that do not belong to the model:", found["unexpected_keys"])
+    return model
+
+
+def _refuse(folder: Path, what: str, keys: Collection[str]) -> None:
+    if keys:
+        named = ", ".join(sorted(keys)[:5]) + (" ..." if len(keys) > 5 else "")
+        raise CheckpointError(
+            f"{folder} {what} {named} ({len(keys)}); expected the model's own and all of them. "
+            "Download or save it again."
+        )
+
+
+def _damaged(place: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{place} cannot be loaded ({type(error).__name__}: {error}). "
+        "It is damaged, holds no safetensors, or is of a newer architecture: download or save it "
+        "again."
+    )
