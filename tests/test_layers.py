@@ -11,7 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "refrag_rag"
 FLOORS = (
     ("errors",),
     ("config", "spans", "tokenization", "answer"),
-    ("chunking", "prompt", "projector", "store", "policies"),
+    ("chunking", "prompt", "adapter", "store", "policies"),
+    ("projector", "windows"),
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),
     ("decode", "lookup", "threads"),

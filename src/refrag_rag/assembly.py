@@ -5,7 +5,7 @@ rendered prompt is tokenised once; passages are tokenised apart, without control
 then exchanged for vectors or for the tokens of expanded chunks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from refrag_rag.spans import Span, split_spans
 from refrag_rag.store import PassageEntry
 from refrag_rag.tokenization import PromptTokenizer
 
+Boundary = tuple[TextSegment, TextSegment]
+ChunkIds = Callable[[Sequence[str], Sequence[int]], tuple[int, ...]]
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 
@@ -64,9 +66,18 @@ class SpanChunks:
 
 
 def parse(
-    prompt: Prompt, tokenizer: PreTrainedTokenizerBase, slots: PromptTokenizer
+    prompt: Prompt,
+    tokenizer: PreTrainedTokenizerBase,
+    slots: PromptTokenizer,
+    *,
+    markup: tuple[str, str] | None = None,
 ) -> ParsedPrompt:
     """Find the spans, apply the chat template, tokenise.
+
+    Parameters
+    ----------
+    markup
+        See `split_spans`.
 
     Raises
     ------
@@ -76,7 +87,7 @@ def parse(
     """
     messages = None if isinstance(prompt, str) else _check(prompt)
     texts = [m["content"] for m in messages] if messages is not None else [str(prompt)]
-    pieces = [split_spans(text) for text in texts]
+    pieces = [split_spans(text, markup) for text in texts]
     spans = tuple(piece for text in pieces for piece in text if isinstance(piece, Span))
     names = slots.slots(len(spans), texts)
     left = iter(names)
@@ -92,13 +103,30 @@ def parse(
 
 
 def assemble(
-    parsed: ParsedPrompt, filled: Sequence[SpanChunks], tokenizer: PreTrainedTokenizerBase
+    parsed: ParsedPrompt,
+    filled: Sequence[SpanChunks],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chunk_ids: ChunkIds,
+    boundary: Boundary | None = None,
 ) -> CompressedPrompt:
-    """Exchange slots for vectors and expanded chunks."""
+    """Exchange slots for vectors and expanded chunks.
+
+    Parameters
+    ----------
+    chunk_ids
+        Neighbouring chunks, as texts and as ids of the chunking tokenizer, to the decoder's ids.
+    boundary
+        What stands before and behind every run of vectors.
+    """
     segments: list[Segment] = []
     for part in parsed.parts:
         if isinstance(part, int):
-            segments += _span_segments(filled[part])
+            for segment in _span_segments(filled[part], chunk_ids):
+                if boundary is not None and isinstance(segment, VectorSegment):
+                    segments += [boundary[0], segment, boundary[1]]
+                else:
+                    segments.append(segment)
         elif part:
             text = str(tokenizer.decode(part, skip_special_tokens=False))
             segments.append(TextSegment(tuple(part), text))
@@ -113,7 +141,7 @@ def assemble(
     )
 
 
-def _span_segments(span: SpanChunks) -> Iterator[Segment]:
+def _span_segments(span: SpanChunks, chunk_ids: ChunkIds) -> Iterator[Segment]:
     """Runs of neighbouring chunks that are all vectors or all text."""
     lengths = span.entry.chunk_lengths
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -123,12 +151,11 @@ def _span_segments(span: SpanChunks) -> Iterator[Segment]:
         while stop < len(lengths) and span.expanded[stop] == span.expanded[chunk]:
             stop += 1
         texts = span.texts[chunk:stop]
+        ids = chunk_ids(texts, span.entry.token_ids[starts[chunk] : starts[stop]].tolist())
         if span.expanded[chunk]:
-            ids = span.entry.token_ids[starts[chunk] : starts[stop]]
-            yield TextSegment(tuple(int(i) for i in ids), "".join(texts), "expanded")
+            yield TextSegment(ids, "".join(texts), "expanded")
         else:
-            counts = tuple(int(n) for n in lengths[chunk:stop])
-            yield VectorSegment(span.entry.embeddings[chunk:stop], texts, counts)
+            yield VectorSegment(span.entry.embeddings[chunk:stop], texts, len(ids))
         chunk = stop
 
 

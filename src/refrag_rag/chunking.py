@@ -58,9 +58,13 @@ class Chunker:
         self._tokenizer = tokenizer
         self._k = config.k
         self._by_sentence = config.chunking == "sentence"
+        self._exact = config.chunking == "exact"
 
     def chunk(self, text: str) -> ChunkedPassage:
-        """Cut one passage. A character is never split, so a chunk may end before k tokens."""
+        """Cut one passage. A character is never split, so a chunk may end before k tokens.
+
+        Except with ``exact`` chunking: then a character goes, as text, with its first token.
+        """
         ids, offsets = self._tokenizer.encode(text)
         ends = sentence_ends(text) if self._by_sentence else []
         lengths = list(self._lengths(offsets, ends))
@@ -76,7 +80,7 @@ class Chunker:
         start = 0
         while start < len(offsets):
             stop = min(start + self._k, len(offsets))
-            while stop < len(offsets) and stop > start + 1 and _splits(offsets, stop):
+            while not self._exact and start + 1 < stop < len(offsets) and _splits(offsets, stop):
                 stop -= 1
             if ends:
                 stop = _sentence_stop(offsets, start, stop, ends)

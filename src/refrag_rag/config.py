@@ -2,15 +2,23 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from refrag_rag.errors import CheckpointError, InputError
 
 FORMAT_VERSION = 1
 LONGEST_CHARACTER = 4  # bytes of UTF-8, hence the most tokens one character can take
 
-Chunking = Literal["fixed", "sentence"]
-Pooling = Literal["mean", "cls", "concat"]
+Chunking = Literal["fixed", "sentence", "exact"]
+Pooling = Literal["mean", "cls", "concat", "eos"]
+Mask = Literal["own", "causal", "bidirectional"]
+ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp"]
+CHOICES: dict[str, Any] = {
+    "chunking": Chunking,
+    "pooling": Pooling,
+    "mask": Mask,
+    "projector": ProjectorKind,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +33,15 @@ class RefragConfig:
         Most tokens in a chunk, at least 4 so that every character fits into one.
     chunking
         ``fixed``: every k tokens. ``sentence``: at the end of a sentence too, at most k.
+        ``exact``: every k tokens, even within a character (foreign checkpoints count so).
     window
         Decoder tokens that the encoder reads at once. ``window == k`` encodes every chunk on its
         own (REFRAG, section 2); a larger window lets a chunk see its neighbours.
     pooling
         Token states to one chunk embedding: ``mean``; ``cls`` (first state, isolated chunks only);
-        ``concat`` (all k states side by side, zeros after the last; one vocabulary only).
+        ``concat`` (all k states side by side, zeros after the last); ``eos`` (the state of one pad
+        token for each chunk, put at the end of the window). The last two need an encoder that
+        reads the chunks' token ids.
     encoder_width
         Hidden size of the encoder.
     decoder_width
@@ -38,7 +49,21 @@ class RefragConfig:
     projector_width
         Hidden size of the projector; D_dec if None (the paper).
     shared_vocabulary
-        Whether the encoder reads the decoder's token ids.
+        Whether encoder and decoder give the same ids to the same text.
+    chunked_by
+        Whose tokenizer cuts the chunks.
+    mask
+        Which tokens of a window the encoder's tokens see: as the model does by itself, those
+        before them, or all.
+    overlap
+        Tokens of the passage that a window reads before its chunks (and behind them, unless the
+        mask is causal) without pooling them.
+    projector
+        ``mlp``; or with an RMS norm in front, and attention layers behind or before.
+    projector_layers
+        Number of those attention layers.
+    boundary
+        Tokens before and behind every run of vectors, by name.
     """
 
     name: str
@@ -50,6 +75,12 @@ class RefragConfig:
     pooling: Pooling = "mean"
     projector_width: int | None = None
     shared_vocabulary: bool = False
+    chunked_by: Literal["decoder", "encoder"] = "decoder"
+    mask: Mask = "own"
+    overlap: int = 0
+    projector: ProjectorKind = "mlp"
+    projector_layers: int = 1
+    boundary: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""
@@ -57,14 +88,32 @@ class RefragConfig:
             raise InputError(f"k = {self.k}; expected at least 4, so that any character fits.")
         if self.window < self.k:
             raise InputError(f"window = {self.window}; expected at least k = {self.k}.")
-        if self.chunking not in ("fixed", "sentence"):
-            raise InputError(f"chunking = {self.chunking!r}; expected 'fixed' or 'sentence'.")
-        if self.pooling not in ("mean", "cls", "concat"):
-            raise InputError(f"pooling = {self.pooling!r}; expected 'mean', 'cls' or 'concat'.")
+        for name, kinds in CHOICES.items():
+            if getattr(self, name) not in get_args(kinds):
+                raise InputError(
+                    f"{name} = {getattr(self, name)!r}; expected one of {get_args(kinds)}."
+                )
+        if self.overlap < 0:
+            raise InputError(f"overlap = {self.overlap}; expected at least 0.")
         if self.pooling == "cls" and self.window != self.k:
             raise InputError("pooling = 'cls' needs isolated chunks: set window = k.")
-        if self.pooling == "concat" and not self.shared_vocabulary:
-            raise InputError("pooling = 'concat' needs an encoder that shares the vocabulary.")
+        if not self.encoder_reads_ids and (self.pooling in ("concat", "eos") or self.overlap):
+            raise InputError(
+                f"pooling = {self.pooling!r} with overlap = {self.overlap} needs an encoder that "
+                "shares the vocabulary, or cuts the chunks."
+            )
+        if self.projector == "attn_norm_mlp" and self.pooling == "concat":
+            raise InputError("projector = 'attn_norm_mlp' attends over states, not joined ones.")
+
+    @property
+    def encoder_reads_ids(self) -> bool:
+        """Whether the encoder reads the chunks' token ids as they are."""
+        return self.shared_vocabulary or self.chunked_by == "encoder"
+
+    @property
+    def decoder_reads_ids(self) -> bool:
+        """Whether the decoder reads the chunks' token ids as they are."""
+        return self.shared_vocabulary or self.chunked_by == "decoder"
 
     @property
     def chunk_width(self) -> int:
@@ -98,6 +147,8 @@ class RefragConfig:
                 f"{FORMAT_VERSION}. Upgrade refrag-rag."
             )
         try:
+            if values.get("boundary"):
+                values["boundary"] = tuple(values["boundary"])  # JSON has lists only
             return cls(**values)
         except TypeError as error:
             raise CheckpointError(f"refrag_config.json has unexpected fields: {error}.") from error

@@ -1,7 +1,6 @@
 """ChunkEncoder: windows of a passage through an encoder, pooled to one vector a chunk."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,24 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.config import RefragConfig
-from refrag_rag.errors import CheckpointError, InputError
+from refrag_rag.errors import CheckpointError
 from refrag_rag.tokenization import PlainTokenizer
-
-
-@dataclass(frozen=True)
-class Window:
-    """What the encoder reads at once.
-
-    Attributes
-    ----------
-    ids
-        W token ids in the encoder's vocabulary.
-    shares
-        For every chunk, the tokens that belong to it with their weights.
-    """
-
-    ids: tuple[int, ...]
-    shares: tuple[tuple[tuple[int, float], ...], ...]
+from refrag_rag.windows import Window, id_windows, text_windows
 
 
 class ChunkEncoder(nn.Module):
@@ -52,6 +36,7 @@ class ChunkEncoder(nn.Module):
         self.config = config
         self._plain = PlainTokenizer(tokenizer)
         self._first = _first_token(tokenizer) if config.pooling == "cls" else ()
+        self._marker = _marker_token(tokenizer) if config.pooling == "eos" else -1
         positions = getattr(model.config, "max_position_embeddings", None) or config.window
         # RoBERTa counts its positions from the padding id on.
         offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
@@ -98,7 +83,7 @@ class ChunkEncoder(nn.Module):
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)  # (B, W)
         lengths = torch.tensor([len(row) for row in rows], device=ids.device)
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (B, W)
-        states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        states = self.model(input_ids=ids, attention_mask=self._attention(mask)).last_hidden_state
         if self.config.pooling == "cls":
             return list(states[:, :1])
         if self.config.pooling == "concat":
@@ -107,37 +92,19 @@ class ChunkEncoder(nn.Module):
 
     def windows(self, passage: ChunkedPassage) -> Iterator[Window]:
         """Group a passage's chunks into windows, closed at the encoder's own limit too."""
-        if self.config.shared_vocabulary:
-            yield from self._id_windows(passage)
-            return
-        texts = passage.chunk_texts()
-        for first, last in _groups(passage.chunk_lengths, self.config.window):
-            yield from self._text_windows(texts[first:last])
+        if self.config.encoder_reads_ids:
+            return id_windows(passage, self.config, limit=self.limit, marker=self._marker)
+        return text_windows(passage, self.config, self._plain, limit=self.limit)
 
-    def _id_windows(self, passage: ChunkedPassage) -> Iterator[Window]:
-        chunks = passage.chunk_ids()
-        size = min(self.config.window, self.limit)
-        for first, last in _groups(passage.chunk_lengths, size):
-            start, shares = 0, []
-            for chunk in chunks[first:last]:
-                weight = 1 / len(chunk)
-                shares.append(tuple((start + i, weight) for i in range(len(chunk))))
-                start += len(chunk)
-            yield Window(tuple(i for chunk in chunks[first:last] for i in chunk), tuple(shares))
-
-    def _text_windows(self, texts: Sequence[str]) -> Iterator[Window]:
-        ids, offsets = self._plain.encode("".join(texts))
-        if len(ids) <= self.limit:
-            yield Window(tuple(ids), tuple(_overlaps(texts, offsets)))
-        elif len(texts) > 1:
-            middle = len(texts) // 2
-            yield from self._text_windows(texts[:middle])
-            yield from self._text_windows(texts[middle:])
-        else:
-            raise InputError(
-                f"One chunk takes {len(ids)} encoder tokens; the encoder reads {self.limit}. "
-                "Use a smaller k or another encoder."
-            )
+    def _attention(self, mask: Tensor) -> Tensor:
+        """The mask that the encoder gets: over keys, or over pairs where the config asks for it."""
+        if self.config.mask == "own":
+            return mask.long()  # (B, W)
+        pairs = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (B, 1, W, W)
+        if self.config.mask == "causal":
+            pairs = pairs.tril()
+        lowest = torch.finfo(self.model.dtype).min
+        return torch.zeros_like(pairs, dtype=self.model.dtype).masked_fill(~pairs, lowest)
 
     def _concat(self, states: Tensor, windows: Sequence[Window]) -> list[Tensor]:
         zero = states.shape[0] * states.shape[1]  # index of an extra row of zeros
@@ -161,31 +128,6 @@ def _mean(states: Tensor, window: Window) -> Tensor:
     return weights.to(states.device) @ states  # (chunks, encoder_width)
 
 
-def _groups(lengths: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
-    """Ranges of chunks that hold at most `size` tokens together."""
-    first, total = 0, 0
-    for place, length in enumerate(lengths):
-        if total and total + length > size:
-            yield first, place
-            first, total = place, 0
-        total += length
-    if total:
-        yield first, len(lengths)
-
-
-def _overlaps(
-    texts: Sequence[str], offsets: Sequence[tuple[int, int]]
-) -> Iterator[tuple[tuple[int, float], ...]]:
-    """For every chunk, the encoder tokens whose characters it shares, weights adding up to 1."""
-    start = 0
-    for text in texts:
-        end = start + len(text)
-        shared = [(i, min(b, end) - max(a, start)) for i, (a, b) in enumerate(offsets)]
-        total = sum(count for _, count in shared if count > 0)
-        yield tuple((i, count / total) for i, count in shared if count > 0)
-        start = end
-
-
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int]:
     for id_ in (tokenizer.cls_token_id, tokenizer.bos_token_id):
         if isinstance(id_, int):
@@ -193,4 +135,13 @@ def _first_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int]:
     raise CheckpointError(
         "The encoder's tokenizer has neither a CLS nor a BOS token; 'cls' pooling needs one. "
         "Use 'mean' pooling."
+    )
+
+
+def _marker_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    if isinstance(tokenizer.pad_token_id, int):
+        return tokenizer.pad_token_id
+    raise CheckpointError(
+        "The encoder's tokenizer has no pad token, whose states 'eos' pooling reads. "
+        "Set one, or use 'mean' pooling."
     )

@@ -12,7 +12,7 @@ from refrag_rag.answer import Answer, Counts, Delta, PrecomputeReport, Timings
 from refrag_rag.assembly import Prompt, assemble, parse
 from refrag_rag.decode import decode, end_tokens
 from refrag_rag.errors import InputError
-from refrag_rag.lookup import PassageLookup, expand
+from refrag_rag.lookup import PassageLookup, VectorType, expand
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import Policy, budget, get_policy
 from refrag_rag.prompt import CompressedPrompt
@@ -44,6 +44,8 @@ class Refrag:
     on_miss
         A passage that the store has not: ``encode`` it on the spot (and keep it), or read it as
         ``text``.
+    vectors
+        How newly encoded chunk embeddings are kept; float32 takes twice the space.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class Refrag:
         policy: str | Policy = "lexical",
         p: float = 0.1,
         on_miss: OnMiss = "encode",
+        vectors: VectorType = "float16",
     ) -> None:
         if on_miss not in ("encode", "text"):
             raise InputError(f"on_miss = {on_miss!r}; expected 'encode' or 'text'.")
+        if vectors not in ("float16", "float32"):
+            raise InputError(f"vectors = {vectors!r}; expected 'float16' or 'float32'.")
         budget(p, 0)  # checks the range
         self.model = model
         self.store = MemoryStore() if store is None else store
@@ -64,7 +69,7 @@ class Refrag:
         self.p = p
         self.on_miss = on_miss
         self._slots = PromptTokenizer(model.tokenizer)
-        self._lookup = PassageLookup(model, self.store)
+        self._lookup = PassageLookup(model, self.store, dtype=vectors)
         self._lock = threading.Lock()
 
     @classmethod
@@ -76,6 +81,7 @@ class Refrag:
         policy: str | Policy = "lexical",
         p: float = 0.1,
         on_miss: OnMiss = "encode",
+        vectors: VectorType = "float16",
         **options: Any,
     ) -> "Refrag":
         """Load a model by name, folder or hub id, and open the store.
@@ -89,7 +95,7 @@ class Refrag:
         """
         model = RefragModel.from_pretrained(name_or_path, **options)
         opened = open_store(store) if store is None or isinstance(store, str | Path) else store
-        return cls(model, store=opened, policy=policy, p=p, on_miss=on_miss)
+        return cls(model, store=opened, policy=policy, p=p, on_miss=on_miss, vectors=vectors)
 
     @property
     def model_name(self) -> str:
@@ -196,17 +202,22 @@ class Refrag:
                 yield Delta(text, answer)
 
     def count_tokens(self, text: str) -> int:
-        """Positions that a text takes; a span counts as its vectors and expanded chunks."""
+        """Positions that a text takes; a span counts as its vectors and expanded chunks.
+
+        With tokens around each run of vectors, the most that there can be.
+        """
         return len(self.tokenize(text))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, pad ids in place of vectors (for a framework's token counter)."""
         ids: list[int] = []
-        for piece in split_spans(text):
+        for piece in split_spans(text, self.model.config.boundary):
             if isinstance(piece, Span):
                 chunked = self.model.chunker.chunk(piece.text)
                 expanded = budget(self.p, len(chunked))
-                ids += [self.model.pad_id] * (len(chunked) + expanded * (self.model.config.k - 1))
+                around = 2 * (expanded + 1) if self.model.boundary else 0
+                taken = len(chunked) + expanded * (self.model.config.k - 1) + around
+                ids += [self.model.pad_id] * taken
             else:
                 ids += self.model.tokenizer(piece, add_special_tokens=False).input_ids
         return ids
@@ -251,12 +262,26 @@ class Refrag:
         share = self.p if p is None else p
         budget(share, 0)
         with self._lock:  # new slots may be added to the prompt tokenizer
-            parsed = [parse(prompt, self.model.tokenizer, self._slots) for prompt in prompts]
+            parsed = [
+                parse(
+                    prompt,
+                    self.model.tokenizer,
+                    self._slots,
+                    markup=self.model.config.boundary,
+                )
+                for prompt in prompts
+            ]
         texts = list(dict.fromkeys(span.text for one in parsed for span in one.spans))
         found = self._lookup.find(texts, encode=self.on_miss == "encode")
         looked_up = time.perf_counter()
         compressed = [
-            assemble(one, expand(one, found, chosen, share, question), self.model.tokenizer)
+            assemble(
+                one,
+                expand(one, found, chosen, share, question),
+                self.model.tokenizer,
+                chunk_ids=self.model.chunk_ids,
+                boundary=self.model.boundary,
+            )
             for one in parsed
         ]
         done = time.perf_counter()

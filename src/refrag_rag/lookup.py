@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import Chunks, Policy, budget
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
+
+VectorType = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +46,12 @@ class PassageLookup:
         Encodes what the store has not.
     store
         Where entries are kept.
+    dtype
+        Of the chunk embeddings that are encoded from now on.
     """
 
-    def __init__(self, model: RefragModel, store: ChunkStore) -> None:
-        self._model, self._store = model, store
+    def __init__(self, model: RefragModel, store: ChunkStore, *, dtype: VectorType) -> None:
+        self._model, self._store, self._dtype = model, store, np.dtype(dtype)
         self._lock = threading.Lock()
 
     @property
@@ -82,7 +87,7 @@ class PassageLookup:
         started = time.perf_counter()
         embeddings = self._model.encode(passages, batch_size=batch_size)
         entries = {
-            passage.text: _entry(passage, tensor.float().cpu().numpy().astype(np.float16))
+            passage.text: _entry(passage, tensor.float().cpu().numpy().astype(self._dtype))
             for passage, tensor in zip(passages, embeddings, strict=True)
         }
         self._store.put(self.namespace, {passage_key(t): entry for t, entry in entries.items()})
@@ -90,7 +95,7 @@ class PassageLookup:
         return [Found(p, entries[p.text], hit=False, encode_s=each) for p in passages]
 
     def _as_text(self, passage: ChunkedPassage) -> Found:
-        nothing = np.zeros((len(passage), self._model.config.chunk_width), np.float16)
+        nothing = np.zeros((len(passage), self._model.config.chunk_width), self._dtype)
         return Found(passage, _entry(passage, nothing), hit=False, as_text=True)
 
 
@@ -131,7 +136,9 @@ def _common_scores(entries: Sequence[PassageEntry]) -> dict[str, NDArray[np.floa
     return {name: np.concatenate([entry.scores[name] for entry in entries]) for name in names}
 
 
-def _entry(chunked: ChunkedPassage, embeddings: NDArray[np.float16]) -> PassageEntry:
+def _entry(
+    chunked: ChunkedPassage, embeddings: NDArray[np.float16] | NDArray[np.float32]
+) -> PassageEntry:
     return PassageEntry(
         embeddings=embeddings,
         token_ids=np.array(chunked.token_ids, np.int32),

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from refrag_rag.adapter import NormProjector
 from refrag_rag.chunking import ChunkedPassage, Chunker
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError
 from refrag_rag.projector import Projector
-from refrag_rag.prompt import CompressedPrompt
-from refrag_rag.tokenization import PlainTokenizer, backend
+from refrag_rag.prompt import CompressedPrompt, TextSegment
+from refrag_rag.tokenization import PlainTokenizer, backend, token_id
 
 
 class DecoderInputs(NamedTuple):
@@ -60,7 +61,7 @@ class RefragModel(nn.Module):
         *,
         config: RefragConfig,
         encoder: ChunkEncoder,
-        projector: Projector,
+        projector: Projector | NormProjector,
         decoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
@@ -72,7 +73,11 @@ class RefragModel(nn.Module):
         self.projector = projector
         self.decoder = decoder
         self.tokenizer = tokenizer
-        self.chunker = Chunker(PlainTokenizer(tokenizer), config)
+        self._plain = PlainTokenizer(tokenizer)
+        foreign = config.chunked_by == "encoder"
+        cutter = PlainTokenizer(encoder.tokenizer) if foreign else self._plain
+        self.chunker = Chunker(cutter, config)
+        self.boundary = _boundary(config.boundary, tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -118,8 +123,10 @@ class RefragModel(nn.Module):
         tokens: Tensor = self.decoder.get_input_embeddings()(input_ids)
         if not len(embeddings):
             return tokens
-        parameter = self.projector.hidden.weight
-        vectors = self.projector(embeddings.to(parameter.device, parameter.dtype))
+        parameter = next(self.projector.parameters())
+        vectors = self.projector(
+            embeddings.to(parameter.device, parameter.dtype), _runs(vector_mask)
+        )
         return tokens.masked_scatter(vector_mask[..., None], vectors.to(tokens))
 
     def forward(
@@ -160,13 +167,28 @@ class RefragModel(nn.Module):
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
         return DecoderInputs(embeds, attention_mask, positions, input_ids)
 
+    def chunk_ids(self, texts: Sequence[str], token_ids: Sequence[int]) -> tuple[int, ...]:
+        """What the decoder reads for neighbouring chunks as text.
+
+        Parameters
+        ----------
+        texts
+            The chunks.
+        token_ids
+            Their ids in the chunking tokenizer; used if that is the decoder's.
+        """
+        if self.config.decoder_reads_ids:
+            return tuple(token_ids)
+        return tuple(self._plain.encode("".join(texts))[0])
+
     @cached_property
     def fingerprint(self) -> str:
         """Names what chunk embeddings depend on: encoder weights, tokenizers, chunking, pooling."""
         digest = hashlib.sha256()
         config = self.config
-        settings = (config.k, config.chunking, config.window, config.pooling, self.encoder.limit)
-        digest.update(repr((*settings, config.shared_vocabulary)).encode())
+        names = ("k", "chunking", "window", "pooling", "shared_vocabulary", "chunked_by", "mask")
+        settings = [getattr(config, name) for name in (*names, "overlap")]
+        digest.update(repr((*settings, self.encoder.limit)).encode())
         for tokenizer in (self.tokenizer, self.encoder.tokenizer):
             digest.update(backend(tokenizer).to_str().encode())
         for name, tensor in sorted(self.encoder.model.state_dict().items()):
@@ -207,6 +229,25 @@ class RefragModel(nn.Module):
         return push_to_hub(self, repo_id, **options)
 
 
+def _runs(vector_mask: Tensor) -> list[int]:
+    """Lengths of the runs of vectors, row by row."""
+    padded = nn.functional.pad(vector_mask.int(), (1, 1))  # (B, T + 2)
+    steps = padded.diff(dim=1)  # (B, T + 1)
+    starts, ends = (steps == 1).nonzero()[:, 1], (steps == -1).nonzero()[:, 1]
+    return [int(length) for length in ends - starts]
+
+
+def _boundary(
+    names: tuple[str, str] | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[TextSegment, TextSegment] | None:
+    if names is None:
+        return None
+    first, last = (
+        TextSegment((token_id(backend(tokenizer), name),), name, "boundary") for name in names
+    )
+    return first, last
+
+
 def _check_decoder(decoder: PreTrainedModel) -> None:
     text_config = decoder.config.get_text_config()
     if getattr(text_config, "hidden_size_per_layer_input", None):
@@ -217,12 +258,16 @@ def _check_decoder(decoder: PreTrainedModel) -> None:
 
 
 def _check_widths(
-    config: RefragConfig, encoder: ChunkEncoder, projector: Projector, decoder: PreTrainedModel
+    config: RefragConfig,
+    encoder: ChunkEncoder,
+    projector: Projector | NormProjector,
+    decoder: PreTrainedModel,
 ) -> None:
+    width_in, width_out = projector.widths
     found = {
         "encoder width": (encoder.model.config.hidden_size, config.encoder_width),
-        "projector input": (projector.hidden.in_features, config.chunk_width),
-        "projector output": (projector.output.out_features, config.decoder_width),
+        "projector input": (width_in, config.chunk_width),
+        "projector output": (width_out, config.decoder_width),
         "decoder width": (
             decoder.get_input_embeddings().weight.shape[1],
             config.decoder_width,

@@ -1,6 +1,11 @@
 """The projector: chunk embeddings to the decoder's input width."""
 
 from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from refrag_rag.adapter import NormProjector
+from refrag_rag.config import RefragConfig
+from refrag_rag.errors import CheckpointError
 
 
 class Projector(nn.Module):
@@ -26,13 +31,20 @@ class Projector(nn.Module):
         self.output = nn.Linear(hidden_width, decoder_width)
         self.activation = nn.GELU()
 
-    def forward(self, embeddings: Tensor) -> Tensor:
+    @property
+    def widths(self) -> tuple[int, int]:
+        """D_enc and D_dec."""
+        return self.hidden.in_features, self.output.out_features
+
+    def forward(self, embeddings: Tensor, _runs: list[int] | None = None) -> Tensor:
         """Project.
 
         Parameters
         ----------
         embeddings
             *Shape:* (V, D_enc)
+        _runs
+            Not used: every vector is projected by itself.
 
         Returns
         -------
@@ -41,3 +53,30 @@ class Projector(nn.Module):
         """
         projected: Tensor = self.output(self.activation(self.hidden(embeddings)))
         return projected
+
+
+def build_projector(
+    config: RefragConfig, *, encoder: PretrainedConfig, decoder: PretrainedConfig
+) -> Projector | NormProjector:
+    """A new projector of the kind that a config names.
+
+    Raises
+    ------
+    CheckpointError
+        If its attention layers cannot be built from the model that they belong to.
+    """
+    if config.projector == "mlp":
+        return Projector(config.chunk_width, config.decoder_width, config.projector_width)
+    attention = encoder if config.projector == "attn_norm_mlp" else decoder.get_text_config()
+    if config.projector != "norm_mlp" and attention.model_type != "qwen3":
+        raise CheckpointError(
+            f"projector = {config.projector!r} has Qwen3 layers; the model they belong to is "
+            f"{attention.model_type!r}. Choose another projector."
+        )
+    return NormProjector(
+        config.chunk_width,
+        config.decoder_width,
+        kind=config.projector,
+        layers=config.projector_layers,
+        attention=attention,
+    )

@@ -41,13 +41,13 @@ class VectorSegment:
         *Shape:* (V, D_enc), before the projector.
     texts
         The V chunks as text, for people.
-    token_counts
-        The V chunk lengths: positions that these chunks would take as text.
+    plain_positions
+        Positions that these chunks would take as text.
     """
 
     embeddings: NDArray[np.floating]
     texts: tuple[str, ...]
-    token_counts: tuple[int, ...]
+    plain_positions: int
 
 
 Segment = TextSegment | VectorSegment
@@ -82,7 +82,7 @@ class CompressedPrompt:
     def plain_positions(self) -> int:
         """Positions it would take with every chunk as text."""
         return sum(
-            sum(segment.token_counts)
+            segment.plain_positions
             if isinstance(segment, VectorSegment)
             else 0
             if segment.role == "boundary"

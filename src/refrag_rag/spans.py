@@ -82,9 +82,25 @@ def find_spans(text: str) -> list[Span]:
     return found
 
 
-def split_spans(text: str) -> list[str | Span]:
-    """Cut a text into spans and the text between them, without markers that belong to no span."""
-    return list(_pieces(text))
+def split_spans(text: str, markup: tuple[str, str] | None = None) -> list[str | Span]:
+    """Cut a text into spans and the text between them, without markers that belong to no span.
+
+    Parameters
+    ----------
+    text
+        Prompt text.
+    markup
+        Another pair of markers, which a model was trained with; they count outside spans only, so
+        that a passage can contain them without any effect.
+    """
+    pieces = list(_pieces(text))
+    if markup is None:
+        return pieces
+    return [
+        part
+        for piece in pieces
+        for part in (_foreign(piece, markup) if isinstance(piece, str) else [piece])
+    ]
 
 
 def strip_spans(text: str) -> str:
@@ -103,6 +119,20 @@ def _pieces(text: str) -> Iterator[str | Span]:
         end = span.end
     if after := strip_spans(text[end:]):
         yield after
+
+
+def _foreign(text: str, markup: tuple[str, str]) -> Iterator[str | Span]:
+    first, last = map(re.escape, markup)
+    end = 0
+    for match in re.finditer(f"{first}((?:(?!{first}).)*?){last}", text, re.DOTALL):
+        if not match[1].strip():
+            continue
+        if match.start() > end:
+            yield text[end : match.start()]
+        yield Span(match.start(), match.end(), match[1])
+        end = match.end()
+    if end < len(text):
+        yield text[end:]
 
 
 def _score(hint: str) -> float | None:

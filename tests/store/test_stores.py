@@ -89,7 +89,7 @@ def test_shapes_that_do_not_fit_are_refused():
         PassageEntry(good.embeddings[:2], good.token_ids, good.chunk_lengths, good.char_ends)
     with pytest.raises(StoreError, match="float16"):
         PassageEntry(
-            good.embeddings.astype(np.float32), good.token_ids, good.chunk_lengths, good.char_ends
+            good.embeddings.astype(np.float64), good.token_ids, good.chunk_lengths, good.char_ends
         )
 
 

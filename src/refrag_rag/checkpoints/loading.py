@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from refrag_rag.checkpoints import native
+from refrag_rag.checkpoints import lclm, native
 from refrag_rag.checkpoints.parts import Placement
 from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
 
-LAYOUTS = (native,)
+LAYOUTS = (native, lclm)
 
 
 def load(  # noqa: PLR0913 - the options users know from from_pretrained
@@ -58,6 +58,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
             model: RefragModel = layout.read(folder, placement)
             return model
     raise CheckpointError(
-        f"{folder} has no refrag_config.json; expected a refrag-rag checkpoint. An encoder and a "
-        "decoder of their own are put together with RefragModel.compose."
+        f"{folder} has neither refrag_config.json (our layout) nor model_config.json (LCLM's); "
+        "expected a checkpoint of one of them. An encoder and a decoder of their own are put "
+        "together with RefragModel.compose."
     )

@@ -9,13 +9,14 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from refrag_rag.adapter import NormProjector
 from refrag_rag.checkpoints.card import model_card
 from refrag_rag.checkpoints.parts import Placement, read_decoder, read_encoder, read_tokenizer
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
-from refrag_rag.projector import Projector
+from refrag_rag.projector import Projector, build_projector
 
 CONFIG, PROJECTOR, CARD = "refrag_config.json", "projector.safetensors", "README.md"
 ENCODER, DECODER = "encoder", "decoder"
@@ -68,7 +69,7 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     decoder = read_decoder(folder / DECODER, placement)
     place = decoder.get_input_embeddings().weight.device
     encoder = read_encoder(folder / ENCODER, placement).to(place)
-    projector = Projector(config.chunk_width, config.decoder_width, config.projector_width)
+    projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
     _load_projector(projector, folder / PROJECTOR)
     model = RefragModel(
         config=config,
@@ -80,7 +81,7 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     return model.eval()
 
 
-def _load_projector(projector: Projector, path: Path) -> None:
+def _load_projector(projector: Projector | NormProjector, path: Path) -> None:
     try:
         projector.load_state_dict({name: t.float() for name, t in load_file(path).items()})
     except (RuntimeError, SafetensorError, OSError) as error:

@@ -24,7 +24,7 @@ class PassageEntry:
     Attributes
     ----------
     embeddings
-        *Shape:* (L, D_enc), float16; before the projector.
+        *Shape:* (L, D_enc), float16 or float32; before the projector.
     token_ids
         *Shape:* (n,), int32.
     chunk_lengths
@@ -40,7 +40,7 @@ class PassageEntry:
         If shapes or types do not fit together.
     """
 
-    embeddings: NDArray[np.float16]
+    embeddings: NDArray[np.float16] | NDArray[np.float32]
     token_ids: NDArray[np.int32]
     chunk_lengths: NDArray[np.int32]
     char_ends: NDArray[np.int32]
@@ -51,7 +51,7 @@ class PassageEntry:
         chunks = len(self.chunk_lengths)
         fine = (
             self.embeddings.ndim == 2
-            and self.embeddings.dtype == np.float16
+            and self.embeddings.dtype in (np.float16, np.float32)
             and len(self.embeddings) == chunks == len(self.char_ends)
             and int(self.chunk_lengths.sum()) == len(self.token_ids)
             and all(scores.shape == (chunks,) for scores in self.scores.values())
@@ -60,7 +60,7 @@ class PassageEntry:
             raise StoreError(
                 f"An entry with embeddings {self.embeddings.shape} {self.embeddings.dtype}, "
                 f"{len(self.token_ids)} token ids, {chunks} chunk lengths and "
-                f"{len(self.char_ends)} ends; expected (L, D_enc) float16 and L of each."
+                f"{len(self.char_ends)} ends; expected (L, D_enc) float16 or float32 and L of each."
             )
 
     def to_bytes(self) -> bytes:

@@ -34,6 +34,8 @@ class Curriculum:
         Level to start at.
     patience
         Least number of steps of a level before it can be left.
+    below
+        Share of draws from the levels below the current one.
     """
 
     def __init__(
@@ -43,15 +45,17 @@ class Curriculum:
         threshold: float = 0.88,
         start: int = 0,
         patience: int = 40,
+        below: float = 0.3,
     ) -> None:
         self.levels, self.threshold, self.patience = tuple(levels), threshold, patience
+        self.below = below
         self.current, self.drawn, self.seen = start, start, 0
         self.accuracy = [0.0] * len(self.levels)
         self.loss = [0.0] * len(self.levels)
 
     def draw(self, rng: Random) -> Level:
         """Draw the level of the next step (to be followed by one `record`)."""
-        below = self.current and rng.random() < 0.3
+        below = self.current and rng.random() < self.below
         self.drawn = rng.randrange(self.current) if below else self.current
         return self.levels[self.drawn]
 

@@ -43,6 +43,8 @@ class MixedCurriculum(Curriculum):
         cannot be rebuilt cannot be read.
     text_shares
         Shares of chunks that stay text, one drawn for each step.
+    start, below
+        See `Curriculum`.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class MixedCurriculum(Curriculum):
         reconstruction: tuple[float, float],
         text_shares: Sequence[float] = TEXT_SHARES,
         start: int = 0,
+        below: float = 0.3,
     ) -> None:
-        super().__init__(start=start, threshold=0.8)
+        super().__init__(start=start, threshold=0.8, below=below)
         self.lengths = LengthCurriculum(growth)
         self.reconstruction = reconstruction
         self.text_shares = text_shares

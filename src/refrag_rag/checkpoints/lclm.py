@@ -1,0 +1,113 @@
+"""LCLM's layout (arXiv 2606.09659): ``encoder/``, ``adapter/``, ``decoder/`` and a config.
+
+Text to compress stands between two marker tokens, one vector for every k tokens of the encoder's
+tokenizer between them; windows of many chunks; three poolings, two masks, three adapters.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from refrag_rag.checkpoints.parts import Placement, read_decoder, read_encoder, read_tokenizer
+from refrag_rag.config import RefragConfig
+from refrag_rag.encoder import ChunkEncoder
+from refrag_rag.errors import CheckpointError, InputError
+from refrag_rag.model import RefragModel
+from refrag_rag.projector import build_projector
+from refrag_rag.tokenization import backend, same_vocabulary, token_id
+
+CONFIG, ADAPTER = "model_config.json", "adapter/adapter.safetensors"
+MARKERS = ("<|memory_start|>", "<|memory_end|>")
+KINDS = {"mlp": "norm_mlp", "mlp_attn": "norm_mlp_attn", "attn_mlp": "attn_norm_mlp"}
+_NUMBERED = re.compile(r"checkpoint_(\d+)")
+
+
+def recognises(folder: Path) -> bool:
+    """Whether a folder claims to be of this layout."""
+    return (_newest(folder) / CONFIG).is_file()
+
+
+def read(folder: Path, placement: Placement) -> RefragModel:
+    """Load a checkpoint of LCLM's layout, in evaluation mode.
+
+    Raises
+    ------
+    CheckpointError
+        If files, settings, tensors or tokens are missing or do not fit together.
+    """
+    folder = _newest(folder)
+    for needed in (ADAPTER, "encoder/config.json", "decoder/config.json"):
+        if not (folder / needed).is_file():
+            raise CheckpointError(
+                f"{folder} has no {needed}; expected encoder/, adapter/ and decoder/ beside "
+                f"{CONFIG}. The folder is incomplete: download it again."
+            )
+    tokenizer, reader = (read_tokenizer(folder / part) for part in ("decoder", "encoder"))
+    for name in (*MARKERS, "<|memory|>"):
+        token_id(backend(tokenizer), name)  # raises where there is none
+    decoder = read_decoder(folder / "decoder", placement)
+    place = decoder.get_input_embeddings().weight.device
+    encoder = read_encoder(folder / "encoder", placement).to(place)
+    config = _config(
+        folder,
+        name=folder.name,
+        encoder_width=encoder.config.hidden_size,
+        decoder_width=decoder.get_input_embeddings().weight.shape[1],
+        shared_vocabulary=same_vocabulary(tokenizer, reader),
+    )
+    projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
+    try:
+        weights = load_file(folder / ADAPTER)
+        projector.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{folder / ADAPTER} does not fit {CONFIG} and the two models ({error}). "
+            "Download the whole checkpoint again."
+        ) from error
+    return RefragModel(
+        config=config,
+        encoder=ChunkEncoder(encoder, reader, config),
+        projector=projector.to(place, decoder.dtype),
+        decoder=decoder,
+        tokenizer=tokenizer,
+    ).eval()
+
+
+def _newest(folder: Path) -> Path:
+    """The folder that holds the parts: some uploads keep them in ``checkpoint_N``."""
+    if (folder / "adapter").is_dir():
+        return folder
+    numbered = {
+        int(match[1]): path
+        for path in folder.iterdir()
+        if path.is_dir() and (match := _NUMBERED.fullmatch(path.name))
+    }
+    return numbered[max(numbered)] if numbered else folder
+
+
+def _config(folder: Path, **parts: Any) -> RefragConfig:
+    path = folder / CONFIG
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        return RefragConfig(
+            k=given["compression_ratio"],
+            window=given["encoder_window_size"],
+            chunking="exact",
+            pooling=given["pooling"],
+            chunked_by="encoder",
+            mask=given["encoder_mask_type"],
+            overlap=given["boundary_overlap"],
+            projector=KINDS[given["adapter_type"]],
+            projector_layers=given.get("num_adapter_layers", 1),
+            boundary=MARKERS,
+            **parts,
+        )
+    except (KeyError, ValueError, TypeError, OSError, InputError) as error:
+        raise CheckpointError(
+            f"{path} cannot be used ({type(error).__name__}: {error}); expected LCLM's settings, "
+            f"with an adapter_type among {', '.join(KINDS)}."
+        ) from error
