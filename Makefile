@@ -1,9 +1,10 @@
-.PHONY: demo test lint docs bench
+.PHONY: demo test test-all lint docs bench
 PYTHON ?= python3
 VENV = .venv/.installed
 
 demo: $(VENV) ; .venv/bin/refrag demo
 test: $(VENV) ; .venv/bin/python -m pytest
+test-all: $(VENV) ; .venv/bin/python -m pytest -m ""
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
 bench: $(VENV) ; .venv/bin/refrag eval tiny --json docs/tiny-quality.json && .venv/bin/python docs/build.py

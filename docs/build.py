@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,20 @@ def insert(path: Path, text: str) -> None:
     path.write_text(marked.sub(lambda m: m[1] + text + m[2], page), encoding="utf-8")
 
 
+def architectures() -> str:
+    sys.path.insert(0, str(DOCS.parent))
+    from tests.architectures import DECODERS, ENCODERS
+
+    lines = ["| part | architecture | class | of note |", "|---|---|---|---|"]
+    for part, items in (("decoder", DECODERS), ("encoder", ENCODERS)):
+        for item in items:
+            name = type(item.model()).__name__
+            lines.append(f"| {part} | {item.name} | `{name}` | {item.care} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
+    insert(DOCS / "models.md", architectures())
     (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
     if FIGURES.exists():
         for path in (CARD, DOCS / "results.md"):

@@ -18,7 +18,7 @@ FLOORS = (
     ("decode", "lookup", "threads"),
     ("engine",),
     ("training", "llama_index", "langchain"),
-    ("evaluation",),
+    ("evaluation", "doctor"),
     ("demo",),
     ("cli",),
 )

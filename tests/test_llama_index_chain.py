@@ -210,7 +210,6 @@ def test_a_chat_engine_streams_from_an_event_loop(engine, counts):
     assert passages_read(counts) == [(2, 0)]
 
 
-@pytest.mark.slow
 def test_ingestion_in_worker_processes_fills_the_store(engine, tmp_path):
     engine.model.save_pretrained(tmp_path / "model")
     settings = {"model_name": str(tmp_path / "model"), "store": tmp_path / "store"}

@@ -37,6 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
             "--home", type=Path, default=HOME, help="where index and embeddings are kept"
         )
 
+    doctor = commands.add_parser("doctor", help="what this machine can run, what a model needs")
+    doctor.add_argument("model", nargs="?", help="embedded name, folder or hub id")
+    doctor.set_defaults(run=_doctor)
+
     evaluate = commands.add_parser("eval", help="measure a model on held-out questions")
     evaluate.add_argument("model", help="embedded name, folder or hub id")
     evaluate.add_argument("--json", type=Path, required=True, help="where to write the figures")
@@ -90,6 +94,13 @@ def _ask(options: argparse.Namespace) -> None:
     print(reading.text)
     if options.show:
         print("\n".join(f"{name}: {value}" for name, value in reading.counts.items()))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from refrag_rag.doctor import report
+
+    for line in report(options.model):
+        print(line)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -2,8 +2,8 @@
 
 from refrag_rag.checkpoints.compose import compose
 from refrag_rag.checkpoints.hub import push_to_hub
-from refrag_rag.checkpoints.loading import load
+from refrag_rag.checkpoints.loading import layout_of, load
 from refrag_rag.checkpoints.native import save
 from refrag_rag.checkpoints.resolve import EMBEDDED, resolve
 
-__all__ = ["EMBEDDED", "compose", "load", "push_to_hub", "resolve", "save"]
+__all__ = ["EMBEDDED", "compose", "layout_of", "load", "push_to_hub", "resolve", "save"]

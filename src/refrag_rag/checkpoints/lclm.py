@@ -20,6 +20,7 @@ from refrag_rag.model import RefragModel
 from refrag_rag.projector import build_projector
 from refrag_rag.tokenization import backend, same_vocabulary, token_id
 
+NAME = "LCLM"
 CONFIG, ADAPTER = "model_config.json", "adapter/adapter.safetensors"
 MARKERS = ("<|memory_start|>", "<|memory_end|>")
 KINDS = {"mlp": "norm_mlp", "mlp_attn": "norm_mlp_attn", "attn_mlp": "attn_norm_mlp"}
@@ -28,7 +29,7 @@ _NUMBERED = re.compile(r"checkpoint_(\d+)")
 
 def recognises(folder: Path) -> bool:
     """Whether a folder claims to be of this layout."""
-    return (_newest(folder) / CONFIG).is_file()
+    return (root(folder) / CONFIG).is_file()
 
 
 def read(folder: Path, placement: Placement) -> RefragModel:
@@ -39,7 +40,7 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     CheckpointError
         If files, settings, tensors or tokens are missing or do not fit together.
     """
-    folder = _newest(folder)
+    folder = root(folder)
     for needed in (ADAPTER, "encoder/config.json", "decoder/config.json"):
         if not (folder / needed).is_file():
             raise CheckpointError(
@@ -77,8 +78,8 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     ).eval()
 
 
-def _newest(folder: Path) -> Path:
-    """The folder that holds the parts: some uploads keep them in ``checkpoint_N``."""
+def root(folder: Path) -> Path:
+    """Where the parts lie; in some uploads that is the newest ``checkpoint_N``."""
     if (folder / "adapter").is_dir():
         return folder
     numbered = {

@@ -1,6 +1,7 @@
 """A name to a model: find the folder, see its layout, read it."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
 
-LAYOUTS = (native, lclm)
+LAYOUTS: tuple[ModuleType, ...] = (native, lclm)
 
 
 def load(  # noqa: PLR0913 - the options users know from from_pretrained
@@ -52,11 +53,29 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         token=token,
         local_files_only=local_files_only,
     )
+    layout = _layout(folder)
+    model: RefragModel = layout.read(
+        folder, Placement(dtype, device, device_map, attn_implementation)
+    )
+    return model
+
+
+def layout_of(folder: Path) -> tuple[str, Path]:
+    """Name of a checkpoint's layout, and where its parts lie.
+
+    Raises
+    ------
+    CheckpointError
+        If the layout is unknown.
+    """
+    layout = _layout(folder)
+    return layout.NAME, layout.root(folder)
+
+
+def _layout(folder: Path) -> ModuleType:
     for layout in LAYOUTS:
         if layout.recognises(folder):
-            placement = Placement(dtype, device, device_map, attn_implementation)
-            model: RefragModel = layout.read(folder, placement)
-            return model
+            return layout
     raise CheckpointError(
         f"{folder} has neither refrag_config.json (our layout) nor model_config.json (LCLM's); "
         "expected a checkpoint of one of them. An encoder and a decoder of their own are put "

