@@ -1,15 +1,20 @@
 """Saving and loading: same logits, nothing half written, clear errors."""
 
+import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from refrag_rag import CheckpointError, Refrag, RefragModel
 from refrag_rag.checkpoints import resolve
+from refrag_rag.projector import Projector
 from tests.conftest import build_model
 from tests.test_engine import messages
 
@@ -217,3 +222,43 @@ def test_a_card_says_what_is_known(folder, model):
     assert "LlamaForCausalLM" in card
     assert f"{sum(p.numel() for p in model.decoder.parameters()):,}" in card
     assert "Not stated." in card
+
+
+LOADING = """
+import resource, sys
+from refrag_rag import RefragModel
+import refrag_rag.checkpoints, transformers.models.llama.modeling_llama
+import transformers.models.bert.modeling_bert
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+model = RefragModel.from_pretrained(sys.argv[1])
+sizes = [p.numel() * p.element_size() for p in model.parameters()]
+print(peak() - before, sum(sizes), max(sizes))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_loading_takes_the_weights_and_at_most_one_tensor_more(tokenizer, tmp_path):
+    model = build_model(tokenizer)
+    wide = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        pad_token_id=0,
+    )
+    config = dataclasses.replace(model.config, decoder_width=1024)
+    RefragModel(
+        config=config,
+        encoder=model.encoder,
+        projector=Projector(config.chunk_width, 1024),
+        decoder=LlamaForCausalLM(wide),
+        tokenizer=tokenizer,
+    ).save_pretrained(tmp_path / "wide")
+    command = [sys.executable, "-c", LOADING, str(tmp_path / "wide")]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    extra, weights, largest = map(int, output.split())
+    files = 40 * 2**20  # tokenizers, code and the allocator take some too
+    assert extra < weights + largest + files

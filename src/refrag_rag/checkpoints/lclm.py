@@ -9,10 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from refrag_rag.checkpoints.parts import Placement, read_decoder, read_encoder, read_tokenizer
+from refrag_rag.checkpoints.parts import (
+    Placement,
+    fill,
+    read_decoder,
+    read_encoder,
+    read_tokenizer,
+)
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError, InputError
@@ -61,14 +64,7 @@ def read(folder: Path, placement: Placement) -> RefragModel:
         shared_vocabulary=same_vocabulary(tokenizer, reader),
     )
     projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
-    try:
-        weights = load_file(folder / ADAPTER)
-        projector.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    except (RuntimeError, SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{folder / ADAPTER} does not fit {CONFIG} and the two models ({error}). "
-            "Download the whole checkpoint again."
-        ) from error
+    fill(projector, folder / ADAPTER)
     return RefragModel(
         config=config,
         encoder=ChunkEncoder(encoder, reader, config),

@@ -6,17 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from refrag_rag.adapter import NormProjector
 from refrag_rag.checkpoints.card import model_card
-from refrag_rag.checkpoints.parts import Placement, read_decoder, read_encoder, read_tokenizer
+from refrag_rag.checkpoints.parts import (
+    Placement,
+    fill,
+    read_decoder,
+    read_encoder,
+    read_tokenizer,
+)
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
-from refrag_rag.projector import Projector, build_projector
+from refrag_rag.projector import build_projector
 
 CONFIG, PROJECTOR, CARD = "refrag_config.json", "projector.safetensors", "README.md"
 ENCODER, DECODER = "encoder", "decoder"
@@ -76,7 +80,7 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     place = decoder.get_input_embeddings().weight.device
     encoder = read_encoder(folder / ENCODER, placement).to(place)
     projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
-    _load_projector(projector, folder / PROJECTOR)
+    fill(projector, folder / PROJECTOR)
     model = RefragModel(
         config=config,
         encoder=ChunkEncoder(encoder, read_tokenizer(folder / ENCODER), config),
@@ -85,15 +89,6 @@ def read(folder: Path, placement: Placement) -> RefragModel:
         tokenizer=read_tokenizer(folder / DECODER),
     )
     return model.eval()
-
-
-def _load_projector(projector: Projector | NormProjector, path: Path) -> None:
-    try:
-        projector.load_state_dict({name: t.float() for name, t in load_file(path).items()})
-    except (RuntimeError, SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} does not fit the config ({error}). Save the model again as a whole."
-        ) from error
 
 
 @contextmanager

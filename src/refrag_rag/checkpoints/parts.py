@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -111,6 +112,40 @@ def read_tokenizer(folder: Path) -> Any:
         raise CheckpointError(
             f"No tokenizer in {folder} ({error}); expected tokenizer.json."
         ) from error
+
+
+def fill(module: nn.Module, path: Path) -> None:
+    """Copy a file's tensors into a module, one at a time.
+
+    Raises
+    ------
+    CheckpointError
+        If tensors are missing, too many or of another shape.
+    """
+    places = module.state_dict()
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _check_fit(path, found, {name: tuple(t.shape) for name, t in places.items()})
+            for name, place in places.items():
+                place.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _check_fit(
+    path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> None:
+    wrong = [
+        f"{name} {found.get(name, 'missing')} instead of {expected.get(name, 'none')}"
+        for name in sorted({*found, *expected})
+        if found.get(name) != expected.get(name)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{path} does not fit the config and the other parts: {'; '.join(wrong[:5])}. "
+            "Save or download the whole checkpoint again."
+        )
 
 
 def sentence_modules(folder: Path) -> tuple[Path, str | None]:
