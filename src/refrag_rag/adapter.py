@@ -51,11 +51,16 @@ class NormProjector(nn.Module):
         self.attention_layers = nn.ModuleList(RunAttention(attention, i) for i in range(count))
 
     @property
+    def needs_runs(self) -> bool:
+        """Whether `forward` must know which vectors stand together."""
+        return len(self.attention_layers) > 0
+
+    @property
     def widths(self) -> tuple[int, int]:
         """D_enc and D_dec."""
         return self.fc1.in_features, self.fc2.out_features
 
-    def forward(self, embeddings: Tensor, runs: list[int]) -> Tensor:
+    def forward(self, embeddings: Tensor, runs: list[int] | None = None) -> Tensor:
         """Project.
 
         Parameters
@@ -64,6 +69,7 @@ class NormProjector(nn.Module):
             *Shape:* (V, D_enc)
         runs
             How many of the V stand together in the prompt, in order; vectors attend within a run.
+            Default: all V together.
 
         Returns
         -------
@@ -75,9 +81,9 @@ class NormProjector(nn.Module):
         projected: Tensor = self.fc2(self.activation(self.fc1(self.norm(embeddings))))
         return self._attend(projected, runs) if self.kind == "norm_mlp_attn" else projected
 
-    def _attend(self, states: Tensor, runs: list[int]) -> Tensor:
+    def _attend(self, states: Tensor, runs: list[int] | None) -> Tensor:
         parts = []
-        for part in torch.split(states, runs):
+        for part in torch.split(states, runs or [len(states)]):
             run = part[None]  # (1, run, width)
             for layer in self.attention_layers:
                 run = layer(run)

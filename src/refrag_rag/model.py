@@ -124,9 +124,8 @@ class RefragModel(nn.Module):
         if not len(embeddings):
             return tokens
         parameter = next(self.projector.parameters())
-        vectors = self.projector(
-            embeddings.to(parameter.device, parameter.dtype), _runs(vector_mask)
-        )
+        runs = _runs(vector_mask) if self.projector.needs_runs else None
+        vectors = self.projector(embeddings.to(parameter.device, parameter.dtype), runs)
         return tokens.masked_scatter(vector_mask[..., None], vectors.to(tokens))
 
     def forward(

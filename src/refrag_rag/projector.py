@@ -22,6 +22,8 @@ class Projector(nn.Module):
         while D_dec of a small decoder is not: D_dec hidden units would be its bottleneck.
     """
 
+    needs_runs = False
+
     def __init__(
         self, chunk_width: int, decoder_width: int, hidden_width: int | None = None
     ) -> None:

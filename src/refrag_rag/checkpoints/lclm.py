@@ -16,7 +16,7 @@ from refrag_rag.checkpoints.parts import (
     read_encoder,
     read_tokenizer,
 )
-from refrag_rag.config import RefragConfig
+from refrag_rag.config import ProjectorKind, RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError, InputError
 from refrag_rag.model import RefragModel
@@ -26,7 +26,11 @@ from refrag_rag.tokenization import backend, same_vocabulary, token_id
 NAME = "LCLM"
 CONFIG, ADAPTER = "model_config.json", "adapter/adapter.safetensors"
 MARKERS = ("<|memory_start|>", "<|memory_end|>")
-KINDS = {"mlp": "norm_mlp", "mlp_attn": "norm_mlp_attn", "attn_mlp": "attn_norm_mlp"}
+KINDS: dict[str, ProjectorKind] = {
+    "mlp": "norm_mlp",
+    "mlp_attn": "norm_mlp_attn",
+    "attn_mlp": "attn_norm_mlp",
+}
 _NUMBERED = re.compile(r"checkpoint_(\d+)")
 
 
