@@ -323,3 +323,15 @@ def test_sampling_leaves_the_global_random_state_alone(engine):
     engine.generate(messages(), temperature=1.0, max_new_tokens=3)
     engine.generate(messages(), temperature=1.0, max_new_tokens=3, seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_chunks_of_metadata_are_counted_apart(engine):
+    text = "file: a.txt\n\nOne passage about a clock."
+    (count, whole) = (
+        engine.compress(wrap(text, metadata=n) + " Why?").metadata_chunks for n in (13, 10**6)
+    )
+    assert 0 < count < whole == engine.compress(wrap(text)).chunks
+    assert (
+        engine.generate(wrap(text, metadata=13), max_new_tokens=1).counts.metadata_chunks == count
+    )
+    assert engine.compress(messages()).metadata_chunks == 0

@@ -88,10 +88,19 @@ def test_nothing_to_compress_is_no_span(text):
     assert find_spans(f"{OPEN}{text}{CLOSE}") == []
 
 
-@pytest.mark.parametrize("hint", [" score=nan", " score=", " score=1e5", " handle=7", " score=1 2"])
+@pytest.mark.parametrize(
+    "hint", [" score=nan", " score=", " score=1e5", " handle=7", " score=1 2", " metadata=-1"]
+)
 def test_a_bad_hint_is_ignored(hint):
     (span,) = find_spans(f"[[refrag{hint}]]text{CLOSE}")
     assert span.score is None
+
+
+def test_metadata_is_a_hint_in_characters():
+    (span,) = find_spans(wrap("file: [[refrag\n\nAnna.", score=0.5, metadata=16))
+    assert (span.score, span.text[span.metadata :]) == (0.5, "Anna.")
+    (alone,) = find_spans("[[refrag metadata=3]]text[[/refrag]]")
+    assert (alone.score, alone.metadata) == (None, 3)
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf"), 1e300])

@@ -22,6 +22,8 @@ class Counts:
         Spans whose chunk embeddings the store had, or had not.
     new_tokens
         Tokens generated.
+    metadata_chunks
+        Those of the chunks that begin in a passage's metadata.
     """
 
     positions: int
@@ -32,6 +34,7 @@ class Counts:
     cache_hits: int
     cache_misses: int
     new_tokens: int
+    metadata_chunks: int = 0
 
 
 @dataclass(frozen=True)

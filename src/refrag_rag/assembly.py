@@ -138,6 +138,11 @@ def assemble(
         expanded=sum(int(span.expanded.sum()) for span in used),
         cache_hits=sum(span.hit for span in used),
         cache_misses=sum(not span.hit for span in used),
+        metadata_chunks=sum(
+            _metadata_chunks(filled[part], parsed.spans[part].metadata)
+            for part in parsed.parts
+            if isinstance(part, int)
+        ),
     )
 
 
@@ -157,6 +162,11 @@ def _span_segments(span: SpanChunks, chunk_ids: ChunkIds) -> Iterator[Segment]:
         else:
             yield VectorSegment(span.entry.embeddings[chunk:stop], texts, len(ids))
         chunk = stop
+
+
+def _metadata_chunks(span: SpanChunks, characters: int) -> int:
+    starts = [0, *span.entry.char_ends.tolist()][:-1]
+    return sum(start < characters for start in starts)
 
 
 def _check(messages: Sequence[Message]) -> Sequence[Message]:

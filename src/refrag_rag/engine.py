@@ -324,5 +324,6 @@ def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings) -> Ans
         cache_hits=prompt.cache_hits,
         cache_misses=prompt.cache_misses,
         new_tokens=len(text.token_ids),
+        metadata_chunks=prompt.metadata_chunks,
     )
     return Answer(text.text, tuple(text.token_ids), text.finish_reason, counts, timings)

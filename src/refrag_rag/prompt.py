@@ -61,9 +61,9 @@ class CompressedPrompt:
     ----------
     segments
         In reading order.
-    spans, chunks, expanded, cache_hits, cache_misses
-        Counts: spans in the prompt, their chunks, those handed over as text, and passages found
-        or not found in the store.
+    spans, chunks, expanded, cache_hits, cache_misses, metadata_chunks
+        Counts: spans in the prompt, their chunks, those handed over as text, passages found or
+        not found in the store, and chunks that begin in a passage's metadata.
     """
 
     segments: tuple[Segment, ...]
@@ -72,6 +72,7 @@ class CompressedPrompt:
     expanded: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
+    metadata_chunks: int = 0
 
     @cached_property
     def positions(self) -> int:

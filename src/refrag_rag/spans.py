@@ -12,7 +12,7 @@ from dataclasses import dataclass
 OPEN, CLOSE = "[[refrag]]", "[[/refrag]]"
 _MARKER = re.compile(r"\[\[(/?)refrag([^\[\]\n]{0,80})\]\]")
 _LOOKALIKE = re.compile(r"\[\[(?=/?refrag)", re.IGNORECASE)
-_SCORE = re.compile(r" score=(-?\d{1,12}(?:\.\d{1,12})?)")
+_HINTS = re.compile(r"(?: score=(-?\d{1,12}(?:\.\d{1,12})?))?(?: metadata=(\d{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,18 @@ class Span:
         What stands between the markers.
     score
         The retrieval score, where the opening marker carries a valid one.
+    metadata
+        How many characters at the start of `text` are metadata, by the marker.
     """
 
     start: int
     end: int
     text: str
     score: float | None = None
+    metadata: int = 0
 
 
-def wrap(text: str, *, score: float | None = None) -> str:
+def wrap(text: str, *, score: float | None = None, metadata: int = 0) -> str:
     """Mark `text` as compressible. Text without any word in it is returned as it is.
 
     Parameters
@@ -44,12 +47,16 @@ def wrap(text: str, *, score: float | None = None) -> str:
         A passage; markers in it are neutralised.
     score
         Retrieval score, kept with six digits if it is finite.
+    metadata
+        How many characters at the start of `text` are metadata, to be counted apart.
     """
     if not text.strip():
         return text
     hint = "" if score is None or not math.isfinite(score) else f" score={score:.6f}"
     if len(hint) > len(" score=-123456789012.123456"):
         hint = ""
+    if metadata:
+        hint += f" metadata={len(neutralise(text[:metadata]))}"
     return f"[[refrag{hint}]]{neutralise(text)}{CLOSE}"
 
 
@@ -77,7 +84,7 @@ def find_spans(text: str) -> list[Span]:
         elif opened is not None:
             inner = text[opened.end() : marker.start()]
             if inner.strip():
-                found.append(Span(opened.start(), marker.end(), inner, _score(opened[2])))
+                found.append(Span(opened.start(), marker.end(), inner, *_hints(opened[2])))
             opened = None
     return found
 
@@ -135,6 +142,8 @@ def _foreign(text: str, markup: tuple[str, str]) -> Iterator[str | Span]:
         yield text[end:]
 
 
-def _score(hint: str) -> float | None:
-    match = _SCORE.fullmatch(hint)
-    return float(match[1]) if match else None
+def _hints(hint: str) -> tuple[float | None, int]:
+    match = _HINTS.fullmatch(hint)
+    if match is None:
+        return None, 0
+    return float(match[1]) if match[1] else None, int(match[2] or 0)

@@ -129,7 +129,9 @@ def _pieces(node: SpanView, place: MetadataPlace, score: float | None) -> tuple[
     if passage is None:
         return "", node.unmarked(MetadataMode.LLM)
     before = node.get_metadata_str(mode=MetadataMode.LLM).strip() if place == "text" else ""
-    return neutralise(before), wrap(passage, score=score)
+    own = _own_text(node) or ""
+    metadata = len(passage) - len(own) if passage.endswith(own) else 0
+    return neutralise(before), wrap(passage, score=score, metadata=metadata)
 
 
 @cache
