@@ -160,3 +160,17 @@ def test_an_upload_that_fails_is_our_error(model, monkeypatch):
     with pytest.raises(CheckpointError, match="no route"):
         model.push_to_hub("me/model")
     assert issubclass(HfHubHTTPError, OSError)
+
+
+def test_a_bare_name_is_a_sentence_transformers_model(encoder, decoder, tmp_path):
+    place = tmp_path / "hub" / "models--sentence-transformers--all-small"
+    snapshot = place / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    sentence_folder(encoder, "pooling_mode_mean_tokens").rename(snapshot)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0" * 40)
+    options = {"cache_dir": tmp_path / "hub", "local_files_only": True}
+    model = RefragModel.compose("all-small", decoder, k=8, **options)
+    assert model.config.name.startswith("all-small-")
+    with pytest.raises(CheckpointError, match=r"sentence-transformers/other.*Only the cache"):
+        RefragModel.compose("other", decoder, k=8, **options)

@@ -40,7 +40,7 @@ def compose(  # noqa: PLR0913 - one choice each
     ----------
     encoder, decoder
         Folders or hub ids. The encoder may be a sentence-transformers model, of which the
-        transformer is taken.
+        transformer is taken; a name without an owner is one of theirs.
     k, chunking, projector_width
         See `RefragConfig`.
     window
@@ -61,7 +61,7 @@ def compose(  # noqa: PLR0913 - one choice each
     InputError
         If the settings do not fit together.
     """
-    encoder_folder, own = sentence_modules(resolve(encoder, **hub))
+    encoder_folder, own = sentence_modules(resolve(_full_name(encoder), **hub))
     decoder_folder = resolve(decoder, **hub)
     placement = replace(placement, exact=False)
     window = window or k
@@ -94,3 +94,9 @@ def compose(  # noqa: PLR0913 - one choice each
         decoder=decoder_model,
         tokenizer=tokenizers[1],
     ).eval()
+
+
+def _full_name(encoder: str | Path) -> str | Path:
+    name = str(encoder)
+    known = "/" in name or Path(name).exists()
+    return encoder if known else f"sentence-transformers/{name}"

@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from refrag_rag.errors import CheckpointError
@@ -49,6 +49,12 @@ def resolve(
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"The hub model {name!r} cannot be loaded ({type(error).__name__}: {error}). "
-            "Check the name and the connection, or pass a local folder."
+            + _advice(local_files_only)
         ) from error
     return Path(found)
+
+
+def _advice(local_files_only: bool) -> str:
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        return "Only the cache was searched: offline mode or local_files_only is on."
+    return "Check the name and the connection, or pass a local folder."
