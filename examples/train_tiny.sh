@@ -11,5 +11,5 @@ stage() { [ -e "$run/$1.done" ] || { python -m "refrag_rag.training.$1" --out "$
 stage base --minutes 75 $book
 stage reconstruct --minutes 4
 stage pretrain --minutes 40 $book
-stage finetune --minutes 62 $book
+stage finetune --minutes 72 $book
 echo "Measure it: refrag eval $run/finetune/model --json $run/quality.json"

@@ -335,3 +335,12 @@ def test_chunks_of_metadata_are_counted_apart(engine):
         engine.generate(wrap(text, metadata=13), max_new_tokens=1).counts.metadata_chunks == count
     )
     assert engine.compress(messages()).metadata_chunks == 0
+
+
+def test_many_prompts_are_read_in_parts(engine):
+    prompts = [messages(question=f"Who is {name}?") for name in ("Anna", "Leo", "he", "she", "it")]
+    whole = engine.generate_batch(prompts, max_new_tokens=4)
+    parts = engine.generate_batch(prompts, max_new_tokens=4, batch_size=2)
+    assert [a.token_ids for a in parts] == [a.token_ids for a in whole]
+    with pytest.raises(InputError, match="batch_size"):
+        engine.generate_batch(prompts, batch_size=0)

@@ -16,6 +16,7 @@ FLOORS = (
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),
     ("decode", "lookup", "threads"),
+    ("preparation",),
     ("engine",),
     ("training", "llama_index", "langchain"),
     ("evaluation", "doctor"),

@@ -39,7 +39,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time went, in seconds, from the call on; for a batch, of the whole batch.
+    """Where the time went, in seconds, from the call on; of all prompts that were read at once.
 
     Attributes
     ----------

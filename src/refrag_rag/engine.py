@@ -1,28 +1,26 @@
 """Refrag: a model, a store and a policy. It precomputes passages and answers prompts with spans."""
 
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
 from refrag_rag.answer import Answer, Counts, Delta, PrecomputeReport, Timings
-from refrag_rag.assembly import Prompt, assemble, parse
+from refrag_rag.assembly import Prompt
 from refrag_rag.decode import decode, end_tokens
 from refrag_rag.errors import InputError
-from refrag_rag.lookup import PassageLookup, VectorType, expand
+from refrag_rag.lookup import PassageLookup, VectorType
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import Policy, budget, get_policy
+from refrag_rag.preparation import Laps, OnMiss, Preparation
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.sampling import Sampling
-from refrag_rag.spans import Span, neutralise, split_spans
+from refrag_rag.spans import neutralise
 from refrag_rag.stopping import AnswerText
 from refrag_rag.store import ChunkStore, MemoryStore, open_store
-from refrag_rag.tokenization import PromptTokenizer
 
-OnMiss = Literal["encode", "text"]
 PASSAGES_AT_ONCE = 256  # precompute writes to the store after so many
 
 
@@ -68,9 +66,8 @@ class Refrag:
         self.policy = get_policy(policy)
         self.p = p
         self.on_miss = on_miss
-        self._slots = PromptTokenizer(model.tokenizer)
         self._lookup = PassageLookup(model, self.store, dtype=vectors)
-        self._lock = threading.Lock()
+        self._preparation = Preparation(model, self._lookup, on_miss)
 
     @classmethod
     def load(
@@ -179,14 +176,27 @@ class Refrag:
         """
         return self.generate_batch([prompt], **arguments)[0]
 
-    def generate_batch(self, prompts: Sequence[Prompt], **arguments: Any) -> list[Answer]:
-        """Answer several prompts at once; each answer is what `generate` gives for it alone."""
-        if not prompts:
-            return []
+    def generate_batch(
+        self, prompts: Sequence[Prompt], *, batch_size: int = 32, **arguments: Any
+    ) -> list[Answer]:
+        """Answer several prompts; each answer is what `generate` gives for it alone.
+
+        Parameters
+        ----------
+        prompts
+            See `generate`.
+        batch_size
+            How many the decoder reads at once.
+        **arguments
+            See `generate`.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size = {batch_size}; expected at least 1.")
         answers: dict[int, Answer] = {}
-        for row, _, answer in self._run(prompts, **arguments):
-            if answer is not None:
-                answers[row] = answer
+        for start in range(0, len(prompts), batch_size):
+            for row, _, answer in self._run(prompts[start : start + batch_size], **arguments):
+                if answer is not None:
+                    answers[start + row] = answer
         return [answers[row] for row in range(len(prompts))]
 
     def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Delta]:
@@ -202,25 +212,12 @@ class Refrag:
                 yield Delta(text, answer)
 
     def count_tokens(self, text: str) -> int:
-        """Positions that a text takes; a span counts as its vectors and expanded chunks.
-
-        With tokens around each run of vectors, the most that there can be.
-        """
+        """Positions that a text takes; a span counts as its vectors and expanded chunks."""
         return len(self.tokenize(text))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, pad ids in place of vectors (for a framework's token counter)."""
-        ids: list[int] = []
-        for piece in split_spans(text, self.model.config.boundary):
-            if isinstance(piece, Span):
-                chunked = self.model.chunker.chunk(piece.text)
-                expanded = budget(self.p, len(chunked))
-                around = 2 * (expanded + 1) if self.model.boundary else 0
-                taken = len(chunked) + expanded * (self.model.config.k - 1) + around
-                ids += [self.model.pad_id] * taken
-            else:
-                ids += self.model.tokenizer(piece, add_special_tokens=False).input_ids
-        return ids
+        return self._preparation.tokenize(text, self.p)
 
     def _run(
         self,
@@ -255,38 +252,12 @@ class Refrag:
         question: str | None,
         policy: str | Policy | None,
         p: float | None,
-    ) -> tuple[list[CompressedPrompt], tuple[float, float, float]]:
-        """Parse, look up, encode what is missing, choose, lay out; with the time of each part."""
-        started = time.perf_counter()
-        chosen = self.policy if policy is None else get_policy(policy)
+    ) -> tuple[list[CompressedPrompt], Laps]:
+        """Lay out prompts by the call's policy and budget, or the engine's."""
         share = self.p if p is None else p
-        budget(share, 0)
-        with self._lock:  # new slots may be added to the prompt tokenizer
-            parsed = [
-                parse(
-                    prompt,
-                    self.model.tokenizer,
-                    self._slots,
-                    markup=self.model.config.boundary,
-                )
-                for prompt in prompts
-            ]
-        texts = list(dict.fromkeys(span.text for one in parsed for span in one.spans))
-        found = self._lookup.find(texts, encode=self.on_miss == "encode")
-        looked_up = time.perf_counter()
-        compressed = [
-            assemble(
-                one,
-                expand(one, found, chosen, share, question),
-                self.model.tokenizer,
-                chunk_ids=self.model.chunk_ids,
-                boundary=self.model.boundary,
-            )
-            for one in parsed
-        ]
-        done = time.perf_counter()
-        encoding = sum(passage.encode_s for passage in found.values())
-        return compressed, (looked_up - started - encoding, encoding, done - looked_up)
+        budget(share, 0)  # checks the range
+        chosen = self.policy if policy is None else get_policy(policy)
+        return self._preparation.prepare(prompts, question=question, policy=chosen, p=share)
 
 
 def _until_stopped(
@@ -309,7 +280,7 @@ def _sampling(arguments: dict[str, Any]) -> Sampling:
     return Sampling(**arguments)
 
 
-def _timings(laps: tuple[float, float, float], *, start: float, first: float) -> Timings:
+def _timings(laps: Laps, *, start: float, first: float) -> Timings:
     now = time.perf_counter()
     return Timings(*laps, ttft_s=first - start, decode_s=now - first, total_s=now - start)
 
