@@ -5,6 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+)
 
 from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.config import RefragConfig
@@ -34,6 +38,8 @@ class ChunkEncoder(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
+        by_itself = config.mask == "own" or (config.mask == "causal" and _is_causal(model))
+        self._pairwise = not by_itself
         self._plain = PlainTokenizer(tokenizer)
         self._first = _first_token(tokenizer) if config.pooling == "cls" else ()
         self._marker = _marker_token(tokenizer) if config.pooling == "eos" else -1
@@ -98,7 +104,7 @@ class ChunkEncoder(nn.Module):
 
     def _attention(self, mask: Tensor) -> Tensor:
         """The mask that the encoder gets: over keys, or over pairs where the config asks for it."""
-        if self.config.mask == "own":
+        if not self._pairwise:
             return mask.long()  # (B, W)
         pairs = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (B, 1, W, W)
         if self.config.mask == "causal":
@@ -136,6 +142,12 @@ def _first_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int]:
         "The encoder's tokenizer has neither a CLS nor a BOS token; 'cls' pooling needs one. "
         "Use 'mean' pooling."
     )
+
+
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Whether it sees only what is before by itself, which costs no mask over pairs."""
+    kind = type(model.config)
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def _marker_token(tokenizer: PreTrainedTokenizerBase) -> int:
