@@ -1,5 +1,7 @@
 """The chunk encoder against slow references written from the description."""
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
@@ -10,10 +12,12 @@ from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.tokenization import PlainTokenizer
 from refrag_rag.training.tokenizer import train_tokenizer
 from refrag_rag.training.world import World
+from tests.architectures import ENCODERS
 from tests.conftest import build_model
 
 TEXT = "Velmora Works was founded in 1912 by Anna Keld. It makes clocks and pumps in Port Belu. "
 TEXTS = [TEXT, TEXT * 3, "Short.", ""]
+BERT, QWEN = ENCODERS[0], ENCODERS[3]
 
 
 def states(model, ids):
@@ -141,3 +145,40 @@ def test_cls_pooling_needs_a_first_token(tokenizer):
     bare.bos_token = None
     with pytest.raises(CheckpointError, match="Use 'mean' pooling"):
         ChunkEncoder(encoder.model, bare, config)
+
+
+# --- masks ---------------------------------------------------------------------------------
+
+
+def encoded(tokenizer, architecture, mask, texts):
+    model = build_model(tokenizer)
+    config = dataclasses.replace(model.config, mask=mask, encoder_width=48, window=64)
+    encoder = ChunkEncoder(architecture.model(), tokenizer, config)
+    return encoder.encode([model.chunker.chunk(text) for text in texts])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "own"), [(BERT, "bidirectional"), (QWEN, "causal")], ids=["BERT", "Qwen3"]
+)
+def test_a_models_own_mask_can_be_named(tokenizer, architecture, own):
+    texts = ["Anna Keld founded Velmora Works in 1912.", "Port Belu."]
+    by_itself = encoded(tokenizer, architecture, "own", texts)
+    named = encoded(tokenizer, architecture, own, texts)
+    for first, second in zip(by_itself, named, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("architecture", [BERT, QWEN], ids=["BERT", "Qwen3"])
+@pytest.mark.parametrize("mask", ["causal", "bidirectional"])
+def test_later_text_counts_only_where_it_is_seen(tokenizer, architecture, mask):
+    start = "Anna Keld founded Velmora Works in 1912 and it makes clocks"
+    ends = [" in Port Belu.", " for ships."]
+    first, second = encoded(tokenizer, architecture, mask, [start + end for end in ends])
+    assert torch.allclose(first[0], second[0], atol=1e-6) == (mask == "causal")
+
+
+def test_an_encoder_too_small_for_a_chunk_is_refused(tokenizer):
+    model = build_model(tokenizer)
+    config = dataclasses.replace(model.config, overlap=30, encoder_width=48)
+    with pytest.raises(CheckpointError, match="room for a chunk"):
+        ChunkEncoder(BERT.model(), tokenizer, config)

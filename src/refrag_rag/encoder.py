@@ -14,7 +14,9 @@ from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.tokenization import PlainTokenizer
-from refrag_rag.windows import Window, id_windows, text_windows
+from refrag_rag.windows import Window, id_windows, room, text_windows
+
+UNLIMITED = 2**20  # relative positions: no limit of their own
 
 
 class ChunkEncoder(nn.Module):
@@ -43,10 +45,15 @@ class ChunkEncoder(nn.Module):
         self._plain = PlainTokenizer(tokenizer)
         self._first = _first_token(tokenizer) if config.pooling == "cls" else ()
         self._marker = _marker_token(tokenizer) if config.pooling == "eos" else -1
-        positions = getattr(model.config, "max_position_embeddings", None) or config.window
+        positions = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
         # RoBERTa counts its positions from the padding id on.
         offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
         self.limit = positions - offset - len(self._first)
+        if config.encoder_reads_ids and room(config, self.limit) < config.k:
+            raise CheckpointError(
+                f"The encoder reads {self.limit} tokens; expected room for a chunk of {config.k} "
+                "with overlap and markers. Use a smaller k or overlap, or another encoder."
+            )
 
     @torch.inference_mode()
     def encode(self, passages: Sequence[ChunkedPassage], *, batch_size: int = 64) -> list[Tensor]:

@@ -42,10 +42,8 @@ def id_windows(
     """
     chunks = passage.chunk_ids()
     marked = config.pooling == "eos"
-    extra = (2 if config.mask != "causal" else 1) * config.overlap
-    size = min(config.window, limit - extra - (-(-config.window // config.k) if marked else 0))
     done = 0
-    for first, last in groups(passage.chunk_lengths, size):
+    for first, last in groups(passage.chunk_lengths, room(config, limit)):
         lengths = passage.chunk_lengths[first:last]
         stop = done + sum(lengths)
         start = max(0, done - config.overlap)
@@ -57,6 +55,13 @@ def id_windows(
         else:
             yield Window(ids, tuple(_shares(chunks[first:last], done - start)))
         done = stop
+
+
+def room(config: RefragConfig, limit: int) -> int:
+    """Tokens of chunks in a window of an encoder that reads `limit` tokens."""
+    context = config.overlap * (1 if config.mask == "causal" else 2)
+    markers = -(-config.window // config.k) if config.pooling == "eos" else 0
+    return min(config.window, limit - context - markers)
 
 
 def text_windows(
