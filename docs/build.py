@@ -40,6 +40,8 @@ def tables() -> str:
     ]
     for name, rows in result["scores"].items():
         parts.append(f"**{name}**\n\n{markdown(rows)}")
+        if skipped := result["too_long"].get(name):
+            parts.append(f"{skipped} more questions were too long for the decoder as full text.\n")
         shares = [row["span_share"] for row in rows if row["span_share"]]
         if shares:
             parts.append(f"Spans at p = 0 take 1/{1 / shares[0]:.2f} of their tokens.\n")

@@ -27,7 +27,7 @@ def tiny():
 @pytest.fixture(scope="module")
 def answers(tiny):
     questions = held_out_questions(tiny.model.tokenizer, count=40)
-    return questions, measure(tiny, questions, ARMS[:2])
+    return questions, measure(tiny, questions, ARMS[:3])
 
 
 def share(answers, arm):
@@ -38,6 +38,10 @@ def share(answers, arm):
 
 def test_tiny_reads_text(answers):
     assert share(answers, "full text") > share(answers, "no context") + 0.3
+
+
+def test_tiny_reads_vectors(answers):
+    assert share(answers, "all chunks compressed") > share(answers, "no context") + 0.3
 
 
 def test_tiny_reads_the_embeddings(tiny):

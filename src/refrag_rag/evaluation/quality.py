@@ -19,6 +19,8 @@ from refrag_rag.evaluation.questions import Question
 from refrag_rag.spans import neutralise, wrap
 from refrag_rag.store import ChunkStore, MemoryStore, PassageEntry, passage_key
 
+ANSWER_TOKENS = 12
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -73,7 +75,9 @@ def measure(
         bar = tqdm(range(0, len(questions), batch), desc=arm.name, unit="batch")
         for start in bar:
             prompts = [message(q, context=arm.context) for q in questions[start : start + batch]]
-            found += reader.generate_batch(prompts, policy=arm.policy, p=arm.p, max_new_tokens=12)
+            found += reader.generate_batch(
+                prompts, policy=arm.policy, p=arm.p, max_new_tokens=ANSWER_TOKENS
+            )
         answers[arm.name] = found
     return answers
 
@@ -82,6 +86,12 @@ def message(question: Question, *, context: bool = True) -> list[Message]:
     """One user message: the passages as spans, then the question."""
     passages = "\n\n".join(wrap(passage) for passage in question.passages) if context else ""
     return [{"role": "user", "content": f"{passages}\n\nQuestion: {question.text}\nAnswer:"}]
+
+
+def fits(engine: Refrag, question: Question) -> bool:
+    """Whether the decoder's window holds the full text and an answer."""
+    positions = engine.compress(message(question), policy="all").positions
+    return positions + ANSWER_TOKENS <= engine.context_window
 
 
 def foreign_store(engine: Refrag, questions: Sequence[Question]) -> ChunkStore:
