@@ -58,6 +58,11 @@ def test_parts_with_one_vocabulary_share_it(encoder, decoder, tmp_path):
     assert ours == theirs
 
 
+def test_parts_take_the_options_of_loading(encoder, decoder):
+    model = RefragModel.compose(encoder, decoder, k=8, dtype=torch.bfloat16, device="cpu")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize(
     ("own", "window", "ours"),
     [

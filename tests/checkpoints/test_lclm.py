@@ -285,6 +285,7 @@ def test_batch_is_one_by_one_and_stored_is_encoded(engine, tmp_path):
 def test_it_can_be_saved_in_our_layout(engine, tmp_path):
     engine.model.save_pretrained(tmp_path / "ours")
     loaded = RefragModel.from_pretrained(tmp_path / "ours")
+    assert "trained on such mixtures" in (tmp_path / "ours" / "README.md").read_text("utf-8")
     assert loaded.config == engine.model.config
     assert loaded.fingerprint == engine.model.fingerprint
     ours = Refrag(loaded).generate(chat(), max_new_tokens=6).token_ids

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from refrag_rag.config import RefragConfig
 from refrag_rag.model import RefragModel
 
 
@@ -30,7 +31,7 @@ A [refrag-rag](https://arxiv.org/abs/2509.01092) model: the decoder reads one ve
 | decoder | {type(decoder).__name__} | {_count(decoder)} | {config.decoder_width} |
 
 Chunks of at most {config.k} tokens ({config.chunking}), encoded {isolated}, pooled by
-`{config.pooling}`.
+`{config.pooling}`.{_mixtures(config)}
 
 ```python
 from refrag_rag import Refrag
@@ -54,6 +55,16 @@ Not stated. Measure: `refrag eval FOLDER`.
 
 Not stated.
 """
+
+
+def _mixtures(config: RefragConfig) -> str:
+    if config.boundary is None:
+        return ""
+    first, last = config.boundary
+    return (
+        f" Runs of vectors stand between `{first}` and `{last}`, expanded chunks outside.\nWhether "
+        'the model was trained on such mixtures is not stated; `policy="none"` avoids them.'
+    )
 
 
 def _count(module: nn.Module) -> str:

@@ -1,6 +1,6 @@
 """A new, untrained model from any encoder and any decoder."""
 
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from refrag_rag.projector import Projector
 from refrag_rag.tokenization import same_vocabulary
 
 
-def compose(  # noqa: PLR0913 - one choice each
+def compose(
     encoder: str | Path,
     decoder: str | Path,
     *,
@@ -31,8 +31,7 @@ def compose(  # noqa: PLR0913 - one choice each
     chunking: Chunking = "fixed",
     projector_width: int | None = None,
     name: str | None = None,
-    placement: Placement = Placement(),  # noqa: B008 - frozen
-    **hub: Any,
+    **options: Any,
 ) -> RefragModel:
     """Put an encoder and a decoder together. The projector is new: train it before use.
 
@@ -49,10 +48,9 @@ def compose(  # noqa: PLR0913 - one choice each
         Default: the sentence-transformers model's own where it fits, otherwise ``mean``.
     name
         Default: the names of both.
-    placement
-        dtype, device ...
-    **hub
-        ``revision``, ``cache_dir``, ``token``, ``local_files_only``, for both.
+    **options
+        As for `load`: ``dtype``, ``device``, ``device_map``, ``attn_implementation``; and, for both
+        parts, ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
 
     Raises
     ------
@@ -61,9 +59,9 @@ def compose(  # noqa: PLR0913 - one choice each
     InputError
         If the settings do not fit together.
     """
+    placement, hub = _split(options)
     encoder_folder, own = sentence_modules(resolve(_full_name(encoder), **hub))
     decoder_folder = resolve(decoder, **hub)
-    placement = replace(placement, exact=False)
     window = window or k
     if pooling is None:
         fits = own == "mean" or (own == "cls" and window == k)
@@ -100,3 +98,11 @@ def _full_name(encoder: str | Path) -> str | Path:
     name = str(encoder)
     known = "/" in name or Path(name).exists()
     return encoder if known else f"sentence-transformers/{name}"
+
+
+def _split(options: dict[str, Any]) -> tuple[Placement, dict[str, Any]]:
+    """What is for loading parts, and what is for the hub."""
+    placing = {field.name for field in fields(Placement)} & options.keys()
+    chosen = {name: options[name] for name in placing}
+    hub = {name: value for name, value in options.items() if name not in placing}
+    return Placement(**{**chosen, "exact": False}), hub
