@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from refrag_rag import InputError, PromptTooLongError, Refrag
+from refrag_rag import InputError, PromptTooLongError, Refrag, StoreError
+from refrag_rag.scoring import decoder_fingerprint, perplexity
 from refrag_rag.spans import wrap
-from refrag_rag.store import LMDBStore
+from refrag_rag.store import LMDBStore, MemoryStore, passage_key
 from tests.conftest import build_model
 
 PASSAGES = [
@@ -344,3 +345,170 @@ def test_many_prompts_are_read_in_parts(engine):
     assert [a.token_ids for a in parts] == [a.token_ids for a in whole]
     with pytest.raises(InputError, match="batch_size"):
         engine.generate_batch(prompts, batch_size=0)
+
+
+class Spy:
+    """A policy that notes what it sees and chooses nothing."""
+
+    name = "spy"
+
+    def __init__(self, *needs):
+        self.needs = frozenset(needs)
+        self.seen = []
+
+    def select(self, chunks, question, budget):
+        self.seen.append(chunks)
+        return np.zeros(len(chunks.texts), bool)
+
+
+class CountingStore(MemoryStore):
+    """A store in memory that counts what is written."""
+
+    written = 0
+
+    def put(self, namespace, entries):
+        self.written += len(entries)
+        super().put(namespace, entries)
+
+
+def entries(engine, passages=PASSAGES):
+    return engine.store.get(engine.namespace, [passage_key(text) for text in passages])
+
+
+def scored(model, passages=PASSAGES):
+    chunked = [model.chunker.chunk(text) for text in passages]
+    return perplexity(model).score(chunked)
+
+
+@pytest.mark.parametrize("arguments", [{"scores": ["perplexity"]}, {"policy": "exact+perplexity"}])
+def test_precompute_computes_the_scores_asked_for(model, arguments):
+    engine = Refrag(model, store=CountingStore(), **arguments)
+    report = engine.precompute(PASSAGES)
+    assert (report.encoded, report.hits, engine.store.written) == (3, 0, 3)  # one write each
+    for entry, values in zip(entries(engine), scored(model), strict=True):
+        ((name, stored),) = entry.scores.items()
+        assert name == f"perplexity.{decoder_fingerprint(model)}"
+        np.testing.assert_allclose(stored, values, rtol=1e-5)
+    assert (engine.precompute(PASSAGES).hits, engine.store.written) == (3, 3)
+
+
+def test_a_missing_score_is_computed_once_and_kept_beside_the_rest(model):
+    engine = Refrag(model, store=CountingStore())
+    engine.precompute(PASSAGES)
+    for text, entry in zip(PASSAGES, entries(engine), strict=True):
+        other = {"mine": np.ones(len(entry.embeddings), np.float32)}
+        changed = dataclasses.replace(entry, scores=other)
+        engine.store.put(engine.namespace, {passage_key(text): changed})
+    before = entries(engine)
+    engine.store.written = 0
+    first = engine.generate(messages(), policy="perplexity", p=0.3, max_new_tokens=1)
+    again = engine.generate(messages(), policy="perplexity", p=0.3, max_new_tokens=1)
+    assert engine.store.written == 3
+    assert first.counts.cache_hits == again.counts.cache_hits == 3
+    assert first.timings.encode_s > 0 == again.timings.encode_s
+    assert first.counts.expanded == again.counts.expanded == round(0.3 * first.counts.chunks)
+    for old, new in zip(before, entries(engine), strict=True):
+        np.testing.assert_array_equal(old.embeddings, new.embeddings)
+        assert set(new.scores) == {"mine", f"perplexity.{decoder_fingerprint(model)}"}
+
+
+def test_the_policy_sees_the_score_under_its_plain_name(model):
+    engine, spy = Refrag(model), Spy("perplexity")
+    engine.compress(messages(), policy=spy)
+    (chunks,) = spy.seen
+    assert set(chunks.scores) == {"perplexity"}
+    np.testing.assert_allclose(chunks.scores["perplexity"], np.concatenate(scored(model)), 1e-5)
+    chosen = engine.compress(messages(), policy="perplexity", p=0.2)
+    best = np.argsort(-np.nan_to_num(chunks.scores["perplexity"]))[: chosen.expanded]
+    full = [s.text for s in chosen.segments if getattr(s, "role", "") == "expanded"]
+    assert "".join(full) == "".join(chunks.texts[i] for i in sorted(best))
+
+
+def test_another_decoder_computes_its_own_score_over_the_same_vectors(model, tokenizer):
+    store = CountingStore()
+    other = build_model(tokenizer)
+    with torch.no_grad():
+        next(other.decoder.parameters()).mul_(0.5)
+    first, second = Refrag(model, store=store), Refrag(other, store=store)
+    assert first.namespace == second.namespace
+    for engine in (first, second, first):
+        spy = Spy("perplexity")
+        engine.compress(messages(), policy=spy)
+        expected = np.concatenate(scored(engine.model))
+        np.testing.assert_allclose(spy.seen[0].scores["perplexity"], expected, rtol=1e-4)
+    assert store.written == 6
+    assert [len(entry.scores) for entry in entries(first)] == [2, 2, 2]
+    blind = Spy()
+    first.compress(messages(), policy=blind)
+    assert not blind.seen[0].scores
+
+
+def test_policies_without_needs_compute_nothing(model):
+    engine = Refrag(model)
+    engine.precompute(PASSAGES)
+    engine.generate(messages(), policy="exact+lexical", max_new_tokens=1)
+    assert [entry.scores for entry in entries(engine)] == [{}, {}, {}]
+
+
+def test_on_miss_text_computes_no_score_and_still_answers(model):
+    engine = Refrag(model, on_miss="text", store=CountingStore())
+    engine.precompute(PASSAGES[:2])
+    Refrag(model, store=engine.store, scores=["perplexity"]).precompute(PASSAGES[:1])
+    written, spy = engine.store.written, Spy("perplexity")
+    engine.compress(messages(), policy=spy)
+    known = ~np.isnan(spy.seen[0].scores["perplexity"])
+    assert set(spy.seen[0].passages[known]) == {0}
+    prompt = engine.compress(messages(), policy="perplexity", p=1.0)
+    sizes = [len(values) for values in scored(model)]
+    assert prompt.expanded == known.sum() + sizes[2]  # the last is read as text, being missing
+    assert (prompt.cache_hits, prompt.cache_misses) == (2, 1)
+    assert engine.store.written == written
+
+
+def test_a_read_only_store_answers_and_is_not_written(model, tmp_path):
+    with LMDBStore(tmp_path) as store:
+        Refrag(model, store=store).precompute(PASSAGES[:2])
+    with LMDBStore(tmp_path, read_only=True) as store:
+        engine = Refrag(model, store=store, policy="perplexity", p=0.3)
+        answer = engine.generate(messages(), max_new_tokens=3)
+        assert (answer.counts.cache_hits, answer.counts.cache_misses) == (2, 1)
+        assert answer.counts.expanded == round(0.3 * answer.counts.chunks)
+        writable = Refrag(model, policy="perplexity", p=0.3)
+        assert writable.generate(messages(), max_new_tokens=3).token_ids == answer.token_ids
+        assert [entry and entry.scores for entry in entries(engine)] == [{}, {}, None]
+        with pytest.raises(StoreError, match="read-only"):
+            engine.precompute(PASSAGES)
+
+
+def test_a_score_that_nobody_can_compute_is_a_clear_error(engine):
+    with pytest.raises(InputError, match=r"'novelty'.*expected one of perplexity"):
+        engine.compress(messages(), policy=Spy("novelty"))
+    for scores in ("perplexity", ["novelty"]):
+        with pytest.raises(InputError, match="expected a list of perplexity"):
+            Refrag(engine.model, scores=scores)
+
+
+def test_the_question_is_embedded_for_policies_that_need_it(engine):
+    spy, blind = Spy("question"), Spy()
+    prompts = [messages(), messages(PASSAGES[:1]), "No span here"]
+    engine.generate_batch(prompts, policy=spy, question=QUESTION, max_new_tokens=1)
+    (expected,) = engine.model.encode([engine.model.chunker.chunk(QUESTION)])
+    assert len(spy.seen) == 2
+    for chunks in spy.seen:
+        np.testing.assert_array_equal(chunks.question, expected.half().numpy())
+    assert len(list(engine.store.keys(engine.namespace))) == len(PASSAGES)
+    engine.compress(messages(), policy=spy, question="")
+    assert spy.seen[-1].question.shape == (0, engine.model.config.chunk_width)
+    engine.compress(messages(), policy=blind)
+    assert blind.seen[0].question is None
+
+
+def test_policies_of_the_model_are_chosen_by_name(tokenizer):
+    model = build_model(tokenizer)
+    model.policies["learned"] = spy = Spy("question")
+    engine = Refrag(model, policy="learned")
+    engine.compress(messages())
+    engine.compress(messages(), policy="exact+learned", p=1.0)
+    assert [chunks.question is None for chunks in spy.seen] == [False, False]
+    with pytest.raises(InputError, match="perplexity, learned"):
+        engine.compress(messages(), policy="clever")

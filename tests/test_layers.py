@@ -15,7 +15,7 @@ FLOORS = (
     ("projector", "windows"),
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),
-    ("decode", "lookup", "threads"),
+    ("decode", "lookup", "scoring", "threads"),
     ("preparation",),
     ("engine",),
     ("training", "llama_index", "langchain"),
@@ -32,6 +32,8 @@ FRAMEWORKS = {
     "sentence_transformers": set(),
     "faiss": {"demo"},
     "accelerate": {"training"},
+    "datasets": {"training"},
+    "peft": {"checkpoints"},
 }
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

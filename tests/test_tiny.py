@@ -10,11 +10,12 @@ from refrag_rag.cli import main
 from refrag_rag.evaluation.metrics import exact_match
 from refrag_rag.evaluation.quality import ARMS, measure
 from refrag_rag.evaluation.questions import held_out_questions
-from refrag_rag.training.loss import next_token_loss
+from refrag_rag.training.batches import collate
+from refrag_rag.training.loss import next_token_sums
 from refrag_rag.training.reading import embed_chosen
-from refrag_rag.training.reconstruct import reconstruction_batch
 from refrag_rag.training.tasks import Mix, Tasks
 from refrag_rag.training.world import World
+from refrag_rag.training.world_sources import reconstruction_rows
 
 TOWN = "Quill Bay\n\nThe mayor of Quill Bay is Rosa Tarmin. Quill Bay is known for its glass lamps."
 
@@ -48,17 +49,15 @@ def test_tiny_reads_the_embeddings(tiny):
     """Zeroed embeddings, or those of other chunks, must hurt a trained model."""
     model = tiny.model
     tasks = Tasks(World(held_out=True), model.tokenizer.backend_tokenizer, Mix())
-    batch = reconstruction_batch(Random(0), tasks, chunks=2, k=model.config.k, positions=2000)
+    rows = reconstruction_rows(Random(0), tasks, chunks=2, k=model.config.k, positions=2000)
+    batch = collate(rows)
+    losses = []
     with torch.inference_mode():
         own = embed_chosen(model, batch)
-        losses = [
-            float(
-                next_token_loss(
-                    model(batch.input_ids, batch.vector_mask, vectors, batch.attention_mask), batch
-                )[0]
-            )
-            for vectors in (own, torch.zeros_like(own), own.roll(11, dims=0))
-        ]
+        for vectors in (own, torch.zeros_like(own), own.roll(11, dims=0)):
+            logits = model(batch.input_ids, batch.vector_mask, vectors, batch.attention_mask)
+            sums = next_token_sums(logits, batch)
+            losses.append(float(sums.target_loss / sums.targets))
     assert losses[0] < losses[1] - 0.5
     assert losses[0] < losses[2] - 0.5
 

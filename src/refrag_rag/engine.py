@@ -1,7 +1,7 @@
 """Refrag: a model, a store and a policy. It precomputes passages and answers prompts with spans."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from refrag_rag.decode import decode, end_tokens
 from refrag_rag.errors import InputError
 from refrag_rag.lookup import PassageLookup, VectorType
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Policy, budget, get_policy
+from refrag_rag.policies import Policy, budget, get_policy, needs_of
 from refrag_rag.preparation import Laps, OnMiss, Preparation
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.sampling import Sampling
+from refrag_rag.scoring import SCORERS
 from refrag_rag.spans import neutralise
 from refrag_rag.stopping import AnswerText
 from refrag_rag.store import ChunkStore, MemoryStore, open_store
@@ -36,14 +37,24 @@ class Refrag:
     store
         Where chunk embeddings are kept. Default: in memory.
     policy
-        Chooses the chunks to expand; a name or a policy.
+        Chooses the chunks to expand; a name, several joined by ``+`` (``exact+lexical``), or a
+        policy.
     p
         Largest fraction of the chunks to expand.
     on_miss
-        A passage that the store has not: ``encode`` it on the spot (and keep it), or read it as
-        ``text``.
+        A passage that the store has not: ``encode`` it on the spot (and keep it, unless the store
+        is read-only), or read it as ``text``. The same goes for a score that the policy needs: it
+        is computed on the spot, or the policy does without.
     vectors
         How newly encoded chunk embeddings are kept; float32 takes twice the space.
+    scores
+        Names of scores that `precompute` computes, beside those that `policy` needs:
+        ``perplexity``.
+
+    Raises
+    ------
+    InputError
+        If an argument cannot be used.
     """
 
     def __init__(
@@ -55,17 +66,21 @@ class Refrag:
         p: float = 0.1,
         on_miss: OnMiss = "encode",
         vectors: VectorType = "float16",
+        scores: Collection[str] = (),
     ) -> None:
         if on_miss not in ("encode", "text"):
             raise InputError(f"on_miss = {on_miss!r}; expected 'encode' or 'text'.")
         if vectors not in ("float16", "float32"):
             raise InputError(f"vectors = {vectors!r}; expected 'float16' or 'float32'.")
+        if isinstance(scores, str) or set(scores) - set(SCORERS):
+            raise InputError(f"scores = {scores!r}; expected a list of {', '.join(SCORERS)}.")
         budget(p, 0)  # checks the range
         self.model = model
         self.store = MemoryStore() if store is None else store
-        self.policy = get_policy(policy)
+        self.policy = get_policy(policy, model.policies)
         self.p = p
         self.on_miss = on_miss
+        self.scores = frozenset(scores)
         self._lookup = PassageLookup(model, self.store, dtype=vectors)
         self._preparation = Preparation(model, self._lookup, on_miss)
 
@@ -79,6 +94,7 @@ class Refrag:
         p: float = 0.1,
         on_miss: OnMiss = "encode",
         vectors: VectorType = "float16",
+        scores: Collection[str] = (),
         **options: Any,
     ) -> "Refrag":
         """Load a model by name, folder or hub id, and open the store.
@@ -92,7 +108,15 @@ class Refrag:
         """
         model = RefragModel.from_pretrained(name_or_path, **options)
         opened = open_store(store) if store is None or isinstance(store, str | Path) else store
-        return cls(model, store=opened, policy=policy, p=p, on_miss=on_miss, vectors=vectors)
+        return cls(
+            model,
+            store=opened,
+            policy=policy,
+            p=p,
+            on_miss=on_miss,
+            vectors=vectors,
+            scores=scores,
+        )
 
     @property
     def model_name(self) -> str:
@@ -119,6 +143,8 @@ class Refrag:
     ) -> PrecomputeReport:
         """Encode passages that the store has not, and keep them. Calling again costs nothing.
 
+        Scores that the engine was built with, and those of its policy, are computed and kept too.
+
         Parameters
         ----------
         texts
@@ -127,14 +153,22 @@ class Refrag:
             Encoder windows at once.
         progress
             Show a bar.
+
+        Raises
+        ------
+        StoreError
+            If there is something to keep and the store cannot be written.
         """
+        needs = self.scores | (needs_of(self.policy) & set(SCORERS))
         started = time.perf_counter()
         passages = list(dict.fromkeys(t for t in map(neutralise, texts) if t.strip()))
         hits = encoded = chunks = 0
         with tqdm(total=len(passages), unit="passage", disable=not progress) as bar:
             for start in range(0, len(passages), PASSAGES_AT_ONCE):
                 part = passages[start : start + PASSAGES_AT_ONCE]
-                found = self._lookup.find(part, encode=True, batch_size=batch_size)
+                found = self._lookup.find(
+                    part, encode=True, needs=needs, batch_size=batch_size, must_keep=True
+                )
                 hits += sum(item.hit for item in found.values())
                 encoded += sum(not item.hit for item in found.values())
                 chunks += sum(len(item.entry.chunk_lengths) for item in found.values())
@@ -256,7 +290,7 @@ class Refrag:
         """Lay out prompts by the call's policy and budget, or the engine's."""
         share = self.p if p is None else p
         budget(share, 0)  # checks the range
-        chosen = self.policy if policy is None else get_policy(policy)
+        chosen = self.policy if policy is None else get_policy(policy, self.model.policies)
         return self._preparation.prepare(prompts, question=question, policy=chosen, p=share)
 
 

@@ -19,3 +19,7 @@ class StoreError(RefragError):
 
 class PromptTooLongError(RefragError):
     """A prompt that takes more positions than the decoder has."""
+
+
+class TrainingError(RefragError):
+    """A training run that cannot go on; its last state is kept."""

@@ -1,21 +1,26 @@
 """Passages by their text: from the store, or encoded now; and which of their chunks become text."""
 
+import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from refrag_rag.assembly import ParsedPrompt, SpanChunks
 from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Chunks, Policy, budget
+from refrag_rag.policies import QUESTION, Chunks, Policy, budget
+from refrag_rag.scoring import SCORERS, Scorer
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
 
 VectorType = Literal["float16", "float32"]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +32,10 @@ class Found:
     hit
         Whether the store had it.
     encode_s
-        Its share of the time spent encoding, in seconds.
+        Its share of the time spent encoding and scoring, in seconds.
+    scores
+        Per-chunk scores under the names that policies know, each *shape* (L,); those that were
+        needed are all there, NaN where they are not known.
     """
 
     chunked: ChunkedPassage
@@ -35,6 +43,23 @@ class Found:
     hit: bool
     as_text: bool = False
     encode_s: float = 0.0
+    scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """A question.
+
+    Attributes
+    ----------
+    text
+        Its words.
+    embeddings
+        *Shape:* (Q, D_enc); its chunk embeddings, if the policy needs them.
+    """
+
+    text: str
+    embeddings: NDArray[Any] | None = None
 
 
 class PassageLookup:
@@ -52,6 +77,7 @@ class PassageLookup:
 
     def __init__(self, model: RefragModel, store: ChunkStore, *, dtype: VectorType) -> None:
         self._model, self._store, self._dtype = model, store, np.dtype(dtype)
+        self._scorers: dict[str, Scorer] = {}
         self._lock = threading.Lock()
 
     @property
@@ -60,17 +86,37 @@ class PassageLookup:
         with self._lock:  # computed once, on first use
             return self._model.fingerprint
 
-    def find(self, texts: Sequence[str], *, encode: bool, batch_size: int = 64) -> dict[str, Found]:
-        """Find passages; those that are missing are encoded and kept, or marked as text.
+    def find(
+        self,
+        texts: Sequence[str],
+        *,
+        encode: bool,
+        needs: Collection[str] = (),
+        batch_size: int = 64,
+        must_keep: bool = False,
+    ) -> dict[str, Found]:
+        """Find passages with what a policy needs; what is missing is made and kept, or left out.
 
         Parameters
         ----------
         texts
             Different, neutralised texts.
         encode
-            Whether to encode what is missing.
+            Whether to encode passages and compute scores that are missing; otherwise such passages
+            are marked as text, and such scores are NaN.
+        needs
+            Names of scores; ``question`` is none of the passages' business and is passed over.
         batch_size
             Encoder windows at once.
+        must_keep
+            Whether a read-only store is an error; otherwise what was made is not kept.
+
+        Raises
+        ------
+        InputError
+            If a needed score is missing that cannot be computed here.
+        StoreError
+            If the store cannot be read or written.
         """
         if not texts:
             return {}
@@ -78,21 +124,89 @@ class PassageLookup:
         known = zip(texts, entries, strict=True)
         found = {text: Found(_restore(text, e), e, hit=True) for text, e in known if e is not None}
         missing = [self._model.chunker.chunk(text) for text in texts if text not in found]
-        if missing:
-            new = self._encode(missing, batch_size) if encode else map(self._as_text, missing)
-            found |= {passage.chunked.text: passage for passage in new}
-        return found
+        names = {name: self._stored_name(name) for name in needs if name != QUESTION}
+        if encode:
+            found |= self._complete(found, missing, names, batch_size, must_keep)
+        else:
+            found |= {passage.text: self._as_text(passage) for passage in missing}
+        return {
+            text: replace(one, scores=_visible(one.entry, names)) for text, one in found.items()
+        }
 
-    def _encode(self, passages: Sequence[ChunkedPassage], batch_size: int) -> list[Found]:
+    def embed(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Chunk embeddings of texts that are not kept, such as questions.
+
+        Returns
+        -------
+        dict
+            *Shape:* (Q, D_enc) each.
+        """
+        passages = [self._model.chunker.chunk(text) for text in dict.fromkeys(texts)]
+        made = self._model.encode(passages)
+        return {p.text: self._array(one) for p, one in zip(passages, made, strict=True)}
+
+    def _complete(
+        self,
+        found: dict[str, Found],
+        missing: Sequence[ChunkedPassage],
+        names: Mapping[str, str],
+        batch_size: int,
+        must_keep: bool,
+    ) -> dict[str, Found]:
+        """Passages that the store had not, or had without a needed score: now complete and kept."""
         started = time.perf_counter()
+        made = self._encode(missing, batch_size)
+        for name, stored in names.items():
+            lacking = [one for one in (found | made).values() if stored not in one.entry.scores]
+            if lacking:
+                made |= self._score(lacking, name)
+        if made:
+            self._keep(made, must_keep)
+        each = (time.perf_counter() - started) / max(1, len(made))
+        return {text: replace(one, encode_s=each) for text, one in made.items()}
+
+    def _encode(self, passages: Sequence[ChunkedPassage], batch_size: int) -> dict[str, Found]:
+        if not passages:
+            return {}
         embeddings = self._model.encode(passages, batch_size=batch_size)
-        entries = {
-            passage.text: _entry(passage, tensor.float().cpu().numpy().astype(self._dtype))
+        return {
+            passage.text: Found(passage, _entry(passage, self._array(tensor)), hit=False)
             for passage, tensor in zip(passages, embeddings, strict=True)
         }
-        self._store.put(self.namespace, {passage_key(t): entry for t, entry in entries.items()})
-        each = (time.perf_counter() - started) / len(passages)
-        return [Found(p, entries[p.text], hit=False, encode_s=each) for p in passages]
+
+    def _score(self, lacking: Sequence[Found], name: str) -> dict[str, Found]:
+        """Passages with one more score, beside those that they have."""
+        if name not in SCORERS:
+            raise InputError(
+                f"{len(lacking)} passages have no score {name!r}, which the policy needs; expected "
+                f"one of {', '.join(SCORERS)}, or that the store has it. Put it into the entries "
+                "of the store first."
+            )
+        scorer = self._scorer(name)
+        values = scorer.score([one.chunked for one in lacking])
+        return {
+            one.chunked.text: replace(one, entry=_with_score(one.entry, scorer.name, value))
+            for one, value in zip(lacking, values, strict=True)
+        }
+
+    def _keep(self, made: Mapping[str, Found], must_keep: bool) -> None:
+        if getattr(self._store, "read_only", False) and not must_keep:
+            logger.info("The store is read-only: %d passages were made but not kept.", len(made))
+            return
+        entries = {passage_key(text): one.entry for text, one in made.items()}
+        self._store.put(self.namespace, entries)
+
+    def _stored_name(self, name: str) -> str:
+        return self._scorer(name).name if name in SCORERS else name
+
+    def _scorer(self, name: str) -> Scorer:
+        with self._lock:  # built once, on first use: it reads the decoder's weights
+            if name not in self._scorers:
+                self._scorers[name] = SCORERS[name](self._model)
+            return self._scorers[name]
+
+    def _array(self, tensor: Tensor) -> NDArray[Any]:
+        return tensor.float().cpu().numpy().astype(self._dtype)
 
     def _as_text(self, passage: ChunkedPassage) -> Found:
         nothing = np.zeros((len(passage), self._model.config.chunk_width), self._dtype)
@@ -100,11 +214,7 @@ class PassageLookup:
 
 
 def expand(
-    parsed: ParsedPrompt,
-    found: Mapping[str, Found],
-    policy: Policy,
-    share: float,
-    question: str | None,
+    parsed: ParsedPrompt, found: Mapping[str, Found], policy: Policy, share: float, asked: Asked
 ) -> list[SpanChunks]:
     """Let the policy choose among all chunks of one prompt, under the budget `share`."""
     items = [found[span.text] for span in parsed.spans]
@@ -118,11 +228,11 @@ def expand(
             texts=[text for one in texts for text in one],
             passages=np.repeat(np.arange(len(sizes)), sizes),
             embeddings=np.concatenate([item.entry.embeddings for item in items]),
-            scores=_common_scores([item.entry for item in items]),
+            scores=_common_scores([item.scores for item in items]),
             retrieval=[span.score for span in parsed.spans],
+            question=asked.embeddings,
         )
-        asked = parsed.question if question is None else question
-        mask = policy.select(chunks, asked, budget(share, len(mask)))
+        mask = policy.select(chunks, asked.text, budget(share, len(mask)))
     parts = np.split(mask, np.cumsum(sizes)[:-1])
     return [
         SpanChunks(item.entry, tuple(text), part | item.as_text, item.hit)
@@ -130,10 +240,29 @@ def expand(
     ]
 
 
-def _common_scores(entries: Sequence[PassageEntry]) -> dict[str, NDArray[np.float32]]:
+def _common_scores(
+    passages: Sequence[Mapping[str, NDArray[np.float32]]],
+) -> dict[str, NDArray[np.float32]]:
     """Scores that every passage has, over all chunks."""
-    names = set.intersection(*(set(entry.scores) for entry in entries))
-    return {name: np.concatenate([entry.scores[name] for entry in entries]) for name in names}
+    names = set.intersection(*(set(scores) for scores in passages))
+    return {name: np.concatenate([scores[name] for scores in passages]) for name in names}
+
+
+def _visible(entry: PassageEntry, names: Mapping[str, str]) -> dict[str, NDArray[np.float32]]:
+    """An entry's scores for policies: without fingerprints, and without those of other models.
+
+    Parameters
+    ----------
+    names
+        What is needed, and under which name it is stored.
+    """
+    own = {name: s for name, s in entry.scores.items() if name.partition(".")[0] not in SCORERS}
+    unknown = np.full(len(entry.chunk_lengths), np.nan, np.float32)
+    return own | {name: entry.scores.get(stored, unknown) for name, stored in names.items()}
+
+
+def _with_score(entry: PassageEntry, name: str, values: NDArray[np.float32]) -> PassageEntry:
+    return replace(entry, scores={**entry.scores, name: values})
 
 
 def _entry(

@@ -16,6 +16,7 @@ from refrag_rag.chunking import ChunkedPassage, Chunker
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError
+from refrag_rag.policies.base import Policy
 from refrag_rag.projector import Projector
 from refrag_rag.prompt import CompressedPrompt, TextSegment
 from refrag_rag.tokenization import PlainTokenizer, backend, description, token_id
@@ -50,6 +51,11 @@ class RefragModel(nn.Module):
     tokenizer
         The decoder's tokenizer, which also cuts the chunks.
 
+    Attributes
+    ----------
+    policies
+        Learned policies that belong to this model, by name.
+
     Raises
     ------
     CheckpointError
@@ -73,6 +79,7 @@ class RefragModel(nn.Module):
         self.projector = projector
         self.decoder = decoder
         self.tokenizer = tokenizer
+        self.policies: dict[str, Policy] = {}
         self._plain = PlainTokenizer(tokenizer)
         foreign = config.chunked_by == "encoder"
         cutter = PlainTokenizer(encoder.tokenizer) if foreign else self._plain

@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from refrag_rag.assembly import Prompt, assemble, parse
-from refrag_rag.lookup import PassageLookup, expand
+from refrag_rag.assembly import ParsedPrompt, Prompt, assemble, parse
+from refrag_rag.lookup import Asked, PassageLookup, expand
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Policy, budget
+from refrag_rag.policies import QUESTION, Policy, budget, needs_of
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.tokenization import PromptTokenizer
@@ -24,7 +24,7 @@ class Laps(NamedTuple):
     lookup_s
         Finding spans, cutting and reading the store.
     encode_s
-        Encoding what the store had not.
+        Encoding and scoring what the store had not, and the question if the policy needs it.
     assemble_s
         Policy, and laying out the prompt.
     """
@@ -64,21 +64,27 @@ class Preparation:
                 for prompt in prompts
             ]
         texts = list(dict.fromkeys(span.text for one in parsed for span in one.spans))
-        found = self._lookup.find(texts, encode=self._on_miss == "encode")
+        needs = needs_of(policy)
+        found = self._lookup.find(texts, encode=self._on_miss == "encode", needs=needs)
         looked_up = time.perf_counter()
+        asked = self._asked(parsed, question, embed=QUESTION in needs)
+        embedded = time.perf_counter() if QUESTION in needs else looked_up
         compressed = [
             assemble(
                 one,
-                expand(one, found, policy, p, question),
+                expand(one, found, policy, p, words),
                 model.tokenizer,
                 chunk_ids=model.chunk_ids,
                 boundary=model.boundary,
             )
-            for one in parsed
+            for one, words in zip(parsed, asked, strict=True)
         ]
         done = time.perf_counter()
         encoding = sum(passage.encode_s for passage in found.values())
-        return compressed, Laps(looked_up - started - encoding, encoding, done - looked_up)
+        laps = Laps(
+            looked_up - started - encoding, encoding + embedded - looked_up, done - embedded
+        )
+        return compressed, laps
 
     def tokenize(self, text: str, p: float) -> list[int]:
         """Token ids of a text, pad ids in place of its vectors and expanded chunks.
@@ -96,3 +102,14 @@ class Preparation:
             else:
                 ids += model.tokenizer(piece, add_special_tokens=False).input_ids
         return ids
+
+    def _asked(
+        self, parsed: Sequence[ParsedPrompt], question: str | None, *, embed: bool
+    ) -> list[Asked]:
+        """The prompts' questions; those of prompts with spans are embedded, once each."""
+        texts = [one.question if question is None else question for one in parsed]
+        if not embed:
+            return [Asked(text=text) for text in texts]
+        wanted = [text for one, text in zip(parsed, texts, strict=True) if one.spans]
+        vectors = self._lookup.embed(wanted) if wanted else {}
+        return [Asked(text=text, embeddings=vectors.get(text)) for text in texts]

@@ -1,11 +1,23 @@
 """Policies: budgets, order, determinism, and what lexical finds."""
 
+import math
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from refrag_rag import InputError
-from refrag_rag.policies import POLICIES, Chunks, budget, get_policy
-from refrag_rag.policies.lexical import stem
+from refrag_rag.policies import POLICIES, Chunks, budget, get_policy, needs_of
+from refrag_rag.policies.lexical import (
+    NEIGHBOUR_SHARE,
+    PASSAGE_SHARE,
+    chunk_scores,
+    question_words,
+    stem,
+)
 
 TEXTS = [
     *(
@@ -20,30 +32,63 @@ TEXTS = [
 QUESTION = "Who founded Velmora Works?"
 
 
-def chunks(texts=TEXTS, passages=(0,) * 5 + (1,) * 5):
+CHAINS = ("exact+lexical", "none+random", "lexical+all", "perplexity+retrieval+exact", "all+none")
+PROMPTS = {
+    "two passages": (TEXTS, (0,) * 5 + (1,) * 5, QUESTION),
+    "no chunks": ([], (), QUESTION),
+    "one chunk": (["Velmora Works 1912"], (0,), QUESTION),
+    "no question": (TEXTS, (0,) * 5 + (1,) * 5, ""),
+    "unicode": (["株式会社は1912", "年に設立 ", "Größe 3", "½ 🦀🦀"], (0, 0, 1, 1), "何年に 🦀?"),
+    "words cut in two": (["AB-1", "2", "3-x", "yz li", "ke"], (0,) * 5, "AB-123-xyz liked?"),
+    "empty passages between": (["x1", "", "y2"], (1, 1, 3), "y2"),
+}
+
+
+def chunks(texts=TEXTS, passages=(0,) * 5 + (1,) * 5, *, retrieval=None, perplexity=None):
+    count = max(passages, default=-1) + 1
+    hard = [i * 7 % 5 for i in range(len(texts))] if perplexity is None else perplexity
     return Chunks(
         texts=texts,
         passages=np.array(passages, int),
         embeddings=np.zeros((len(texts), 4), np.float16),
-        scores={},
-        retrieval=[None] * (max(passages, default=-1) + 1),
+        scores={"perplexity": np.array(hard, np.float32)},
+        retrieval=[None] * count if retrieval is None else retrieval,
     )
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_keeps_to_shape_and_budget(name):
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("name", [*POLICIES, *CHAINS])
+def test_every_policy_keeps_to_shape_and_budget(name, prompt):
     policy = get_policy(name)
     assert policy.name == name
-    for allowed in (0, 1, 3, 10):
-        mask = policy.select(chunks(), QUESTION, allowed)
-        assert mask.shape == (10,)
+    texts, passages, question = PROMPTS[prompt]
+    for allowed in (0, 1, 3, 10, 99):
+        mask = policy.select(chunks(texts, passages), question, allowed)
+        assert mask.shape == (len(texts),)
         assert mask.dtype == bool
         assert name == "all" or mask.sum() <= allowed
+        again = get_policy(name).select(chunks(texts, passages), question, allowed)
+        np.testing.assert_array_equal(mask, again)
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_takes_no_chunks(name):
-    assert get_policy(name).select(chunks([], ()), QUESTION, 0).shape == (0,)
+def test_every_policy_chooses_only_among_what_a_chain_has_left(name):
+    half = np.arange(10) % 2 == 0
+    given = replace(chunks(), taken=half)
+    mask = get_policy(name).select(given, "When was Velmora Works founded?", 3)
+    assert name == "all" or not (mask & half).any()
+    assert mask.any() == (name != "none")
+
+
+@pytest.mark.parametrize("name", [*POLICIES, "exact+lexical", "exact+lexical+perplexity"])
+def test_no_policy_is_slow_on_a_prompt_of_thousands_of_chunks(name):
+    texts = [f" item {i} costs {i * 37 % 911} and was made by Anna" for i in range(5000)]
+    many = chunks(
+        texts, tuple(i // 2 for i in range(5000)), retrieval=[float(i) for i in range(2500)]
+    )
+    started = time.process_time()
+    assert get_policy(name).select(many, QUESTION + " Anna item 77", 500).shape == (5000,)
+    assert time.process_time() - started < 2
 
 
 def test_none_and_all():
@@ -84,6 +129,68 @@ def test_lexical_expands_nothing_without_a_match():
     assert not get_policy("lexical").select(chunks(), "", 5).any()
 
 
+def test_lexical_scores_are_those_of_the_formula_written_slowly():
+    texts = [*TEXTS, "Anna", " Keld likes", " wor", "ks and clocks"]
+    passages = (*(0,) * 5, *(1,) * 5, *(3,) * 4)
+    asked = question_words("Which works of Anna Keld makes clocks in Port Belu?")
+    held = {  # word stems of every chunk; 'works' and 'shoes' are cut in two
+        row: {stem(word) for word in text.replace(",", "").replace(".", "").split()}
+        for row, text in enumerate(texts)
+    }
+    for first, second, word in ((3, 4, "clocks"), (8, 9, "shoes"), (12, 13, "works")):
+        held[first] |= {stem(word)}
+        held[second] |= {stem(word)}
+    passage_words = {p: set().union(*(held[i] for i in held if passages[i] == p)) for p in passages}
+    counts = Counter(word for words in passage_words.values() for word in words)
+    weight = {word: w * math.log(1 + 4 / (counts[word] or 1)) for word, w in asked.items()}
+    own = [sum(weight[word] for word in weight if word in held[row]) for row in held]
+    expected = []
+    for row, passage in enumerate(passages):
+        beside = [i for i in (row - 1, row + 1) if 0 <= i < 14 and passages[i] == passage]
+        whole = sum(weight[word] for word in weight if word in passage_words[passage])
+        around = max((own[i] for i in beside), default=0)
+        expected.append(own[row] + NEIGHBOUR_SHARE * around + PASSAGE_SHARE * whole)
+    found = chunk_scores(chunks(texts, passages), asked)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_retrieval_spends_the_budget_on_the_best_passages_first():
+    passages = (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
+    given = chunks(TEXTS, passages, retrieval=[0.1, None, 0.9, float("nan"), -2.0])
+    order = []
+    for allowed in range(1, 11):
+        mask = get_policy("retrieval").select(given, QUESTION, allowed)
+        order += sorted(set(np.flatnonzero(mask).tolist()) - set(order))
+    assert order == [4, 5, 0, 1, 8, 9, 2, 3, 6, 7]
+
+
+def test_perplexity_takes_the_highest_known_scores():
+    known = [2, math.nan, 5, 5, 1, math.nan, 0, 3, math.nan, 4]
+    given = chunks(perplexity=known)
+    mask = get_policy("perplexity").select(given, QUESTION, 4)
+    assert np.flatnonzero(mask).tolist() == [2, 3, 7, 9]
+    assert get_policy("perplexity").select(given, QUESTION, 10).sum() == 7
+    with pytest.raises(InputError, match="expected 'perplexity'"):
+        get_policy("perplexity").select(replace(given, scores={}), QUESTION, 4)
+
+
+def test_what_policies_need():
+    assert needs_of(get_policy("lexical")) == frozenset()
+    assert needs_of(get_policy("exact+perplexity")) == {"perplexity"}
+
+    class Wrong:
+        name, needs = "wrong", "perplexity"
+
+    with pytest.raises(InputError, match="a set of names"):
+        needs_of(Wrong())
+
+
+def test_every_policy_stands_in_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert {row.split("`")[1] for row in rows} >= set(POLICIES)
+
+
 def test_stems_fold_plurals_and_verb_endings():
     assert stem("Makes") == stem("making") == stem("make")
     assert stem("founded") == stem("founds")
@@ -100,6 +207,24 @@ def test_budget_rounds_and_gives_at_least_one():
 def test_an_unknown_policy_is_named_with_the_known_ones():
     with pytest.raises(InputError, match="none, all, random, lexical"):
         get_policy("clever")
+
+
+def test_policies_of_a_model_are_found_beside_the_others():
+    class Learned:
+        name = "learned"
+
+        def select(self, chunks, question, budget):
+            return np.arange(len(chunks.texts)) < budget
+
+    own = {"learned": Learned()}
+    assert get_policy("learned", own) is own["learned"]
+    chain = get_policy("exact + learned", own)
+    assert chain.name == "exact+learned"
+    assert chain.select(chunks(), QUESTION, 4).sum() == 4  # two chunks have numbers
+    with pytest.raises(InputError, match=r"perplexity, learned, or several joined"):
+        get_policy("exact+clever", own)
+    with pytest.raises(InputError, match="No policy ''"):
+        get_policy("exact+")
 
 
 def test_a_policy_of_ones_own_is_taken_as_it_is():

@@ -1,6 +1,5 @@
-"""Stages move what they claim, go on where they stopped, and train on what the engine reads."""
+"""The world's stages move what they claim, and train on what the engine reads."""
 
-from functools import partial
 from random import Random
 
 import pytest
@@ -9,19 +8,19 @@ from torch import nn
 
 from refrag_rag import Refrag
 from refrag_rag.spans import wrap
-from refrag_rag.training import reconstruct
-from refrag_rag.training.base import full_text_loss
-from refrag_rag.training.batches import collate
+from refrag_rag.training.batches import collate, lay_out, targets
 from refrag_rag.training.curriculum import Curriculum
 from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import LengthCurriculum
-from refrag_rag.training.loop import LoopConfig, train
-from refrag_rag.training.pretrain import MixedCurriculum, mixed_loss
+from refrag_rag.training.loop import train
+from refrag_rag.training.loss import next_token_sums
 from refrag_rag.training.prompts import STYLES
-from refrag_rag.training.reading import read
-from refrag_rag.training.reconstruct import reconstruction_loss
+from refrag_rag.training.reading import Reader
+from refrag_rag.training.settings import LoopSettings
+from refrag_rag.training.stage import freeze
 from refrag_rag.training.tasks import Mix, Tasks
 from refrag_rag.training.world import World
+from refrag_rag.training.world_sources import WorldChunks, WorldMixture, reconstruction_rows
 from tests.conftest import build_model
 
 PASSAGES = ["Velmora\nVelmora makes clocks in Port Belu.", "# Tarsk\n\nTarsk is 2,310 metres high."]
@@ -56,35 +55,37 @@ def test_training_sequences_are_what_the_engine_reads(tasks, model, style):
     assert ids == prompt.token_ids() + answer
 
 
+def loop_settings(folder, steps):
+    return LoopSettings(out=folder, steps=steps, lr=1e-2)
+
+
 def test_reconstruction_moves_encoder_and_projector_only(tokenizer, tasks, tmp_path):
     model = build_model(tokenizer, pooling="concat")
     before = copy_of(model)
-    lengths = LengthCurriculum(ChunkGrowth(8), (1, 2))
-    train(
-        model,
-        trainable=[*model.encoder.parameters(), *model.projector.parameters()],
-        loss=partial(reconstruction_loss, tasks=tasks, lengths=lengths),
-        curriculum=lengths,
-        config=LoopConfig(2, 1e-2, warmup=1),
-        folder=tmp_path,
-    )
+    freeze(model, [model.encoder, model.projector])
+    source = WorldChunks(tasks, LengthCurriculum(ChunkGrowth(8), (1, 2)))
+    train(Reader(model), source=source, settings=loop_settings(tmp_path, 2), folder=tmp_path)
     changed = moved(before, model)
     assert {name.split(".")[0] for name in changed} == {"encoder", "projector"}
     assert {n for n in before if n.startswith("projector")} <= changed
 
 
+def mixture(tasks):
+    return WorldMixture(
+        tasks,
+        Curriculum(start=2, threshold=0.8),
+        ChunkGrowth(8, start=2),
+        reconstruction=(0.5, 0.5),
+        text_shares=(0.0, 0.3, 1.0),
+    )
+
+
 def test_pretraining_moves_every_part(tokenizer, tasks, tmp_path):
     model = build_model(tokenizer, pooling="concat")
     before = copy_of(model)
-    curriculum = MixedCurriculum(ChunkGrowth(8), reconstruction=(0.5, 0.5))
-    train(
-        model,
-        trainable=model.parameters(),
-        loss=partial(mixed_loss, tasks=tasks, curriculum=curriculum),
-        curriculum=curriculum,
-        config=LoopConfig(3, 1e-2, warmup=1),
-        folder=tmp_path,
-    )
+    freeze(model, [model])
+    settings = loop_settings(tmp_path, 4)
+    train(Reader(model), source=mixture(tasks), settings=settings, folder=tmp_path)
     assert {name.split(".")[0] for name in moved(before, model)} == {
         "encoder",
         "projector",
@@ -92,67 +93,39 @@ def test_pretraining_moves_every_part(tokenizer, tasks, tmp_path):
     }
 
 
-class Stopped(RuntimeError):
-    """The machine goes away."""
-
-
-def run_base(tokenizer, tasks, folder, stop_at=None):
-    model = build_model(tokenizer).decoder
-    curriculum = Curriculum()
-    calls = []
-
-    def loss(*arguments, **options):
-        calls.append(1)
-        if stop_at and len(calls) == stop_at:
-            raise Stopped
-        return full_text_loss(*arguments, **options, tasks=tasks, curriculum=curriculum)
-
-    train(
-        model,
-        trainable=model.parameters(),
-        loss=loss,
-        curriculum=curriculum,
-        config=LoopConfig(4, 1e-3, warmup=2, save_every=2),
-        folder=folder,
-    )
-    return model, curriculum
-
-
-def test_a_stopped_run_goes_on_to_the_same_weights(tokenizer, tasks, tmp_path):
-    whole, curriculum = run_base(tokenizer, tasks, tmp_path / "whole")
-    with pytest.raises(Stopped):
-        run_base(tokenizer, tasks, tmp_path / "cut", stop_at=4)
-    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["state.safetensors"]
-    resumed, again = run_base(tokenizer, tasks, tmp_path / "cut")
-    assert again.state() == curriculum.state()
-    assert not moved(copy_of(whole), resumed)
+def test_a_mixture_goes_on_with_the_same_rows(tasks):
+    source, again = mixture(tasks), mixture(tasks)
+    for step in range(12):
+        source.draw(Random(step), step / 12)
+        source.record(1.0, 0.5 + step / 100)
+    again.restore(source.state())
+    assert again.draw(Random(99), 0.5) == source.draw(Random(99), 0.5)
+    assert again.summary() == source.summary()
 
 
 def test_the_loss_is_the_models_own_on_full_text(tokenizer, tasks):
     model = build_model(tokenizer)
     pieces = tasks.render(PASSAGES, [("Who?", "Me")], STYLES[0])
-    batch = collate([pieces], Random(0))
-    value, _, _ = read(model, batch)
+    batch = collate(lay_out([pieces], Random(0)))
+    sums = next_token_sums(Reader(model)(batch), batch)
     logits = model.decoder(input_ids=batch.input_ids).logits[0, :-1]
     losses = nn.functional.cross_entropy(logits, batch.input_ids[0, 1:], reduction="none")
-    weights = batch.weights[0, 1:]
-    torch.testing.assert_close(value, (losses * weights).sum() / weights.sum())
+    torch.testing.assert_close(sums.loss, (losses * batch.weights[0, 1:]).sum())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_a_mixed_batch_reads_the_chunks_that_stand_in_it(tokenizer, tasks, share):
     model = build_model(tokenizer, pooling="concat")
     pieces = tasks.render([PASSAGES[0] * 4, PASSAGES[1]], [("Who?", "Me")], STYLES[0])
-    batch = collate([pieces, pieces], Random(1), text_share=share)
+    batch = collate(lay_out([pieces, pieces], Random(1), text_share=share))
     assert batch.vector_mask.sum() == batch.chosen.sum()
     assert (batch.chosen.all()) == (share == 0)
-    value, _, _ = read(model, batch)
-    value.backward()
+    next_token_sums(Reader(model)(batch), batch).loss.backward()
     assert model.encoder.model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
 
 
 def test_reconstruction_targets_are_the_chunks_own_tokens(tasks):
-    batch = reconstruct.reconstruction_batch(Random(0), tasks, chunks=2, k=8, positions=200)
-    for row, window in enumerate(batch.windows):
-        targets = [i for i in batch.labels[row].tolist() if i != -100]
-        assert targets == [*window, tasks.roles["end"]]
+    rows = reconstruction_rows(Random(0), tasks, chunks=2, k=8, positions=200)
+    for row in rows:
+        passage = row.passages[0].token_ids
+        assert targets(row) == (*passage, tasks.roles["end"])

@@ -22,6 +22,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     device: torch.device | str | None = None,
     device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
+    adapter: bool = True,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | None = None,
@@ -38,6 +39,9 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     device, device_map
         Where to: one device, or a map of the decoder's modules (encoder and projector then
         follow its input embeddings).
+    adapter
+        Whether to load the decoder's LoRA adapter, if there is one; without it the original
+        decoder is back, bit for bit.
     attn_implementation, revision, cache_dir, token, local_files_only
         As in ``from_pretrained`` of transformers.
 
@@ -55,7 +59,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     )
     layout = _layout(folder)
     model: RefragModel = layout.read(
-        folder, Placement(dtype, device, device_map, attn_implementation)
+        folder, Placement(dtype, device, device_map, attn_implementation, adapter=adapter)
     )
     return model
 

@@ -1,14 +1,19 @@
-"""Our own layout: ``encoder/``, ``decoder/``, ``projector.safetensors``, ``refrag_config.json``."""
+"""Our own layout: ``encoder/``, ``decoder/``, ``projector.safetensors``, ``refrag_config.json``.
+
+Learned policies and a LoRA adapter of the decoder lie beside them, if there are any.
+"""
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from refrag_rag.checkpoints.card import model_card
+from refrag_rag.checkpoints.lora import has_adapter, read_adapter, split, write_adapter
 from refrag_rag.checkpoints.parts import (
     Placement,
     fill,
@@ -16,6 +21,7 @@ from refrag_rag.checkpoints.parts import (
     read_encoder,
     read_tokenizer,
 )
+from refrag_rag.checkpoints.policy import read_policies, write_policies
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError
@@ -27,8 +33,13 @@ ENCODER, DECODER = "encoder", "decoder"
 NAME = "refrag-rag"
 
 
-def save(model: RefragModel, folder: Path) -> None:
+def save(model: RefragModel, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a checkpoint. It is built beside `folder` and renamed into place when complete.
+
+    Parameters
+    ----------
+    weights
+        Instead of the model's own, which may be spread over processes: whole tensors by name.
 
     Raises
     ------
@@ -41,12 +52,14 @@ def save(model: RefragModel, folder: Path) -> None:
             "Choose another folder."
         )
     with _beside(folder) as part:
-        model.decoder.save_pretrained(part / DECODER)
+        _save_decoder(model, part, weights)
         model.tokenizer.save_pretrained(part / DECODER)
-        model.encoder.model.save_pretrained(part / ENCODER)
+        encoder = weights and _below(weights, "encoder.model.")
+        model.encoder.model.save_pretrained(part / ENCODER, state_dict=encoder)
         model.encoder.tokenizer.save_pretrained(part / ENCODER)
-        weights = {name: t.contiguous() for name, t in model.projector.state_dict().items()}
-        save_file(weights, part / PROJECTOR)
+        projector = _below(weights or model.state_dict(), "projector.")
+        save_file({name: t.contiguous() for name, t in projector.items()}, part / PROJECTOR)
+        write_policies(model.policies, part)
         (part / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
         (part / CARD).write_text(model_card(model), encoding="utf-8")
 
@@ -77,6 +90,8 @@ def read(folder: Path, placement: Placement) -> RefragModel:
             )
     config = RefragConfig.from_json((folder / CONFIG).read_text(encoding="utf-8"))
     decoder = read_decoder(folder / DECODER, placement)
+    if placement.adapter:
+        read_adapter(decoder, folder)
     place = decoder.get_input_embeddings().weight.device
     encoder = read_encoder(folder / ENCODER, placement).to(place)
     projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
@@ -88,7 +103,24 @@ def read(folder: Path, placement: Placement) -> RefragModel:
         decoder=decoder,
         tokenizer=read_tokenizer(folder / DECODER),
     )
+    model.policies.update(read_policies(folder, chunk_width=config.chunk_width))
     return model.eval()
+
+
+def _save_decoder(model: RefragModel, part: Path, weights: Mapping[str, Tensor] | None) -> None:
+    """The decoder without its adapter, and the adapter beside it."""
+    if not has_adapter(model.decoder):
+        own = weights and _below(weights, "decoder.")
+        model.decoder.save_pretrained(part / DECODER, state_dict=own)
+        return
+    original, adapter = split(_below(weights or model.state_dict(), "decoder."))
+    model.decoder.save_pretrained(part / DECODER, state_dict=original)
+    write_adapter(model.decoder, adapter, part)
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, without it."""
+    return {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
 
 
 @contextmanager

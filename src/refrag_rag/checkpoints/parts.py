@@ -42,6 +42,8 @@ class Placement:
     exact
         Whether tensors that a part has no place for are an error. They are ordinary where a model
         is taken out of a larger one, such as an encoder with a head.
+    adapter
+        Whether to load the decoder's LoRA adapter, if there is one.
     """
 
     dtype: torch.dtype | str | None = None
@@ -49,6 +51,7 @@ class Placement:
     device_map: str | dict[str, Any] | None = None
     attn_implementation: str | None = None
     exact: bool = True
+    adapter: bool = True
 
     @property
     def chosen_dtype(self) -> torch.dtype | str:

@@ -1,26 +1,49 @@
 """Policies: which chunks to expand. One file each, one line in the registry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from refrag_rag.errors import InputError
 from refrag_rag.policies.all import ExpandAll
-from refrag_rag.policies.base import Chunks, Policy, budget
+from refrag_rag.policies.base import QUESTION, Chunks, Policy, budget, needs_of
+from refrag_rag.policies.chain import ExpandChain
+from refrag_rag.policies.exact import ExpandExact
 from refrag_rag.policies.lexical import ExpandLexical
 from refrag_rag.policies.none import ExpandNone
+from refrag_rag.policies.perplexity import ExpandPerplexity
 from refrag_rag.policies.random import ExpandRandom
+from refrag_rag.policies.retrieval import ExpandRetrieval
 
-__all__ = ["POLICIES", "Chunks", "Policy", "budget", "get_policy"]
+__all__ = [
+    "POLICIES",
+    "QUESTION",
+    "Chunks",
+    "ExpandChain",
+    "Policy",
+    "budget",
+    "get_policy",
+    "needs_of",
+]
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "none": ExpandNone,
     "all": ExpandAll,
     "random": ExpandRandom,
     "lexical": ExpandLexical,
+    "exact": ExpandExact,
+    "retrieval": ExpandRetrieval,
+    "perplexity": ExpandPerplexity,
 }
 
 
-def get_policy(policy: str | Policy) -> Policy:
-    """A policy by its name, or the policy itself.
+def get_policy(policy: str | Policy, own: Mapping[str, Policy] | None = None) -> Policy:
+    """A policy by its name, several by their names joined with ``+``, or the policy itself.
+
+    Parameters
+    ----------
+    policy
+        ``exact+lexical`` is a chain: see `ExpandChain`.
+    own
+        Policies that belong to a model, beside those of the registry.
 
     Raises
     ------
@@ -29,6 +52,14 @@ def get_policy(policy: str | Policy) -> Policy:
     """
     if not isinstance(policy, str):
         return policy
-    if policy not in POLICIES:
-        raise InputError(f"No policy {policy!r}; expected one of {', '.join(POLICIES)}.")
-    return POLICIES[policy]()
+    parts = [_by_name(name.strip(), own or {}) for name in policy.split("+")]
+    return parts[0] if len(parts) == 1 else ExpandChain(parts)
+
+
+def _by_name(name: str, own: Mapping[str, Policy]) -> Policy:
+    if name in POLICIES:
+        return POLICIES[name]()
+    if name in own:
+        return own[name]
+    known = ", ".join((*POLICIES, *own))
+    raise InputError(f"No policy {name!r}; expected one of {known}, or several joined by '+'.")

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.errors import InputError
+
+QUESTION = "question"  # what a policy needs to be given `Chunks.question`
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +25,16 @@ class Chunks:
     embeddings
         *Shape:* (L, D_enc)
     scores
-        Per-chunk scores from the store, each *shape* (L,).
+        Per-chunk scores from the store, each *shape* (L,). Those that the policy needs are always
+        there, NaN in passages for which they are not known; others only where all passages have
+        them.
     retrieval
-        The retrieval score of each passage, where it is known.
+        The retrieval score of each passage, where it is known; higher is better.
+    question
+        *Shape:* (Q, D_enc); chunk embeddings of the question, if the policy needs ``question``.
+    taken
+        *Shape:* (L,), bool; in a chain, the chunks that earlier policies chose. To choose them
+        again gains nothing.
     """
 
     texts: Sequence[str]
@@ -32,10 +42,23 @@ class Chunks:
     embeddings: NDArray[Any]
     scores: Mapping[str, NDArray[Any]]
     retrieval: Sequence[float | None]
+    question: NDArray[Any] | None = None
+    taken: NDArray[np.bool_] | None = None
+
+    def runs(self) -> list[tuple[int, int]]:
+        """First chunk, and the one behind the last, of every passage that has chunks."""
+        starts = np.flatnonzero(np.diff(self.passages, prepend=-1)).tolist()
+        return list(zip(starts, [*starts[1:], len(self.passages)], strict=False))
 
 
 class Policy(Protocol):
-    """Chooses the chunks to expand."""
+    """Chooses the chunks to expand.
+
+    A policy that lives on more than texts and embeddings says so in an attribute ``needs``, a set
+    of names: those of scores (``perplexity``), which the engine then computes where the store has
+    them not, and ``question`` for the question's chunk embeddings. Without the attribute it needs
+    nothing.
+    """
 
     name: str
 
@@ -47,6 +70,23 @@ class Policy(Protocol):
         ndarray
             *Shape:* (L,), bool; at most `budget` True.
         """
+
+
+def needs_of(policy: Policy) -> frozenset[str]:
+    """What a policy says it needs.
+
+    Raises
+    ------
+    InputError
+        If ``needs`` is one text instead of a set of names.
+    """
+    needs = getattr(policy, "needs", ())
+    if isinstance(needs, str):
+        raise InputError(
+            f"needs = {needs!r} of policy {policy.name!r}; expected a set of names. "
+            f"Write frozenset({{{needs!r}}})."
+        )
+    return frozenset(needs)
 
 
 def budget(p: float, chunks: int) -> int:

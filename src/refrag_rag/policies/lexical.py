@@ -1,14 +1,13 @@
 """Expand chunks that share rare words, numbers or names with the question."""
 
-import math
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.policies.base import Chunks
+from refrag_rag.policies.ranking import best
 
 STOPWORDS = frozenset(
     "a an and are as at be by did do does for from had has have how in into is it its many much of "
@@ -31,14 +30,11 @@ class ExpandLexical:
 
     def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:
         """Choose the chunks of the highest scores, the earlier one on a tie."""
-        mask = np.zeros(len(chunks.texts), bool)
         asked = question_words(question)
-        if not asked or not budget:
-            return mask
+        if not asked or not budget or not len(chunks.texts):
+            return np.zeros(len(chunks.texts), bool)
         scores = chunk_scores(chunks, asked)
-        order = np.argsort(-scores, kind="stable")[:budget]
-        mask[order[scores[order] > 0]] = True
-        return mask
+        return best(chunks, np.where(scores > 0, scores, np.nan), budget)
 
 
 def question_words(question: str) -> dict[str, float]:
@@ -61,28 +57,21 @@ def chunk_scores(chunks: Chunks, asked: dict[str, float]) -> NDArray[np.float64]
     """
     matches = np.zeros((len(chunks.texts), len(asked)))
     places = {word: place for place, word in enumerate(asked)}
-    for passage in range(int(chunks.passages[-1]) + 1):
-        rows = np.flatnonzero(chunks.passages == passage)
-        for row, word in _words([chunks.texts[int(i)] for i in rows]):
-            if word in places:
-                matches[rows[row], places[word]] = 1
-    counts = Counter(
-        word
-        for passage in np.unique(chunks.passages)
-        for word, found in zip(asked, matches[chunks.passages == passage].any(0), strict=True)
-        if found
-    )
+    runs = chunks.runs()
+    for start, stop in runs:
+        for row, place in _matches(chunks.texts[start:stop], places):
+            matches[start + row, place] = 1
+    starts, stops = np.array(runs).T
+    held = np.maximum.reduceat(matches, starts, axis=0)  # (passages, words)
     total = int(chunks.passages[-1]) + 1
-    weights = np.array([w * math.log(1 + total / (counts[s] or 1)) for s, w in asked.items()])
+    rarity = np.log(1 + total / np.maximum(held.sum(0), 1))
+    weights = rarity * np.array(list(asked.values()))
     own = matches @ weights  # (L,)
     same = chunks.passages[1:] == chunks.passages[:-1]
     around = np.zeros_like(own)
     around[1:] = np.maximum(around[1:], own[:-1] * same)
     around[:-1] = np.maximum(around[:-1], own[1:] * same)
-    whole = np.zeros_like(own)
-    for passage in np.unique(chunks.passages):
-        rows = chunks.passages == passage
-        whole[rows] = matches[rows].any(0) @ weights
+    whole = np.repeat((held * weights).sum(1), stops - starts)  # equal rows give equal sums
     scores: NDArray[np.float64] = own + NEIGHBOUR_SHARE * around + PASSAGE_SHARE * whole
     return scores
 
@@ -96,11 +85,13 @@ def stem(word: str) -> str:
     return folded
 
 
-def _words(texts: Sequence[str]) -> list[tuple[int, str]]:
-    """Word stems of a passage, once for each of its chunks that holds a part of the word."""
+def _matches(texts: Sequence[str], places: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Chunk and place of each word of a passage that is asked for, for every chunk it touches."""
     ends = np.cumsum([len(text) for text in texts])
     found = []
     for match in re.finditer(r"\w+", "".join(texts)):
-        first, last = np.searchsorted(ends, [match.start(), match.end() - 1], side="right")
-        found += [(row, stem(match[0])) for row in range(int(first), int(last) + 1)]
+        place = places.get(stem(match[0]))
+        if place is not None:
+            first, last = np.searchsorted(ends, [match.start(), match.end() - 1], side="right")
+            found += [(row, place) for row in range(int(first), int(last) + 1)]
     return found

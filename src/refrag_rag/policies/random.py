@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.policies.base import Chunks
+from refrag_rag.policies.ranking import free
 
 
 class ExpandRandom:
@@ -18,6 +19,7 @@ class ExpandRandom:
         content = "\x00".join((question, *chunks.texts)).encode("utf-8", "surrogatepass")
         seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
         mask = np.zeros(len(chunks.texts), bool)
-        count = min(budget, len(mask))
-        mask[np.random.default_rng(seed).choice(len(mask), count, replace=False)] = True
+        rows = free(chunks)
+        count = min(budget, len(rows))
+        mask[rows[np.random.default_rng(seed).choice(len(rows), count, replace=False)]] = True
         return mask

@@ -1,20 +1,68 @@
-"""Examples to tensors: which chunks become vectors, right padding, labels and loss weights."""
+"""Examples to rows, rows to tensors: which chunks become vectors, labels and loss weights."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from refrag_rag.training.tasks import Piece
+from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Piece
 
 IGNORED = -100
 
 
 @dataclass(frozen=True)
+class Row:
+    """One example as the decoder will read it: T positions.
+
+    Attributes
+    ----------
+    ids
+        T token ids; 0 where a vector stands.
+    vectors
+        T times whether a vector stands there.
+    weights
+        T weights of the loss on each token, 0 for none.
+    passages
+        The passages of which chunks stand as vectors.
+    chosen
+        For all chunks of `passages`: whether it is a vector.
+    pieces, k
+        What was laid out: from it the same example can be laid out differently.
+    origin
+        Where the example comes from, for messages.
+    """
+
+    ids: tuple[int, ...]
+    vectors: tuple[bool, ...]
+    weights: tuple[float, ...]
+    passages: tuple[ChunkedPassage, ...]
+    chosen: tuple[bool, ...]
+    pieces: tuple[Piece, ...] = ()
+    k: int = 8
+    origin: str = ""
+
+    @property
+    def weight(self) -> float:
+        """Of all tokens that count; the first has none before it to be predicted from."""
+        return sum(self.weights[1:])
+
+    @property
+    def tokens(self) -> int:
+        """Positions that it takes."""
+        return len(self.ids)
+
+    def silent(self) -> "Row":
+        """The same row without any loss: it fills a place where a process has too few."""
+        return replace(self, weights=(0.0,) * len(self.weights))
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One training step's tensors. ``V`` vectors stand in the batch in reading order.
+    """One forward pass's tensors. V vectors stand in the batch in reading order.
 
     Attributes
     ----------
@@ -26,12 +74,10 @@ class Batch:
         *Shape:* (B, T), int64; right padding.
     labels, weights
         *Shape:* (B, T); the token to predict at each position from the one before.
-    windows
-        Token ids of the passages that have vectors, for the encoder.
+    passages
+        Those that have vectors, for the encoder.
     chosen
-        *Shape:* (sum of L,), bool; which chunks of `windows` are vectors.
-    k
-        Tokens in a chunk of this batch.
+        *Shape:* (sum of L,), bool; which chunks of `passages` are vectors.
     """
 
     input_ids: Tensor
@@ -39,51 +85,117 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
     weights: Tensor
-    windows: list[list[int]]
+    passages: tuple[ChunkedPassage, ...]
     chosen: Tensor
-    k: int
 
 
-def collate(
+def lay_out(
     examples: Sequence[Sequence[Piece]], rng: Random, *, k: int = 8, text_share: float = 1.0
-) -> Batch:
-    """Lay out a batch; chunks stay text with probability `text_share`.
+) -> list[Row]:
+    """Decide for every chunk; it stays text with probability `text_share`.
 
     One batch in four decides for whole passages instead of chunks, since policies often expand
     most of one passage.
     """
-    rows, windows, chosen = [], [], []
     whole = rng.random() < 0.25
+    rows = []
     for example in examples:
-        row: list[tuple[int, float, bool]] = []
+        masks = []
         for piece in example:
-            if not piece.passage or text_share >= 1:
-                row += [(token, piece.weight, False) for token in piece.ids]
-                continue
-            windows.append(list(piece.ids))
-            passage_as_text = rng.random() < text_share
-            for chunk in chunks_of(piece.ids, k):
-                as_text = passage_as_text if whole else rng.random() < text_share
-                chosen.append(not as_text)
-                row += [(t, piece.weight, False) for t in chunk] if as_text else [(0, 0.0, True)]
-        rows.append(row)
-    length = max(len(row) for row in rows)
-    padded = [row + [(-1, 0.0, False)] * (length - len(row)) for row in rows]
-    ids = torch.tensor([[token for token, _, _ in row] for row in padded])  # (B, T)
-    vectors = torch.tensor([[vector for _, _, vector in row] for row in padded])  # (B, T)
-    weights = torch.tensor([[weight for _, weight, _ in row] for row in padded])  # (B, T)
+            if piece.passage and text_share < 1:
+                passage_as_text = rng.random() < text_share
+                count = len(_chunks(piece, k))
+                masks.append(
+                    [passage_as_text if whole else rng.random() < text_share for _ in range(count)]
+                )
+        rows.append(arrange(example, masks if text_share < 1 else None, k=k))
+    return rows
+
+
+def arrange(
+    example: Sequence[Piece],
+    expanded: Sequence[Sequence[bool]] | None,
+    *,
+    k: int = 8,
+    origin: str = "",
+) -> Row:
+    """Lay out one example with given expansions.
+
+    Parameters
+    ----------
+    expanded
+        For each passage, for each of its chunks, whether it stays text. None: all of them.
+    """
+    ids: list[int] = []
+    vectors: list[bool] = []
+    weights: list[float] = []
+    passages: list[ChunkedPassage] = []
+    chosen: list[bool] = []
+    left = iter(expanded or ())
+    for piece in example:
+        if not piece.passage or expanded is None:
+            parts = [(tuple(piece.ids), True)]
+        else:
+            passage = _chunks(piece, k)
+            mask = next(left)
+            passages.append(passage)
+            chosen += [not as_text for as_text in mask]
+            parts = list(zip(passage.chunk_ids(), mask, strict=True))
+        for part, as_text in parts:
+            ids += part if as_text else (0,)
+            vectors += [not as_text] * (len(part) if as_text else 1)
+            weights += [piece.weight] * len(part) if as_text else [0.0]
+    laid_out = (tuple(ids), tuple(vectors), tuple(weights), tuple(passages), tuple(chosen))
+    return Row(*laid_out, tuple(example), k, origin)
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Pad rows on the right to one batch."""
+    length = max(len(row.ids) for row in rows)
+
+    def padded(values: Sequence[float], filler: float) -> list[float]:
+        return [*values, *[filler] * (length - len(values))]
+
+    ids = torch.tensor([padded(row.ids, -1) for row in rows])  # (B, T)
+    weights = torch.tensor([padded(row.weights, 0.0) for row in rows])  # (B, T)
     return Batch(
         input_ids=ids.clamp(min=0),
-        vector_mask=vectors,
+        vector_mask=torch.tensor([padded(row.vectors, False) for row in rows]),
         attention_mask=(ids >= 0).long(),
         labels=ids.masked_fill((weights == 0) | (ids < 0), IGNORED),
         weights=weights,
-        windows=windows,
-        chosen=torch.tensor(chosen, dtype=torch.bool),
-        k=k,
+        passages=tuple(passage for row in rows for passage in row.passages),
+        chosen=torch.tensor([c for row in rows for c in row.chosen], dtype=torch.bool),
     )
+
+
+def share_of(rows: Sequence[Any], *, process: int, processes: int, size: int) -> list[list[Any]]:
+    """What one of several processes reads of a global batch, cut into micro-batches.
+
+    All processes get as many micro-batches of as many rows, since they compute together; silent
+    rows fill the gaps.
+    """
+    per_process = -(-len(rows) // processes)
+    count = -(-per_process // size)
+    own = list(rows[process::processes])
+    own += [rows[0].silent()] * (per_process - len(own))
+    step = -(-per_process // count)
+    return [own[start : start + step] for start in range(0, per_process, step)]
+
+
+def targets(row: Row) -> tuple[int, ...]:
+    """The tokens of a row that count fully."""
+    pairs = zip(row.ids, row.weights, strict=True)
+    return tuple(id_ for id_, weight in pairs if weight == CHOICE_WEIGHT)
 
 
 def chunks_of(ids: Sequence[int], k: int) -> Iterator[Sequence[int]]:
     """Cut token ids every k; the last chunk may be shorter."""
     return (ids[start : start + k] for start in range(0, len(ids), k))
+
+
+def _chunks(piece: Piece, k: int) -> ChunkedPassage:
+    """As the piece was cut, or every k tokens."""
+    if piece.chunked is not None:
+        return piece.chunked
+    return ChunkedPassage("", tuple(piece.ids), tuple(map(len, chunks_of(piece.ids, k))), ())

@@ -1,33 +1,90 @@
-"""Stage 4: question answering over passages, compressed, mixed and as full text.
+"""Stage 4: fine-tuning on questions over passages, compressed, mixed and as full text.
 
-``python -m refrag_rag.training.finetune --out runs/tiny``
+``python -m refrag_rag.training.finetune --config small --out RUN`` (REFRAG, section 4)
 """
 
-from refrag_rag.training.growth import ChunkGrowth
-from refrag_rag.training.pretrain import MixedCurriculum, parse, run_stage
-from refrag_rag.training.reconstruct import K
-from refrag_rag.training.tasks import Mix
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
-TEXT_SHARES = (0.0, 0.0, 0.0, 0.0, 0.1, 0.2, 0.3, 1.0, 1.0)
+import torch
+
+from refrag_rag.errors import InputError
+from refrag_rag.model import RefragModel
+from refrag_rag.training.curriculum import Curriculum
+from refrag_rag.training.data.questions import load_questions
+from refrag_rag.training.distil import distilled_rows
+from refrag_rag.training.growth import ChunkGrowth
+from refrag_rag.training.loop import Objective, Source, read_rows
+from refrag_rag.training.lora import add_adapter
+from refrag_rag.training.pretrain import STAGE as PRETRAIN
+from refrag_rag.training.question_sources import QuestionLayout, Questions
+from refrag_rag.training.settings import parse, setting
+from refrag_rag.training.stage import WORLD, StageSettings, freeze, run_stage, start_model
+from refrag_rag.training.tasks import Mix, Tasks
+from refrag_rag.training.world import World
+from refrag_rag.training.world.factbook import load_factbook
+from refrag_rag.training.world_sources import WorldMixture
+
+STAGE = "finetune"
 TOP_LEVEL = 9
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train everything on questions."""
-    run_stage(
-        "finetune",
-        "pretrain",
-        options=parse(__doc__, arguments, minutes=60, lr=1e-3, seed=3),
-        mix=Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1),
-        curriculum=MixedCurriculum(
-            ChunkGrowth(K),
-            reconstruction=(0.2, 0.2),
-            text_shares=TEXT_SHARES,
-            start=TOP_LEVEL,
-            below=0.5,
-        ),
-        decay=1.0,
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(StageSettings):
+    """What is asked, and what may move."""
+
+    max_passages: int = setting(10, "most passages of a prompt")
+    text_shares: tuple[float, ...] = setting(
+        (0.0, 0.0, 0.1, 1.0), "shares of chunks that stay text, one drawn an example or a step"
     )
+    lora: int = setting(0, "rank of a LoRA adapter on the decoder, which then does not move itself")
+    distil: float = setting(0.0, "weight of the divergence from the same decoder on full text")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        super().__post_init__()
+        if self.lora < 0 or self.distil < 0:
+            raise InputError(f"lora = {self.lora}, distil = {self.distil}; expected 0 or more.")
+
+
+def run(settings: FinetuneSettings) -> None:
+    """Train everything, or with an adapter encoder, projector and adapter, on questions."""
+    torch.manual_seed(settings.seed)
+    model = start_model(settings, PRETRAIN)
+    freeze(model, [model])
+    if settings.lora:
+        add_adapter(model, rank=settings.lora)
+    objective: Objective = read_rows
+    if settings.distil:
+        objective = partial(distilled_rows, weight=settings.distil)
+    folder = settings.out / STAGE
+    run_stage(model, _source(settings, model), settings, folder, objective=objective)
+
+
+def _source(settings: FinetuneSettings, model: RefragModel) -> Source:
+    if settings.data == WORLD:
+        world = World(pools=load_factbook(settings.factbook) if settings.factbook else {})
+        mix = Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1)
+        return WorldMixture(
+            Tasks(world, model.tokenizer.backend_tokenizer, mix),
+            Curriculum(start=TOP_LEVEL, threshold=0.8, below=0.5),
+            ChunkGrowth(model.config.k),
+            reconstruction=(0.2, 0.2),
+            text_shares=settings.text_shares,
+        )
+    layout = QuestionLayout(model, max_passages=settings.max_passages)
+    return Questions(
+        load_questions(settings.data),
+        layout,
+        batch_size=settings.batch_size,
+        text_shares=settings.text_shares,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train on questions."""
+    run(parse(FinetuneSettings, STAGE, __doc__, arguments))
 
 
 if __name__ == "__main__":

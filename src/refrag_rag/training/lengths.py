@@ -1,30 +1,123 @@
 """The paper's length curriculum (REFRAG, Table 8): many short examples first, long ones later."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from refrag_rag.errors import InputError
 from refrag_rag.training.growth import ChunkGrowth
 
 STAGES = 9
-# Chunks in the context: share in the first stage, factor from stage to stage.
+SHORT = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Data points of one context length, stage by stage: a geometric sequence.
+
+    Attributes
+    ----------
+    first
+        Data points of the first stage.
+    ratio
+        Factor from one stage to the next.
+    """
+
+    first: float
+    ratio: float
+
+    @property
+    def total(self) -> float:
+        """Data points of all stages together."""
+        return self.first * _sum(self.ratio)
+
+    def at(self, stage: int) -> float:
+        """Data points of a stage, counted from zero."""
+        return self.first * self.ratio**stage
+
+
+# Chunks in the context. The first counts are the paper's, and each ratio is the one with which the
+# row adds up to the paper's sum (2000, 4000 or 8000) before rounding: this gives every count that
+# is printed there, rounded to the nearest.
 TABLE_8 = {
-    1: (1333.0, 0.333),
-    2: (333.0, 0.895),
-    4: (83.0, 1.235),
-    8: (20.0, 1.745),
-    16: (5.0, 2.13),
-    32: (1.0, 2.66),
-    64: (1.0, 2.92),
-    128: (1.0, 2.92),
-    256: (1.0, 2.92),
+    1: Row(first=1333, ratio=0.333534),
+    2: Row(first=333, ratio=0.894612),
+    4: Row(first=83, ratio=1.234149),
+    8: Row(first=20, ratio=1.744959),
+    16: Row(first=5, ratio=2.130849),
+    32: Row(first=1, ratio=2.658592),
+    64: Row(first=1, ratio=2.918179),
+    128: Row(first=1, ratio=2.918179),
+    256: Row(first=1, ratio=2.918179),
 }
 
 
-def length_weights(lengths: Sequence[int], share: float) -> list[float]:
+def table(maximum: int) -> dict[int, Row]:
+    """Table 8 for contexts of up to `maximum` chunks; 256 gives the paper's own.
+
+    The lengths are 1, 2, 4, ... and the maximum itself. Each length gets the row that stands at
+    the same place of the paper's table, by logarithm: the longest one the last row, and so on;
+    between two rows, sum and ratio are interpolated. A table of one length is even. The chunk size
+    changes nothing but the tokens that a length stands for.
+
+    Raises
+    ------
+    InputError
+        If the maximum is below one.
+    """
+    if maximum < 1:
+        raise InputError(f"A longest context of {maximum} chunks; expected at least 1.")
+    doubled = [2**power for power in range(maximum.bit_length())]
+    return {length: _row(length, maximum) for length in sorted({*doubled, maximum})}
+
+
+def stage_counts(maximum: int) -> dict[int, list[int]]:
+    """Data points of each length in each of the nine stages, as the paper prints them."""
+    return {
+        length: [math.floor(row.at(stage) + 0.5) for stage in range(STAGES)]
+        for length, row in table(maximum).items()
+    }
+
+
+def stage_weights(lengths: Sequence[int], stage: int, maximum: int | None = None) -> list[float]:
+    """How often each length is drawn in a stage, counted from zero.
+
+    Parameters
+    ----------
+    lengths
+        Numbers of chunks.
+    stage
+        0 to 8.
+    maximum
+        Longest context, in chunks: `table` of it. By default the rows of the paper's table.
+
+    Raises
+    ------
+    InputError
+        If a length has no row.
+    """
+    rows = TABLE_8 if maximum is None else table(maximum)
+    strange = [length for length in lengths if length not in rows]
+    if strange or not lengths:
+        raise InputError(
+            f"Lengths {list(lengths)} in chunks; expected some of {list(rows)}. Choose among "
+            "these, or give the longest context as the maximum."
+        )
+    return [rows[length].at(stage) for length in lengths]
+
+
+def length_weights(lengths: Sequence[int], share: float, maximum: int | None = None) -> list[float]:
     """How often each length is drawn once `share` (0 to 1) of the training is done."""
-    stage = min(STAGES - 1, int(share * STAGES))
-    return [TABLE_8[length][0] * TABLE_8[length][1] ** stage for length in lengths]
+    return stage_weights(lengths, stage_at(share), maximum)
+
+
+def stage_at(share: float) -> int:
+    """The stage, counted from zero, once `share` (0 to 1) of the training is done."""
+    if not share >= 0:  # NaN as well
+        raise InputError(f"A share of {share} of the training is done; expected 0 to 1.")
+    return min(STAGES - 1, int(min(share, 1.0) * STAGES))
 
 
 class LengthCurriculum:
@@ -35,35 +128,57 @@ class LengthCurriculum:
     growth
         Gives the chunk size of a step, and is told how well it was rebuilt.
     lengths
-        Numbers of chunks to draw from.
+        Numbers of chunks to draw from: by default those of the maximum's table, or 1 to 16.
+    maximum
+        Longest context, in chunks: the table is scaled to it. By default the lengths have the
+        rows they have in the paper's table.
+
+    Raises
+    ------
+    InputError
+        If a length has no row in the table.
     """
 
-    def __init__(self, growth: ChunkGrowth, lengths: Sequence[int] = (1, 2, 4, 8, 16)) -> None:
+    def __init__(
+        self,
+        growth: ChunkGrowth,
+        lengths: Sequence[int] | None = None,
+        *,
+        maximum: int | None = None,
+    ) -> None:
+        if lengths is None:
+            lengths = SHORT if maximum is None else tuple(table(maximum))
         self.growth = growth
         self.lengths = tuple(lengths)
+        self.weights = [stage_weights(self.lengths, n, maximum) for n in range(STAGES)]
         self.drawn = self.lengths[0]
-        self.accuracy = dict.fromkeys(self.lengths, 0.0)
-        self.loss = dict.fromkeys(self.lengths, 0.0)
+        self.accuracy: dict[int, float] = {}
+        self.loss: dict[int, float] = {}
 
     def draw(self, rng: Random, share: float) -> int:
         """Draw the length of the next step (to be followed by one `record`)."""
-        self.drawn = rng.choices(self.lengths, length_weights(self.lengths, share))[0]
+        return self.choose(rng, self.weights[stage_at(share)])
+
+    def choose(self, rng: Random, weights: Sequence[float]) -> int:
+        """Draw the length of the next step by the given weights, one a length."""
+        self.drawn = rng.choices(self.lengths, weights)[0]
         return self.drawn
 
     def record(self, loss: float, accuracy: float) -> None:
-        """Take note of the step's result."""
+        """Take note of the step's result; a step without targets (NaN) does not count."""
         self.growth.record(accuracy)
-        for table, value in ((self.accuracy, accuracy), (self.loss, loss)):
-            old = table[self.drawn]
-            table[self.drawn] = 0.95 * old + 0.05 * value if old else value
+        for figures, value in ((self.accuracy, accuracy), (self.loss, loss)):
+            if not math.isnan(value):
+                old = figures.get(self.drawn)
+                figures[self.drawn] = value if old is None else 0.95 * old + 0.05 * value
 
     def summary(self) -> dict[str, Any]:
-        """Figures for the log."""
+        """Figures for the log, of the lengths that were drawn."""
         return {
             "k": self.growth.current,
             "accuracy_by_k": {n: round(a, 3) for n, a in self.growth.accuracy.items() if a},
-            "accuracy": {n: round(value, 3) for n, value in self.accuracy.items()},
-            "target_loss": {n: round(value, 3) for n, value in self.loss.items()},
+            "accuracy": {n: round(value, 3) for n, value in sorted(self.accuracy.items())},
+            "target_loss": {n: round(value, 3) for n, value in sorted(self.loss.items())},
         }
 
     def state(self) -> dict[str, Any]:
@@ -71,8 +186,8 @@ class LengthCurriculum:
         return {
             "growth": self.growth.state(),
             "drawn": self.drawn,
-            "accuracy": self.accuracy,
-            "loss": self.loss,
+            "accuracy": dict(self.accuracy),
+            "loss": dict(self.loss),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -81,3 +196,22 @@ class LengthCurriculum:
         self.drawn = state["drawn"]  # JSON has turned the lengths into text
         self.accuracy = {int(n): value for n, value in state["accuracy"].items()}
         self.loss = {int(n): value for n, value in state["loss"].items()}
+
+
+def _sum(ratio: float) -> float:
+    return sum(ratio**stage for stage in range(STAGES))
+
+
+def _row(length: int, maximum: int) -> Row:
+    if maximum == 1:
+        return Row(first=TABLE_8[1].total / STAGES, ratio=1.0)
+    rows = list(TABLE_8.values())
+    place = math.log2(length) / math.log2(maximum) * (len(rows) - 1)
+    below = min(int(place), len(rows) - 2)
+    part = place - below
+    if part in (0.0, 1.0):  # a row of the paper, to the last digit
+        return rows[below + int(part)]
+    low, high = rows[below], rows[below + 1]
+    ratio = low.ratio ** (1 - part) * high.ratio**part
+    total = low.total ** (1 - part) * high.total**part
+    return Row(first=total / _sum(ratio), ratio=ratio)

@@ -1,213 +1,335 @@
-"""The one training loop: step, log, save, resume. Stages differ in data, loss and what moves."""
+"""The one training loop: step, log, save, resume. Stages differ in data, loss and what moves.
+
+Launched alone it uses one device; launched by ``accelerate launch`` or ``torchrun`` every process
+reads its share of the same global batch.
+"""
 
 import json
 import logging
-import os
+import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import nn
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from refrag_rag.training.loss import Metrics
+from refrag_rag.errors import InputError, TrainingError
+from refrag_rag.training.batches import Row, collate, share_of
+from refrag_rag.training.loss import Sums, next_token_sums
+from refrag_rag.training.optimizers import build_optimizer
+from refrag_rag.training.settings import LoopSettings, as_dict, check_same
+from refrag_rag.training.state import load_state, save_state
+from refrag_rag.training.watching import Watch
 
 logger = logging.getLogger(__name__)
-STATE = "state.safetensors"
+LOG, SETTINGS = "log.jsonl", "settings.json"
 
 
-class Record(Protocol):
-    """A curriculum as the loop sees it: it takes note of results and can be saved."""
+class Item(Protocol):
+    """One example of a step: a `Row`, or what a stage reads instead."""
+
+    @property
+    def weight(self) -> float:
+        """What its loss is divided by, together with the others'."""
+
+    @property
+    def tokens(self) -> int:
+        """Positions that it takes, for the log."""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for messages."""
+
+    def silent(self) -> "Item":
+        """The same without any loss: it fills a place where a process has too few."""
+
+
+class Source(Protocol):
+    """Where the items of a step come from, with the curriculum that chooses them.
+
+    All processes draw the same items and record the same figures, so they stay in step.
+    """
+
+    def draw(self, rng: Random, share: float) -> Sequence[Any]:
+        """The global batch of one step; `share` (0 to 1) of the run is done."""
 
     def record(self, loss: float, accuracy: float) -> None:
-        """Take note of the target loss and accuracy of the step."""
+        """Take note of the target loss and accuracy (NaN without targets) of that step."""
 
     def summary(self) -> dict[str, Any]:
         """Figures for the log."""
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs."""
+        """What `restore` needs, as JSON values."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
 
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast.
+class Objective(Protocol):
+    """The loss of a micro-batch; `everything` is the global batch it belongs to."""
 
-    Attributes
-    ----------
-    steps
-        Optimizer steps of the stage.
-    lr
-        Peak learning rate: linear warm-up, constant, linear to zero over the last `decay` share.
-    minutes
-        Stop early after so much wall time, with the learning-rate decay brought forward.
-    """
+    def __call__(self, module: nn.Module, rows: Sequence[Any], everything: Sequence[Any]) -> Sums:
+        """Sum the losses."""
 
-    steps: int
-    lr: float
-    warmup: int = 100
-    decay: float = 0.2
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    save_every: int = 200
-    seed: int = 0
-    minutes: float | None = None
+
+def read_rows(module: nn.Module, rows: Sequence[Row], everything: Sequence[Row]) -> Sums:
+    """Next-token loss of mixed rows: what all stages but the policy's minimise."""
+    batch = collate(rows)
+    return next_token_sums(module(batch, encode=any(row.chosen for row in everything)), batch)
 
 
 class Progress:
     """How far a stage is, in steps or in minutes, whichever is further."""
 
-    def __init__(self, config: LoopConfig, step: int, seconds: float) -> None:
-        self.config, self.step, self.seconds = config, step, seconds
+    def __init__(self, settings: LoopSettings, step: int = 0, seconds: float = 0, tokens: int = 0):
+        self.settings, self.step, self.seconds, self.tokens = settings, step, seconds, tokens
 
     @property
     def share(self) -> float:
         """Between 0 and 1."""
-        by_time = self.seconds / (60 * self.config.minutes) if self.config.minutes else 0.0
-        return max(self.step / self.config.steps, by_time)
+        minutes = self.settings.minutes
+        by_time = self.seconds / (60 * minutes) if minutes else 0.0
+        return max(self.step / self.settings.steps, by_time)
 
     @property
-    def lr_factor(self) -> float:
-        """Warm-up, constant, then linear to zero."""
-        warm = min(1.0, (self.step + 1) / self.config.warmup)
-        return warm * min(1.0, max(0.0, 1 - self.share) / self.config.decay)
+    def lr(self) -> float:
+        """Linear warm-up, then a cosine, or constant and linear to zero at the end."""
+        settings = self.settings
+        warmup = settings.warmup if settings.warmup > 1 else settings.warmup * settings.steps
+        warm = min(1.0, (self.step + 1) / max(1.0, warmup))
+        left = max(0.0, 1 - self.share)
+        if settings.schedule == "linear":
+            return settings.lr * warm * min(1.0, left / settings.decay)
+        return settings.lr * warm * (1 - math.cos(math.pi * left)) / 2
 
 
 def train(
-    model: nn.Module,
+    module: nn.Module,
     *,
-    trainable: Iterable[nn.Parameter],
-    loss: Callable[[nn.Module, Random, float], Metrics],
-    curriculum: Record,
-    config: LoopConfig,
+    source: Source,
+    settings: LoopSettings,
     folder: Path,
+    objective: Objective = read_rows,
+    watch: Watch | None = None,
 ) -> nn.Module:
-    """Train until the steps or the minutes are used up, resuming from `folder` if it has a state.
+    """Train until the steps or the minutes are used up, resuming if `folder` has a state.
+
+    The loss of a step is normalised by the tokens of the global batch, whatever its share.
 
     Parameters
     ----------
-    model
-        The model; only `trainable` gets gradients.
-    loss
-        Called with the model, a generator seeded by the step and the share done (0 to 1); returns
-        weighted loss, target loss, target accuracy.
-    curriculum
-        Told the result of every step.
+    module
+        Called with batches; parameters that require a gradient are trained.
+    source
+        Gives the rows.
+    settings
+        How long and how fast.
     folder
-        Where the log and the state for resuming are written, the latter renamed into place.
+        Where log and state are written.
+    objective
+        The loss.
+    watch
+        What is read in between, on held-out text.
+
+    Returns
+    -------
+    Module
+        As prepared for the device or devices; see `whole_weights`.
+
+    Raises
+    ------
+    InputError
+        If the folder's state was made with other settings; nothing is changed.
+    TrainingError
+        If the loss is no longer a number, or the state cannot be written. The last state is kept.
     """
     torch.set_flush_denormal(True)
-    moving, optimizer = _optimizer(model, trainable, config)
-    accelerator = Accelerator()
-    model, optimizer = accelerator.prepare(model, optimizer)
-    progress = _resume(folder, accelerator.unwrap_model(model), optimizer, curriculum, config)
-    bar = tqdm(total=config.steps, initial=progress.step, desc=folder.name, mininterval=10)
-    while progress.share < 1:
-        started = time.monotonic()
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * progress.lr_factor
-        rng = Random(f"{config.seed}-{progress.step}")
-        value, target_loss, accuracy = loss(model, rng, progress.share)
-        accelerator.backward(value)
-        accelerator.clip_grad_norm_(moving, config.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        curriculum.record(float(target_loss), float(accuracy))
-        progress = Progress(
-            config, progress.step + 1, progress.seconds + time.monotonic() - started
+    accelerator = _accelerator(settings, folder)
+    if settings.optimizer != "adamw" and accelerator.distributed_type == DistributedType.FSDP:
+        raise InputError("optimizer = 'muon' needs whole matrices; expected adamw with FSDP.")
+    optimizer = build_optimizer(module, settings)
+    module, prepared = accelerator.prepare(module, optimizer)
+    run = _Run(accelerator, module, prepared, source, settings, folder, objective, watch)
+    run.resume()
+    run.go()
+    return module
+
+
+class _Run:
+    """One process's part in a run."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        module: nn.Module,
+        optimizer: Any,
+        source: Source,
+        settings: LoopSettings,
+        folder: Path,
+        objective: Objective,
+        watch: Watch | None,
+    ) -> None:
+        self.accelerator, self.module, self.optimizer = accelerator, module, optimizer
+        self.source, self.settings, self.folder = source, settings, folder
+        self.objective, self.watch = objective, watch
+        self.progress = Progress(settings)
+
+    def resume(self) -> None:
+        """Go on from the folder's state, if there is one, and note the settings."""
+        rest = None
+        if (self.folder / SETTINGS).exists():
+            check_same(self.settings, json.loads((self.folder / SETTINGS).read_text("utf-8")))
+            rest = load_state(self.folder, self.module, self.optimizer.optimizer)
+        elif self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(as_dict(self.settings), indent=2) + "\n"
+            (self.folder / SETTINGS).write_text(text, encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+        if rest is not None:
+            self.source.restore(rest["source"])
+            self.progress = Progress(self.settings, *rest["progress"])
+            logger.info("resuming %s at step %d", self.folder, self.progress.step)
+
+    def go(self) -> None:
+        """All steps that are left."""
+        bar = tqdm(
+            total=self.settings.steps,
+            initial=self.progress.step,
+            desc=self.folder.name,
+            mininterval=10,
+            disable=not self.accelerator.is_main_process,
         )
-        bar.update()
-        _log(folder, progress, float(value.detach()), curriculum)
-        if progress.step % config.save_every == 0 or progress.share >= 1:
-            _save(folder, accelerator.unwrap_model(model), optimizer, curriculum, progress)
-    bar.close()
-    return accelerator.unwrap_model(model)  # type: ignore[no-any-return]
+        while self.progress.share < 1:
+            if self.watch is not None and self.progress.step % self.watch.every == 0:
+                self._look(self.watch)
+            self._step()
+            bar.update()
+            if self.progress.step % self.settings.save_every == 0 or self.progress.share >= 1:
+                self._save()
+        bar.close()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def _step(self) -> None:
+        started = time.monotonic()
+        progress, lr = self.progress, self.progress.lr
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        seed, process = self.settings.seed, self.accelerator.process_index
+        # random numbers depend on the step alone; dropout differs between processes
+        torch.manual_seed((seed << 40) + (progress.step << 12) + process)
+        rows = self.source.draw(Random(f"{seed}-{progress.step}"), progress.share)
+        loss, target_loss, right, targets = self._accumulate(rows)
+        self._check_finite(loss, rows)
+        norm = self.accelerator.clip_grad_norm_(self._moving(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        nothing = float("nan")
+        self.source.record(
+            target_loss / targets if targets else nothing, right / targets if targets else nothing
+        )
+        self.progress = Progress(
+            self.settings,
+            progress.step + 1,
+            progress.seconds + time.monotonic() - started,
+            progress.tokens + sum(row.tokens for row in rows),
+        )
+        self._log(loss, lr, float(norm))
+
+    @torch.no_grad()
+    def _look(self, watch: Watch) -> None:
+        """Tell the curriculum the held-out figures of every length."""
+        for length, rows in watch.examples().items():
+            sums = [self.objective(self.module, part, rows) for part in self._parts(rows)]
+            added = torch.stack([torch.stack([v.double() for v in one]) for one in sums]).sum(0)
+            _, loss, right, targets = self.accelerator.reduce(added, "sum").tolist()
+            watch.curriculum.observe(length, loss / targets, right / targets)
+
+    def _parts(self, rows: Sequence[Item]) -> list[list[Any]]:
+        return share_of(
+            rows,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+            size=self.settings.micro_batch,
+        )
+
+    def _accumulate(self, rows: Sequence[Item]) -> list[float]:
+        """Loss per weight, and the sums over targets, of all processes together."""
+        total = sum(row.weight for row in rows)
+        if not total:
+            raise InputError(
+                f"Step {self.progress.step} has no token to learn from; expected text longer than "
+                "one chunk. Look at the data."
+            )
+        count = self.accelerator.num_processes
+        parts = self._parts(rows)
+        sums: Tensor | None = None
+        for place, part in enumerate(parts):
+            later = place < len(parts) - 1
+            with self.accelerator.no_sync(self.module) if later else nullcontext():
+                one = self.objective(self.module, part, rows)
+                # gradients are averaged over processes: undo it
+                self.accelerator.backward(one.loss * (count / total))
+            detached = torch.stack([value.detach().double() for value in one])
+            sums = detached if sums is None else sums + detached
+        values: list[float] = self.accelerator.reduce(sums, "sum").tolist()
+        return [values[0] / total, *values[1:]]
+
+    def _check_finite(self, loss: float, rows: Sequence[Item]) -> None:
+        if math.isfinite(loss):
+            return
+        origins = list(dict.fromkeys(row.origin for row in rows if row.origin))
+        raise TrainingError(
+            f"The loss of step {self.progress.step} is {loss}; its rows: "
+            f"{', '.join(origins[:8]) or 'made by the seed and the step'}. The last state in "
+            f"{self.folder} is kept: lower the learning rate or look at these rows, and go on."
+        )
+
+    def _moving(self) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def _log(self, loss: float, lr: float, norm: float) -> None:
+        progress = self.progress
+        if progress.step % self.settings.log_every or not self.accelerator.is_main_process:
+            return
+        line = {
+            "step": progress.step,
+            "minutes": round(progress.seconds / 60, 2),
+            "tokens": progress.tokens,
+            "loss": round(loss, 5),
+            "lr": lr,
+            "norm": round(norm, 4),
+        }
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, **self.source.summary()}) + "\n")
+        self.accelerator.log({n: v for n, v in line.items() if n != "step"}, step=progress.step)
+
+    def _save(self) -> None:
+        progress = self.progress
+        rest = {
+            "source": self.source.state(),
+            "progress": [progress.step, progress.seconds, progress.tokens],
+        }
+        main = self.accelerator.is_main_process
+        save_state(self.folder, self.module, self.optimizer.optimizer, rest, write=main)
+        self.accelerator.wait_for_everyone()
 
 
-def _optimizer(
-    model: nn.Module, trainable: Iterable[nn.Parameter], config: LoopConfig
-) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
-    moving = list(trainable)
-    model.requires_grad_(False)
-    for parameter in moving:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(
-        moving, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+def _accelerator(settings: LoopSettings, folder: Path) -> Accelerator:
+    accelerator = Accelerator(
+        mixed_precision=settings.precision,
+        log_with=settings.tracker,
+        project_dir=str(folder),
+        # a step of text alone leaves encoder and projector out
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    return moving, optimizer
-
-
-def _log(folder: Path, progress: Progress, value: float, curriculum: Record) -> None:
-    if progress.step % 20:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    line = {
-        "step": progress.step,
-        "minutes": round(progress.seconds / 60, 2),
-        "loss": round(value, 4),
-        **curriculum.summary(),
-    }
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _save(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    curriculum: Record,
-    progress: Progress,
-) -> None:
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for place, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{place}/{name}": tensor for name, tensor in moments.items()}
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # tied weights too
-    rest = {
-        "curriculum": curriculum.state(),
-        "step": progress.step,
-        "seconds": progress.seconds,
-        "config": asdict(progress.config),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{STATE}.part"
-    save_file(tensors, beside, metadata={"rest": json.dumps(rest)})
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(folder / STATE)
-
-
-def _resume(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    curriculum: Record,
-    config: LoopConfig,
-) -> Progress:
-    path = folder / STATE
-    if not path.exists():
-        return Progress(config, 0, 0.0)
-    with safe_open(path, "pt") as file:
-        rest = json.loads(file.metadata()["rest"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    weights = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
-    model.load_state_dict(weights)
-    moments: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        kind, _, place = name.partition("/")
-        if kind == "optimizer":
-            number, _, moment = place.partition("/")
-            moments.setdefault(int(number), {})[moment] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    curriculum.restore(rest["curriculum"])
-    logger.info("resuming %s at step %d", folder, rest["step"])
-    return Progress(config, rest["step"], rest["seconds"])
+    if settings.tracker:
+        accelerator.init_trackers("refrag-rag", config=None)
+    return accelerator

@@ -1,5 +1,7 @@
 """Weighted next-token loss, and accuracy on the tokens that count fully."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -7,11 +9,26 @@ from torch.nn.functional import cross_entropy
 from refrag_rag.training.batches import IGNORED, Batch
 from refrag_rag.training.tasks import CHOICE_WEIGHT
 
-Metrics = tuple[Tensor, Tensor, Tensor]  # weighted loss, target loss, target accuracy
+
+class Sums(NamedTuple):
+    """What a forward pass adds to the step: sums, so that micro-batches and processes add up.
+
+    Attributes
+    ----------
+    loss
+        Weighted, with gradient.
+    target_loss, right, targets
+        Over tokens of `CHOICE_WEIGHT`: loss, how many are predicted right, and how many there are.
+    """
+
+    loss: Tensor
+    target_loss: Tensor
+    right: Tensor
+    targets: Tensor
 
 
-def next_token_loss(logits: Tensor, batch: Batch) -> Metrics:
-    """Loss normalised by the weights; target loss and target accuracy (no gradient).
+def next_token_sums(logits: Tensor, batch: Batch) -> Sums:
+    """Sum the losses of a batch.
 
     Parameters
     ----------
@@ -19,19 +36,13 @@ def next_token_loss(logits: Tensor, batch: Batch) -> Metrics:
         *Shape:* (B, T, vocabulary)
     batch
         The batch that was read.
-
-    Returns
-    -------
-    tuple
-        Three scalars: weighted loss; mean loss and accuracy on tokens of `CHOICE_WEIGHT`.
     """
-    labels = batch.labels[:, 1:].flatten()  # (B * (T-1),)
+    labels = batch.labels[:, 1:].flatten().to(logits.device)  # (B * (T-1),)
     kept = labels != IGNORED
-    flat = logits[:, :-1].flatten(0, 1)[kept]  # (N, vocabulary)
-    weights = batch.weights[:, 1:].flatten()[kept]  # (N,)
+    flat = logits[:, :-1].flatten(0, 1)[kept].float()  # (N, vocabulary)
+    weights = batch.weights[:, 1:].flatten().to(logits.device)[kept]  # (N,)
     losses = cross_entropy(flat, labels[kept], reduction="none")  # (N,)
     targets = weights == CHOICE_WEIGHT
     with torch.no_grad():
-        right = (flat[targets].argmax(-1) == labels[kept][targets]).float()
-    total = (losses * weights).sum() / weights.sum()
-    return total, losses[targets].detach().mean(), right.mean()
+        right = (flat[targets].argmax(-1) == labels[kept][targets]).sum()
+    return Sums((losses * weights).sum(), losses[targets].detach().sum(), right, targets.sum())

@@ -1,22 +1,87 @@
-"""How a training step reads: encoder with gradient, mixed sequence, weighted loss."""
+"""How training reads: encoder with gradient and mixed sequences, in one forward call."""
+
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.model import RefragModel
 from refrag_rag.training.batches import Batch
-from refrag_rag.training.loss import Metrics, next_token_loss
 
 
-def read(model: RefragModel, batch: Batch) -> Metrics:
-    """Loss of a batch in which any share of the chunks is vectors."""
-    return next_token_loss(
-        model(batch.input_ids, batch.vector_mask, embed_chosen(model, batch), batch.attention_mask),
-        batch,
-    )
+class Reader(nn.Module):
+    """Encoder, projector and decoder behind one `forward`, as sharded training needs it.
+
+    Parameters whose module is not called itself (the embedding table, the projector) belong to the
+    outermost module, whose call gathers them; the transformers' blocks are gathered one by one.
+
+    Parameters
+    ----------
+    model
+        What is trained.
+    """
+
+    def __init__(self, model: RefragModel) -> None:
+        super().__init__()
+        self.model = model
+        self._no_split_modules = sorted({*_blocks(model.encoder.model), *_blocks(model.decoder)})
+
+    def forward(self, batch: Batch, encode: bool = False) -> Tensor:
+        """Logits of a batch.
+
+        Parameters
+        ----------
+        batch
+            Rows of text and vectors.
+        encode
+            Call the encoder even if the batch has no vector, since another process does.
+
+        Returns
+        -------
+        Tensor
+            *Shape:* (B, T, vocabulary)
+        """
+        device = self.model.device
+        embeddings = embed_chosen(self.model, batch)
+        logits: Tensor = self.model(
+            batch.input_ids.to(device),
+            batch.vector_mask.to(device),
+            embeddings,
+            batch.attention_mask.to(device),
+        )
+        if encode and not len(embeddings):
+            nothing = embed(self.model, [ChunkedPassage("?", (0,), (1,), (1,))])
+            logits = logits + 0 * self.model.projector(nothing, [1]).sum()
+        return logits
 
 
-def embed_chosen(model: RefragModel, batch: Batch) -> torch.Tensor:
+class PlainReader(nn.Module):
+    """A decoder that reads batches without vectors.
+
+    Parameters
+    ----------
+    decoder
+        What is trained.
+    """
+
+    def __init__(self, decoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = decoder
+        self._no_split_modules = _blocks(decoder)
+
+    def forward(self, batch: Batch, encode: bool = False) -> Tensor:  # noqa: ARG002
+        """Logits of a batch, *shape* (B, T, vocabulary)."""
+        logits: Tensor = self.model(
+            input_ids=batch.input_ids.to(self.model.device),
+            attention_mask=batch.attention_mask.to(self.model.device),
+            use_cache=False,
+        ).logits
+        return logits
+
+
+def embed_chosen(model: RefragModel, batch: Batch) -> Tensor:
     """Chunk embeddings of the batch's vectors, with gradient.
 
     Returns
@@ -25,18 +90,17 @@ def embed_chosen(model: RefragModel, batch: Batch) -> torch.Tensor:
         *Shape:* (V, D_enc)
     """
     if not batch.vector_mask.any():
-        return torch.empty(0, model.config.chunk_width)
-    windows = [
-        window
-        for ids in batch.windows
-        for window in model.encoder.windows(
-            ChunkedPassage("", tuple(ids), _chunk_lengths(len(ids), batch.k), ())
-        )
-    ]
-    embedded = torch.cat(model.encoder(windows))  # (all chunks, D_enc)
+        return torch.empty(0, model.config.chunk_width, device=model.device)
+    embedded = embed(model, batch.passages)  # (all chunks, D_enc)
     return embedded[batch.chosen.to(embedded.device)]
 
 
-def _chunk_lengths(tokens: int, k: int) -> tuple[int, ...]:
-    full, rest = divmod(tokens, k)
-    return (k,) * full + ((rest,) if rest else ())
+def embed(model: RefragModel, passages: Sequence[ChunkedPassage]) -> Tensor:
+    """Embeddings of all chunks of passages, with gradient, *shape* (sum of L, D_enc)."""
+    windows = [window for passage in passages for window in model.encoder.windows(passage)]
+    return torch.cat(model.encoder(windows))
+
+
+def _blocks(model: PreTrainedModel) -> list[str]:
+    """Class names of the blocks that repeat."""
+    return sorted(model._no_split_modules or ())

@@ -10,6 +10,7 @@ from random import Random
 
 from tokenizers import Tokenizer
 
+from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.tokenization import token_id
 from refrag_rag.training.prompts import PLAIN, STYLES, Style
 from refrag_rag.training.world import Entity, World
@@ -24,11 +25,24 @@ SEPARATOR = "\n\n"
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of tokens, the weight of its loss, and whether it may be compressed."""
+    """A run of tokens, the weight of its loss, and whether it may be compressed.
+
+    Attributes
+    ----------
+    ids
+        In the decoder's vocabulary.
+    weight
+        Of the loss on each of these tokens, 0 for none.
+    passage
+        Whether its chunks may stand as vectors.
+    chunked
+        How it is cut. Default: every k tokens.
+    """
 
     ids: Sequence[int]
     weight: float
     passage: bool = False
+    chunked: ChunkedPassage | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,160 @@
+"""``refrag policies``: how well each policy spends a budget, on held-out questions.
+
+The primary measure, fixed beforehand, is the log-perplexity of the gold answer at p = 0.1.
+"""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from refrag_rag.engine import Refrag
+from refrag_rag.evaluation.quality import Arm, measure, message, scores
+from refrag_rag.evaluation.questions import Question, held_out_questions, recall
+from refrag_rag.model import RefragModel
+from refrag_rag.policies import POLICIES, get_policy
+from refrag_rag.training.document_sources import Frame
+from refrag_rag.training.expansion import MEASURE, Point, bootstrap, log_perplexities
+from refrag_rag.training.pictures import ExpansionPoint, plot_expansion
+from refrag_rag.training.policy_cases import make_case
+from refrag_rag.training.policy_rollouts import Case
+from refrag_rag.training.question_sources import QuestionLayout
+from refrag_rag.training.reading import Reader
+
+SHARES = (0.05, 0.1, 0.2, 0.43)  # effective rates 5.9, 4.7, 3.3 and 2.0 at k = 8
+PRIMARY = 0.1
+FIXED = {"none": 0.0, "all": 1.0}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Log-perplexity of one policy minus another's, on the same questions.
+
+    Attributes
+    ----------
+    mean, low, high
+        Negative where `policy` is better; 95% paired bootstrap interval.
+    """
+
+    policy: str
+    than: str
+    p: float
+    mean: float
+    low: float
+    high: float
+
+
+def measure_policies(
+    name: str, target: Path, *, count: int, shares: Sequence[float] = SHARES
+) -> Iterator[str]:
+    """Measure every policy that the model has, write JSON and a picture, yield Markdown.
+
+    Parameters
+    ----------
+    name
+        Embedded name, folder or hub id.
+    target
+        JSON file; the picture gets its name with ``.png``.
+    count
+        Held-out questions, eight retrieved passages each.
+    shares
+        Budgets; 0.1 should be among them.
+    """
+    model = RefragModel.from_pretrained(name)
+    questions = held_out_questions(model.tokenizer, count=count)
+    names = [n for n in (*POLICIES, *model.policies) if n not in (*FIXED, "retrieval")]
+    arms = [*FIXED.items(), *((n, p) for p in shares for n in names)]
+    cases = list(_cases(model, questions))
+    reader = Reader(model)
+    values = {}
+    for policy, p in tqdm(arms, desc="policies", unit="arm"):
+        chosen = get_policy(policy, model.policies)
+        values[policy, p] = log_perplexities(reader, cases, chosen, p, rows_at_once=16)
+    points = [_point(model.config.k, *arm, found) for arm, found in values.items()]
+    gold = np.array([question.gold_retrieved for question in questions])
+    report = {
+        "model": model.config.name,
+        "fingerprint": model.fingerprint,
+        "measure": MEASURE,
+        "recall_at_8": recall(questions),
+        "points": [asdict(point) for point in points],
+        "points_gold_retrieved": [
+            asdict(_point(model.config.k, *arm, found[gold])) for arm, found in values.items()
+        ],
+        "differences": [asdict(one) for one in differences(values)],
+        "answers": _answers(model, questions, names),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "versions": {package: version(package) for package in ("torch", "transformers", "numpy")},
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    curves = [
+        ExpansionPoint(policy=p.policy, k=p.k, p=p.p, value=p.value, low=p.low, high=p.high)
+        for p in points
+    ]
+    plot_expansion(curves, target.with_suffix(".png"), measure=MEASURE)
+    yield markdown(report)
+
+
+def differences(
+    values: Mapping[tuple[str, float], NDArray[np.float64]],
+) -> Iterator[Difference]:
+    """Every policy against every other at the same budget, better ones first."""
+    for p in sorted({p for _, p in values}):
+        arms = sorted((n for n, share in values if share == p), key=lambda n: values[n, p].mean())
+        for place, better in enumerate(arms):
+            for worse in arms[place + 1 :]:
+                gap = values[better, p] - values[worse, p]
+                low, high = bootstrap(gap)
+                yield Difference(better, worse, p, float(gap.mean()), low, high)
+
+
+def markdown(report: Mapping[str, object]) -> str:
+    """Two tables: log-perplexity by policy and budget, exact match at the primary budget."""
+    points: Sequence[Mapping[str, object]] = report["points"]  # type: ignore[assignment]
+    shares = sorted({float(point["p"]) for point in points if point["policy"] not in FIXED})  # type: ignore[arg-type]
+    lines = ["| policy | " + " | ".join(f"p = {share}" for share in shares) + " |"]
+    lines.append("|---" * (len(shares) + 1) + "|")
+    for policy in dict.fromkeys(point["policy"] for point in points):
+        found = {point["p"]: point for point in points if point["policy"] == policy}
+        cells = [_cell(found.get(share, found.get(FIXED.get(str(policy))))) for share in shares]
+        lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")
+    lines += ["", "| policy | exact match at p = 0.1 | 95% interval |", "|---|---|---|"]
+    for row in report["answers"]:  # type: ignore[attr-defined]
+        share, low, high = (f"{row[key]:.1%}" for key in ("exact", "low", "high"))
+        lines.append(f"| `{row['arm']}` | {share} | {low} - {high} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(point: Mapping[str, object] | None) -> str:
+    return (
+        "" if point is None else f"{point['value']:.4f} ({point['low']:.4f} - {point['high']:.4f})"
+    )
+
+
+def _cases(model: RefragModel, questions: Sequence[Question]) -> Iterator[Case]:
+    layout = QuestionLayout(model, max_passages=max(len(q.passages) for q in questions))
+    frame = Frame(model)
+    for question in questions:
+        pieces, asked = layout.lay_out(message(question), question.answers[0])
+        yield make_case(pieces, 0.0, question=asked, asked=frame.text_passage(asked))
+
+
+def _point(k: int, policy: str, p: float, values: NDArray[np.float64]) -> Point:
+    return Point(policy, k, p, len(values), float(values.mean()), *bootstrap(values))
+
+
+def _answers(
+    model: RefragModel, questions: Sequence[Question], names: Sequence[str]
+) -> list[dict[str, object]]:
+    """Exact match of generated answers at the primary budget."""
+    arms = [Arm(n, n, FIXED.get(n, PRIMARY)) for n in (*FIXED, *names)]
+    engine = Refrag(model, scores=("perplexity",))
+    return [asdict(score) for score in scores(questions, measure(engine, questions, arms))]

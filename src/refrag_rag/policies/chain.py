@@ -1,0 +1,48 @@
+"""Several policies under one budget, one after another."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refrag_rag.errors import InputError
+from refrag_rag.policies.base import Chunks, Policy, needs_of
+
+
+class ExpandChain:
+    """The first policy takes what it wants of the budget, the next spends what is left.
+
+    A chain keeps to its budget: of what a policy chooses beyond it, the earliest chunks count. So
+    ``all`` fills what is left in reading order, and ``none`` leaves everything to the next one.
+
+    Parameters
+    ----------
+    policies
+        At least one. They see all chunks, and which of them are taken.
+
+    Raises
+    ------
+    InputError
+        If there is no policy.
+    """
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        if not policies:
+            raise InputError("A chain of no policies; expected at least one.")
+        self.policies = tuple(policies)
+        self.name = "+".join(policy.name for policy in policies)
+        self.needs = frozenset[str]().union(*map(needs_of, policies))
+
+    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:
+        """Let one policy after the other choose, until the budget is spent."""
+        mask = np.zeros(len(chunks.texts), bool)
+        before = mask if chunks.taken is None else chunks.taken  # by a chain around this one
+        for policy in self.policies:
+            left = budget - int(mask.sum())
+            if left <= 0:
+                break
+            taken = before | mask
+            chosen = policy.select(replace(chunks, taken=taken), question, left)
+            mask[np.flatnonzero(chosen & ~taken)[:left]] = True
+        return mask

@@ -1,0 +1,54 @@
+"""Expand what a trained network chooses: `learned` and `learned-query`."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from refrag_rag.policies.base import QUESTION, Chunks
+from refrag_rag.policies.lexical import chunk_scores, question_words
+from refrag_rag.policies.network import PolicyNetwork
+from refrag_rag.policies.ranking import best
+
+LEARNED, LEARNED_QUERY = "learned", "learned-query"
+
+
+class ExpandLearned:
+    """The chunks of the highest logits. Belongs to the model whose embeddings it was trained on.
+
+    Parameters
+    ----------
+    network
+        Trained by ``refrag train policy``.
+    """
+
+    def __init__(self, network: PolicyNetwork) -> None:
+        self.network = network.eval()
+        self.name = LEARNED_QUERY if network.shape.query else LEARNED
+        self.needs = frozenset({QUESTION}) if network.shape.query else frozenset()
+
+    @torch.inference_mode()
+    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:
+        """Choose the chunks of the highest logits, the earlier one on a tie."""
+        if not budget or not chunks.texts:
+            return np.zeros(len(chunks.texts), bool)
+        return best(chunks, chunk_logits(self.network, chunks, question).cpu().numpy(), budget)
+
+
+def chunk_logits(network: PolicyNetwork, chunks: Chunks, question: str) -> torch.Tensor:
+    """Logits of *shape* (L,) on the network's device, with gradient where it is recorded."""
+    device = network.input.weight.device
+    embeddings = torch.from_numpy(np.asarray(chunks.embeddings, np.float32)).to(device)
+    if not network.shape.query or chunks.question is None:
+        logits: torch.Tensor = network(embeddings)
+        return logits
+    asked = torch.from_numpy(np.asarray(chunks.question, np.float32)).to(device)
+    words = torch.from_numpy(word_shares(chunks, question)).to(device)
+    logits = network(embeddings, asked, words)
+    return logits
+
+
+def word_shares(chunks: Chunks, question: str) -> NDArray[np.float32]:
+    """The lexical scores of chunks, divided by the highest; *shape* (L,)."""
+    asked = question_words(question)
+    scores = chunk_scores(chunks, asked) if asked else np.zeros(len(chunks.texts))
+    return np.asarray(scores / max(1e-6, scores.max(initial=0.0)), np.float32)

@@ -1,0 +1,112 @@
+"""The network behind the learned policies: two transformer layers over chunk embeddings."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkShape:
+    """Sizes of a `PolicyNetwork`.
+
+    Attributes
+    ----------
+    chunk_width
+        D_enc.
+    width, heads, layers
+        Of the transformer; two layers in the paper.
+    query
+        Whether it also sees the question.
+    """
+
+    chunk_width: int
+    width: int = 128
+    heads: int = 4
+    layers: int = 2
+    query: bool = False
+
+    def to_json(self) -> str:
+        """For the checkpoint."""
+        return json.dumps(asdict(self))
+
+
+class PolicyNetwork(nn.Module):
+    """One logit a chunk (REFRAG, section 2.3; sizes are not given there).
+
+    With `query` it reads the question's chunk embeddings in front of the passages', and how many
+    of the question's words a chunk holds; it starts as a policy of these words alone and learns
+    what to add. That variant is our own.
+
+    Parameters
+    ----------
+    shape
+        Sizes.
+    """
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        width = shape.width
+        self.norm = nn.LayerNorm(shape.chunk_width)
+        self.input = nn.Linear(shape.chunk_width, width)
+        layer = nn.TransformerEncoderLayer(
+            width,
+            shape.heads,
+            dim_feedforward=4 * width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.layers = nn.TransformerEncoder(layer, shape.layers, enable_nested_tensor=False)
+        self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1, bias=False))
+        nn.init.zeros_(self.output[-1].weight)  # type: ignore[arg-type]
+        if shape.query:
+            self.question = nn.Parameter(torch.zeros(width))
+            self.words = nn.Linear(1, width)
+            self.word_weight = nn.Parameter(torch.tensor(8.0))
+
+    def forward(
+        self, embeddings: Tensor, question: Tensor | None = None, words: Tensor | None = None
+    ) -> Tensor:
+        """Logits of the chunks of one prompt.
+
+        Parameters
+        ----------
+        embeddings
+            *Shape:* (L, D_enc)
+        question
+            *Shape:* (Q, D_enc), if the network reads it.
+        words
+            *Shape:* (L,), between 0 and 1, if the network reads the question: the chunk's share
+            of the best match.
+
+        Returns
+        -------
+        Tensor
+            *Shape:* (L,)
+        """
+        states = self._enter(embeddings)
+        states = states + _places(len(states), self.shape.width).to(states)
+        front = 0
+        if question is not None and words is not None:
+            states = states + self.words(words[:, None])
+            states = torch.cat([self._enter(question) + self.question, states])
+            front = len(question)
+        states = self.layers(states[None])[0, front:]  # (L, width)
+        logits: Tensor = self.output(states)[:, 0]
+        return logits + self.word_weight * words if words is not None else logits
+
+    def _enter(self, embeddings: Tensor) -> Tensor:
+        entered: Tensor = self.input(self.norm(embeddings.to(self.input.weight)))
+        return entered
+
+
+def _places(count: int, width: int) -> Tensor:
+    """Sinusoids of the chunks' places, *shape* (count, width)."""
+    steps = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))  # (width / 2,)
+    angles = torch.arange(count)[:, None] * steps
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]

@@ -1,0 +1,85 @@
+"""The commands below ``refrag train``: the stages in their order, and what serves them."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from refrag_rag.errors import InputError
+from refrag_rag.training.data.skipping import OnBad
+
+STAGES = ("base", "reconstruct", "pretrain", "policy", "finetune")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one command with its own options.
+
+    Raises
+    ------
+    InputError
+        If there is no such command.
+    """
+    name, *rest = arguments or ["?"]
+    if name in STAGES:
+        import_module(f"refrag_rag.training.{name}").main(rest)
+    elif name in SERVING:
+        SERVING[name](rest)
+    else:
+        raise InputError(
+            f"refrag train {name}: no such command; expected one of "
+            f"{', '.join((*STAGES, *SERVING))}."
+        )
+
+
+def prepare(arguments: Sequence[str]) -> None:
+    """Turn text or question records into what the stages read."""
+    from transformers import AutoTokenizer
+
+    from refrag_rag.training.data.prepare import prepare as run
+
+    parser = argparse.ArgumentParser(prog="refrag train prepare", description=prepare.__doc__)
+    parser.add_argument("sources", nargs="+", help="JSON-lines files or folders, or hf:DATASET")
+    parser.add_argument("--out", type=Path, required=True, help="folder (text) or file (questions)")
+    parser.add_argument("--kind", choices=("text", "questions"), default="text")
+    parser.add_argument("--decoder", help="text: whose tokenizer; folder or hub id")
+    parser.add_argument("--skip-bad", action="store_true", help="count bad records, do not stop")
+    options = parser.parse_args(arguments)
+    if options.kind == "text" and not options.decoder:
+        raise InputError("Text is prepared for one tokenizer; expected --decoder NAME.")
+    tokenizer = AutoTokenizer.from_pretrained(options.decoder) if options.decoder else None
+    on_bad: OnBad = "skip" if options.skip_bad else "raise"
+    found = run(options.sources, tokenizer, options.out, kind=options.kind, on_bad=on_bad)
+    counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
+    print(f"{options.out}: {counts}; left out: {dict(found.skipped) or 'nothing'}")
+
+
+def curriculum(arguments: Sequence[str]) -> None:
+    """Show the length curriculum."""
+    from refrag_rag.training.lengths import stage_counts
+    from refrag_rag.training.pictures import plot_curriculum
+
+    parser = argparse.ArgumentParser(prog="refrag train curriculum", description=curriculum.__doc__)
+    parser.add_argument("--chunks", type=int, default=256, help="longest context (default: 256)")
+    parser.add_argument("--k", type=int, default=8, help="tokens of a chunk (default: 8)")
+    parser.add_argument("--plot", type=Path, help="also draw it into this PNG file")
+    options = parser.parse_args(arguments)
+    for length, counts in stage_counts(options.chunks).items():
+        print(f"{length:>4} x {options.k}: {' '.join(f'{count:>5}' for count in counts)}")
+    if options.plot:
+        plot_curriculum(options.chunks, options.k, options.plot)
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Write the report of a run folder again."""
+    from refrag_rag.training.report import write_report
+
+    parser = argparse.ArgumentParser(prog="refrag train report", description=report.__doc__)
+    parser.add_argument("folder", type=Path, help="of a stage: it has a log.jsonl")
+    write_report(parser.parse_args(arguments).folder)
+
+
+SERVING: dict[str, Callable[[Sequence[str]], None]] = {
+    "prepare": prepare,
+    "curriculum": curriculum,
+    "report": report,
+}

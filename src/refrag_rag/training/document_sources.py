@@ -1,0 +1,149 @@
+"""Rows from users' own text: reconstruction and continuation at the curriculum's lengths."""
+
+from random import Random
+from typing import Any, Protocol
+
+from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.model import RefragModel
+from refrag_rag.training.batches import Row, arrange
+from refrag_rag.training.data.documents import Documents
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Piece
+
+
+class Lengths(Protocol):
+    """A curriculum of context lengths, in chunks."""
+
+    def draw(self, rng: Random, share: float) -> int:
+        """The length of the next step."""
+
+    def record(self, loss: float, accuracy: float) -> None:
+        """Take note of the step's result."""
+
+    def summary(self) -> dict[str, Any]:
+        """Figures for the log."""
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+
+
+class Frame:
+    """What stands around a training example: the decoder's first token, and its last.
+
+    Parameters
+    ----------
+    model
+        Gives tokenizer and chunker. Text is cut exactly as at question time.
+    """
+
+    def __init__(self, model: RefragModel) -> None:
+        self._tokenizer, self._chunker = model.tokenizer, model.chunker
+        first = model.tokenizer("", add_special_tokens=True).input_ids
+        end = model.tokenizer.eos_token_id
+        self.first = Piece([i for i in first if i != end], 0.0)
+        self.end = Piece([end], CHOICE_WEIGHT)
+
+    def passage(self, ids: Any, weight: float = 0.0) -> Piece:
+        """Token ids as a passage; a character cut in half at either end is left out."""
+        text = self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return self.text_passage(text.strip("\ufffd"), weight)
+
+    def text_passage(self, text: str, weight: float = 0.0) -> Piece:
+        """Text as a passage."""
+        chunked: ChunkedPassage = self._chunker.chunk(text)
+        return Piece(chunked.token_ids, weight, passage=True, chunked=chunked)
+
+
+class DocumentChunks:
+    """Reconstruction: a run of text as vectors, followed by its tokens.
+
+    Parameters
+    ----------
+    documents
+        Where runs are drawn from.
+    model
+        Cuts them.
+    lengths
+        Draws the length of each step.
+    batch_size
+        Runs of a step.
+    """
+
+    def __init__(
+        self, documents: Documents, model: RefragModel, lengths: Lengths, *, batch_size: int
+    ) -> None:
+        self.documents, self.lengths, self.batch_size = documents, lengths, batch_size
+        self.k, self.frame = model.config.k, Frame(model)
+        self.record, self.summary = lengths.record, lengths.summary
+        self.state, self.restore = lengths.state, lengths.restore
+
+    def draw(self, rng: Random, share: float) -> list[Row]:
+        """Runs of one length."""
+        return self.rows(rng, self.lengths.draw(rng, share), self.batch_size)
+
+    def rows(self, rng: Random, chunks: int, count: int) -> list[Row]:
+        """`count` runs of `chunks` chunks."""
+        return [self._row(rng, chunks) for _ in range(count)]
+
+    def _row(self, rng: Random, chunks: int) -> Row:
+        passage = self.frame.passage(self.documents.run(rng, chunks * self.k))
+        pieces = [self.frame.first, passage, Piece(passage.ids, CHOICE_WEIGHT), self.frame.end]
+        return arrange(pieces, _all_vectors(pieces), k=self.k)
+
+
+class DocumentContinuation:
+    """Next-paragraph prediction: context as vectors and some text, then the tokens that follow.
+
+    Parameters
+    ----------
+    documents, model, lengths, batch_size
+        See `DocumentChunks`; the length is the context's.
+    following
+        Most tokens to predict; never more than the context has.
+    text_shares
+        Shares of chunks that stay text: one phase of the run each, of equal length
+        (REFRAG, section 2.2: first none, then 0.1).
+    """
+
+    def __init__(
+        self,
+        documents: Documents,
+        model: RefragModel,
+        lengths: Lengths,
+        *,
+        batch_size: int,
+        following: int,
+        text_shares: tuple[float, ...],
+    ) -> None:
+        self.documents, self.lengths, self.batch_size = documents, lengths, batch_size
+        self.k, self.frame = model.config.k, Frame(model)
+        self.following, self.text_shares = following, text_shares
+        self.record, self.summary = lengths.record, lengths.summary
+        self.state, self.restore = lengths.state, lengths.restore
+
+    def draw(self, rng: Random, share: float) -> list[Row]:
+        """Contexts of one length."""
+        phase = min(len(self.text_shares) - 1, int(share * len(self.text_shares)))
+        chunks = self.lengths.draw(rng, share)
+        return self.rows(rng, chunks, self.batch_size, text_share=self.text_shares[phase])
+
+    def rows(self, rng: Random, chunks: int, count: int, *, text_share: float = 0.0) -> list[Row]:
+        """`count` contexts of `chunks` chunks with what follows."""
+        return [self._row(rng, chunks, text_share) for _ in range(count)]
+
+    def _row(self, rng: Random, chunks: int, text_share: float) -> Row:
+        tokens = chunks * self.k
+        context, following = self.documents.continuation(rng, tokens, min(tokens, self.following))
+        pieces = [
+            self.frame.first,
+            self.frame.passage(context),
+            Piece([int(i) for i in following], CHOICE_WEIGHT),
+        ]
+        masks = [[rng.random() < text_share for _ in mask] for mask in _all_vectors(pieces)]
+        return arrange(pieces, masks, k=self.k)
+
+
+def _all_vectors(pieces: list[Piece]) -> list[list[bool]]:
+    return [[False] * len(p.chunked) for p in pieces if p.chunked is not None]

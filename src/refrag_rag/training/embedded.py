@@ -1,0 +1,98 @@
+"""The embedded model's shape: a small decoder, and a small encoder that starts from it."""
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from refrag_rag.config import RefragConfig
+from refrag_rag.encoder import ChunkEncoder
+from refrag_rag.model import RefragModel
+from refrag_rag.projector import Projector
+
+K = 8
+
+
+def decoder_config(vocab_size: int, *, width: int = 256, layers: int = 4) -> LlamaConfig:
+    """The decoder's shape."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+
+
+def build(
+    decoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    width: int = 128,
+    layers: int = 2,
+    window: int = 128,
+) -> RefragModel:
+    """A new encoder and projector before a trained decoder, whose embeddings they start from."""
+    config = RefragConfig(
+        name="refrag-tiny",
+        k=K,
+        window=window,
+        pooling="concat",
+        shared_vocabulary=True,
+        encoder_width=width,
+        decoder_width=decoder.config.hidden_size,
+        projector_width=K * width,
+    )
+    shape = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=4 * width,
+        max_position_embeddings=window,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    encoder = ChunkEncoder(BertModel(shape, add_pooling_layer=False), tokenizer, config)
+    projector = Projector(config.chunk_width, config.decoder_width, config.projector_width)
+    embeddings = decoder.get_input_embeddings().weight
+    _start_embeddings(encoder, embeddings)
+    _start_projector(projector, scale=4 * embeddings.std().item())
+    return RefragModel(
+        config=config,
+        encoder=encoder,
+        projector=projector,
+        decoder=decoder,
+        tokenizer=tokenizer,
+    )
+
+
+def _start_embeddings(encoder: ChunkEncoder, embeddings: Tensor) -> None:
+    """Tokens that are alike to the decoder are alike to the encoder: a random projection."""
+    target = encoder.model.get_input_embeddings().weight  # (vocabulary, encoder_width)
+    projected = embeddings @ torch.randn(embeddings.shape[1], target.shape[1])
+    with torch.no_grad():
+        target.copy_(0.3 * projected / projected.std())
+
+
+def _start_projector(projector: Projector, scale: float) -> None:
+    """Keep the states of a chunk apart, and enter at about the scale of token embeddings.
+
+    Far above it, the decoder's layers add too little to change the vectors, and their gradients
+    vanish in the first normalisation.
+    """
+    nn.init.orthogonal_(projector.hidden.weight)
+    nn.init.normal_(projector.output.weight, std=scale / projector.output.in_features**0.5)
+    nn.init.zeros_(projector.output.bias)

@@ -1,0 +1,88 @@
+"""How well policies spend a budget: log-perplexity of the gold tokens at several rates."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from refrag_rag.policies import Policy
+from refrag_rag.policies.base import needs_of
+from refrag_rag.scoring import SCORERS
+from refrag_rag.training.policy_objective import see
+from refrag_rag.training.policy_rollouts import Case, mean_log_probs
+from refrag_rag.training.reading import Reader
+
+RESAMPLES = 2000
+MEASURE = "log-perplexity of the gold tokens"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One policy at one budget.
+
+    Attributes
+    ----------
+    k, p
+        Tokens of a chunk, share of chunks that stay text.
+    cases
+        How many examples.
+    value, low, high
+        Mean log-perplexity over the cases, and its 95% bootstrap interval.
+    """
+
+    policy: str
+    k: int
+    p: float
+    cases: int
+    value: float
+    low: float
+    high: float
+
+
+def log_perplexities(
+    reader: Reader, cases: Sequence[Case], policy: Policy, p: float, *, rows_at_once: int = 8
+) -> NDArray[np.float64]:
+    """Log-perplexity of each case's gold tokens, *shape* (cases,)."""
+    scorers = {name: SCORERS[name](reader.model) for name in needs_of(policy) if name in SCORERS}
+    rows = []
+    for case in cases:
+        chunks = see(reader, case)
+        scores = {name: np.concatenate(s.score(case.chunked)) for name, s in scorers.items()}
+        chosen = policy.select(replace(chunks, scores=scores), case.question, case.allowed(p))
+        rows.append(case.arranged(np.flatnonzero(chosen).tolist()))
+    return -mean_log_probs(reader, rows, rows_at_once).double().numpy()
+
+
+def expansion_points(
+    reader: Reader,
+    cases: Sequence[Case],
+    policies: Mapping[str, Policy],
+    shares: Sequence[float],
+) -> list[Point]:
+    """Every policy at every budget, on the same cases."""
+    k = reader.model.config.k
+    points = []
+    pairs = [(name, p) for name in policies for p in shares]
+    for name, p in tqdm(pairs, desc="policies", mininterval=10):
+        values = log_perplexities(reader, cases, policies[name], p)
+        low, high = bootstrap(values)
+        points.append(Point(name, k, p, len(values), float(values.mean()), low, high))
+    return points
+
+
+def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the mean, resampling cases."""
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(values, len(values)).mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def write_points(points: Sequence[Point], path: Path) -> None:
+    """Write points as JSON, for reports."""
+    found = {"measure": MEASURE, "points": [asdict(point) for point in points]}
+    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")

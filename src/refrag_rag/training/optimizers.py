@@ -1,0 +1,109 @@
+"""Optimizers by name: AdamW, and Muon for the matrices of transformer blocks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refrag_rag.training.settings import LoopSettings
+
+QUINTIC = (3.4445, -4.775, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+MOMENTUM = 0.95
+RMS = 0.2  # of an update: about AdamW's, so that learning rates carry over
+
+
+class MuonAdamW(torch.optim.AdamW):
+    """Muon for some matrices, AdamW for everything else, under one learning rate.
+
+    The update of a matrix is its momentum with all singular values near one (Jordan et al. 2024;
+    scaled as in Liu et al. 2025, arXiv 2502.16982). In float32, which CPUs without bfloat16
+    instructions need; whole matrices only, so not for sharded training.
+
+    Parameters
+    ----------
+    matrices
+        Updated by Muon.
+    others
+        Updated by AdamW.
+    **options
+        Of AdamW.
+    """
+
+    def __init__(
+        self, matrices: list[nn.Parameter], others: list[nn.Parameter], **options: Any
+    ) -> None:
+        groups = [{"params": matrices, "muon": True}, {"params": others, "muon": False}]
+        super().__init__([group for group in groups if group["params"]], **options)
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """One update of everything that has a gradient."""
+        held = []
+        for group in self.param_groups:
+            for matrix in group["params"] if group["muon"] else ():
+                if matrix.grad is not None:
+                    held.append((group, matrix, matrix.grad))
+                    matrix.grad = None  # AdamW passes over it
+        loss = super().step(closure)
+        with torch.no_grad():
+            for group, matrix, gradient in held:
+                self._update(group, matrix, gradient)
+                matrix.grad = gradient
+        return loss
+
+    def _update(self, group: dict[str, Any], matrix: nn.Parameter, gradient: Tensor) -> None:
+        state = self.state[matrix]
+        if "momentum" not in state:
+            state["step"] = torch.tensor(0.0)  # AdamW looks for it in every state
+            state["momentum"] = torch.zeros_like(matrix)
+        state["step"] += 1
+        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        update = orthogonal(gradient.lerp(state["momentum"], MOMENTUM))
+        matrix.mul_(1 - group["lr"] * group["weight_decay"])
+        matrix.add_(update, alpha=-group["lr"] * RMS * max(matrix.shape) ** 0.5)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """A matrix with its singular values brought near one, by Newton-Schulz steps."""
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=1e-7)
+    first, second, third = QUINTIC
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = wide @ wide.T
+        wide = torch.addmm(
+            wide, torch.addmm(gram, gram, gram, beta=second, alpha=third), wide, beta=first
+        )
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+
+
+def build_optimizer(module: nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:
+    """The optimizer of all parameters that require a gradient.
+
+    Parameters
+    ----------
+    module
+        Its `_no_split_modules` names the classes of transformer blocks.
+    """
+    moving = [p for p in module.parameters() if p.requires_grad]
+    options: dict[str, Any] = {
+        "lr": settings.lr,
+        "betas": (0.9, settings.beta2),
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(moving, **options)
+    matrices = [p for p in _block_matrices(module) if p.requires_grad]
+    chosen = set(matrices)
+    return MuonAdamW(matrices, [p for p in moving if p not in chosen], **options)
+
+
+def _block_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Weights of the linear layers inside transformer blocks, once each."""
+    names = set(getattr(module, "_no_split_modules", ()))
+    blocks = [block for block in module.modules() if type(block).__name__ in names]
+    layers = [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)]
+    return [
+        layer.weight for layer in dict.fromkeys(layers) if isinstance(layer.weight, nn.Parameter)
+    ]

@@ -1,0 +1,156 @@
+"""Stage 3: the expansion policy, by reinforcement learning. Only the policy's network moves.
+
+The reward is minus the log-perplexity of the gold continuation, or of the gold answer.
+``python -m refrag_rag.training.policy --config small --out RUN`` (REFRAG, section 2.3)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from accelerate import PartialState
+
+from refrag_rag.checkpoints.native import save
+from refrag_rag.errors import InputError
+from refrag_rag.model import RefragModel
+from refrag_rag.policies import get_policy
+from refrag_rag.policies.learned import ExpandLearned
+from refrag_rag.policies.network import NetworkShape, PolicyNetwork
+from refrag_rag.training.curricula import build_curriculum
+from refrag_rag.training.data.documents import Documents, is_documents
+from refrag_rag.training.data.questions import load_questions
+from refrag_rag.training.data.records import QuestionRecord
+from refrag_rag.training.document_sources import DocumentContinuation, Frame
+from refrag_rag.training.expansion import expansion_points, write_points
+from refrag_rag.training.loop import LOG, train
+from refrag_rag.training.policy_cases import Cases, DrawCase, question_case, text_case
+from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective
+from refrag_rag.training.policy_rollouts import Case
+from refrag_rag.training.pretrain import STAGE as PRETRAIN
+from refrag_rag.training.question_sources import QuestionLayout
+from refrag_rag.training.reading import Reader
+from refrag_rag.training.report import write_report
+from refrag_rag.training.settings import parse, setting
+from refrag_rag.training.stage import MODEL, WORLD, StageSettings, start_model
+from refrag_rag.training.tasks import Mix, Tasks
+from refrag_rag.training.world import World
+from refrag_rag.training.world.factbook import load_factbook
+from refrag_rag.training.world_records import draw_record
+
+STAGE = "policy"
+KINDS = {"learned": False, "learned-query": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings(StageSettings):
+    """The network, and how its arrangements are drawn and compared."""
+
+    kind: str = setting(
+        "learned", "learned (the paper's), or learned-query, which sees the question"
+    )
+    width: int = setting(128, "of the network")
+    samples: int = setting(8, "arrangements of one example, G")
+    epochs: int = setting(4, "steps on the same rollouts")
+    ratio: float = setting(0.2, "clip of the probability ratio")
+    shares: tuple[float, ...] = setting((0.1,), "shares of chunks to expand, one drawn an example")
+    chunks: int = setting(256, "of text: chunks of context")
+    following: int = setting(2048, "of text: most tokens to predict")
+    max_passages: int = setting(10, "of questions: most passages of a prompt")
+    held_out: int = setting(64, "examples to measure the policies on in the end, 0 for none")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        super().__post_init__()
+        if self.kind not in KINDS:
+            raise InputError(f"kind = {self.kind!r}; expected one of {', '.join(KINDS)}.")
+        if self.samples < 2 or self.epochs < 1:
+            raise InputError(
+                f"samples = {self.samples}, epochs = {self.epochs}; expected at least 2 and 1."
+            )
+        if self.save_every % self.epochs:
+            raise InputError(
+                f"save_every = {self.save_every}; expected a multiple of epochs = {self.epochs}, "
+                "so that a run never goes on in the middle of its rollouts."
+            )
+        if not self.shares or not all(0 < share < 1 for share in self.shares):
+            raise InputError(f"shares = {self.shares}; expected fractions between 0 and 1.")
+
+
+def run(settings: PolicySettings) -> None:
+    """Train a policy for a model, save it with the model, and measure it."""
+    torch.manual_seed(settings.seed)
+    model = start_model(settings, PRETRAIN).eval().requires_grad_(False)
+    reader = Reader(model).to(PartialState().device)
+    network = PolicyNetwork(
+        NetworkShape(
+            chunk_width=model.config.chunk_width,
+            width=settings.width,
+            query=KINDS[settings.kind],
+        )
+    )
+    draw_case = _draw_case(settings, model)
+    folder = settings.out / STAGE / settings.kind
+    train(
+        PolicyModule(network),
+        source=Cases(draw_case, batch_size=settings.batch_size, epochs=settings.epochs),
+        settings=settings,
+        folder=folder,
+        objective=PolicyObjective(
+            reader, samples=settings.samples, clip=settings.ratio, rows_at_once=settings.micro_batch
+        ),
+    )
+    model.policies[settings.kind] = ExpandLearned(network)
+    if PartialState().is_main_process:
+        save(model, settings.out / STAGE / MODEL)
+        if settings.held_out:
+            cases = [draw_case(Random(f"held-out-{i}")) for i in range(settings.held_out)]
+            _measure(reader, cases, settings, folder)
+        if (folder / LOG).exists():
+            write_report(folder)
+
+
+def _draw_case(settings: PolicySettings, model: RefragModel) -> DrawCase:
+    """Where cases come from: the world, question records, or prepared text."""
+    frame = Frame(model)
+    layout = QuestionLayout(model, max_passages=settings.max_passages)
+
+    def asked(record: QuestionRecord, rng: Random) -> Case:
+        return question_case(layout, frame, record, rng, rng.choice(settings.shares))
+
+    if settings.data == WORLD:
+        world = World(pools=load_factbook(settings.factbook) if settings.factbook else {})
+        tasks = Tasks(world, model.tokenizer.backend_tokenizer, Mix())
+        return lambda rng: asked(draw_record(tasks, rng), rng)
+    if not is_documents(settings.data):
+        records = load_questions(settings.data)
+        return lambda rng: asked(rng.choice(records), rng)
+    source = DocumentContinuation(
+        Documents.open(settings.data, model.tokenizer),
+        model,
+        build_curriculum("longest", k=model.config.k, chunks=settings.chunks),
+        batch_size=1,
+        following=settings.following,
+        text_shares=(0.0,),
+    )
+    return lambda rng: text_case(source, settings.chunks, rng, rng.choice(settings.shares))
+
+
+def _measure(reader: Reader, cases: Sequence[Case], settings: PolicySettings, folder: Path) -> None:
+    """The policies that need nothing but the prompt, beside the model's own."""
+    others = ("none", "random", "lexical", "exact", "perplexity")
+    policies = {name: get_policy(name) for name in others} | reader.model.policies
+    write_points(
+        expansion_points(reader, cases, policies, sorted(settings.shares)),
+        folder / "expansion.json",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train a policy."""
+    run(parse(PolicySettings, STAGE, __doc__, arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""What the stages share: the model they start from, what moves, and what a run leaves behind."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+from torch import nn
+from transformers import PreTrainedModel
+
+from refrag_rag.checkpoints.native import save
+from refrag_rag.errors import InputError
+from refrag_rag.model import RefragModel
+from refrag_rag.training.loop import LOG, Objective, Source, read_rows, train
+from refrag_rag.training.reading import Reader
+from refrag_rag.training.report import write_report
+from refrag_rag.training.settings import LoopSettings, setting
+from refrag_rag.training.state import whole_weights
+from refrag_rag.training.watching import Watch
+
+MODEL = "model"
+WORLD = "world"  # instead of a file: the invented world of the embedded model
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings(LoopSettings):
+    """What all stages of a whole model have."""
+
+    start: str | None = setting(
+        None,
+        "where to start: a stage of this run, a folder or a hub id (default: the stage before)",
+    )
+    data: str = setting(WORLD, "prepared folder or file; 'world' for the embedded model's own")
+    factbook: str | None = setting(None, "of the world: file with names of real countries")
+    batch_size: int = setting(32, "examples of a step, over all processes")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise InputError(f"batch_size = {self.batch_size}; expected at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings(StageSettings):
+    """What the stages that read text have."""
+
+    chunks: int = setting(256, "longest context, in chunks")
+    curriculum: str = setting("table8", "of lengths: table8, feedback, longest or shuffled")
+    held_out: str | None = setting(None, "prepared text that feedback is measured on")
+    look_every: int = setting(50, "steps between looks at held-out text")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        super().__post_init__()
+        if self.look_every < 1:
+            raise InputError(f"look_every = {self.look_every}; expected at least 1.")
+        if self.curriculum == "feedback" and self.held_out is None and self.data != WORLD:
+            raise InputError("curriculum = 'feedback' needs text to watch; expected --held-out.")
+
+
+def start_model(settings: StageSettings, before: str) -> RefragModel:
+    """The model a stage starts from, in training mode.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    InputError
+        If chunks do not fill windows evenly, or its chunks cannot be trained on.
+    """
+    start = settings.start or before
+    of_this_run = settings.out / start / MODEL
+    model = RefragModel.from_pretrained(of_this_run if of_this_run.is_dir() else start)
+    check_trainable(model)
+    return model.train()
+
+
+def check_trainable(model: RefragModel) -> None:
+    """Refuse what the stages cannot train.
+
+    Raises
+    ------
+    InputError
+        Says which setting, and what to use instead.
+    """
+    config = model.config
+    if config.window % config.k:
+        raise InputError(
+            f"window = {config.window} is no multiple of k = {config.k}; expected whole chunks in "
+            "a window. Choose another window."
+        )
+    if config.chunked_by != "decoder":
+        raise InputError(
+            "The encoder's tokenizer cuts this model's chunks; training needs the decoder's. "
+            "Compose a new model."
+        )
+    if model.tokenizer.eos_token_id is None:
+        raise InputError(
+            "The decoder's tokenizer has no eos token, which ends every answer; set one in its "
+            "tokenizer_config.json."
+        )
+
+
+def freeze(model: RefragModel, moving: Iterable[nn.Module]) -> None:
+    """Only the parameters of `moving` are trained."""
+    model.requires_grad_(False)
+    for module in moving:
+        module.requires_grad_(True)
+
+
+def run_stage(
+    model: RefragModel,
+    source: Source,
+    settings: StageSettings,
+    folder: Path,
+    *,
+    objective: Objective = read_rows,
+    watch: Watch | None = None,
+) -> None:
+    """Train, then save ``folder/model`` and the report."""
+    if settings.gradient_checkpointing:
+        for part in (model.encoder.model, model.decoder):
+            _checkpoint_activations(part)
+    module = train(
+        Reader(model),
+        source=source,
+        settings=settings,
+        folder=folder,
+        objective=objective,
+        watch=watch,
+    )
+    finish(module, model, folder)
+
+
+def _checkpoint_activations(part: PreTrainedModel) -> None:
+    """Its name changed in transformers 5."""
+    enable = getattr(part, "activation_checkpointing_enable", part.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
+def finish(module: nn.Module, model: RefragModel, folder: Path) -> None:
+    """Save the model whole, and write the report; the first process does it."""
+    process = PartialState()
+    weights = None
+    if process.num_processes > 1:  # the model's own tensors may be shards
+        weights = {n.removeprefix("model."): t for n, t in whole_weights(module).items()}
+    if process.is_main_process:
+        save(model, folder / MODEL, weights=weights)
+        if (folder / LOG).exists():
+            write_report(folder)
+    process.wait_for_everyone()

@@ -1,0 +1,308 @@
+"""Token files hold exactly the ids, can be read at any place, and are complete or not there."""
+
+import json
+import os
+import signal
+from collections import Counter
+from random import Random
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from refrag_rag.errors import InputError
+from refrag_rag.tokenization import PlainTokenizer
+from refrag_rag.training.data.documents import Documents, prepare_documents
+from refrag_rag.training.data.records import TextRecord
+from refrag_rag.training.data.report import PreparationReport
+from refrag_rag.training.data.skipping import Skipped
+from refrag_rag.training.data.writing import streamed_array
+
+TEXTS = [
+    "Velmora makes clocks. " * 3,
+    "Hi",
+    "é 🙂 <|end|> [[refrag]]",
+    "Tarsk is 2,310 m high.\n" * 5,
+]
+
+
+@pytest.fixture
+def ids(tokenizer):
+    """Token ids of each text, one by one."""
+    return [PlainTokenizer(tokenizer).encode(text)[0] for text in TEXTS]
+
+
+@pytest.fixture
+def folder(tokenizer, tmp_path):
+    prepare_documents(map_records(TEXTS), tokenizer, tmp_path / "data", sources=["a.jsonl"])
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def documents(folder, tokenizer):
+    return Documents.open(folder, tokenizer)
+
+
+def map_records(texts):
+    return (TextRecord(text=text, title="left out") for text in texts)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_documents_are_the_ids_of_their_texts(documents, ids):
+    assert len(documents) == 4
+    assert [document.tolist() for document in documents] == ids
+    assert documents[-1].tolist() == ids[-1]
+    assert documents[0].dtype == np.int64
+    assert documents.total_tokens == sum(map(len, ids))
+    assert documents.longest == max(map(len, ids))
+    for index in (4, -5):
+        with pytest.raises(IndexError):
+            documents[index]
+
+
+def test_the_report_counts(folder, documents, tokenizer, ids):
+    report = documents.report
+    assert report.counts == {
+        "documents": 4,
+        "tokens": sum(map(len, ids)),
+        "longest": max(map(len, ids)),
+        "characters": sum(map(len, TEXTS)),
+    }
+    assert report.sources == ("a.jsonl",)
+    assert report.skipped == {}
+    assert report.tokenizer["vocabulary"] == len(tokenizer)
+    assert json.loads((folder / "report.json").read_text("utf-8"))["kind"] == "text"
+    assert sorted(content(folder)) == ["offsets.npy", "report.json", "tokens.npy"]
+    assert np.load(folder / "tokens.npy").dtype == np.uint16
+
+
+def test_control_tokens_never_come_out(documents, tokenizer):
+    special = set(tokenizer.all_special_ids)
+    assert special
+    assert not special & {int(i) for document in documents for i in document}
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path):
+    words = {f"w{n}": n for n in range(70_000)}
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "w0"}
+    parts = {"version": "1.0", "added_tokens": [], "model": model}
+    parts["pre_tokenizer"] = {"type": "Whitespace"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)))
+    prepare_documents([TextRecord(text="w69999 w1")], tokenizer, tmp_path / "data")
+    assert np.load(tmp_path / "data" / "tokens.npy").dtype == np.uint32
+    assert Documents.open(tmp_path / "data", tokenizer)[0].tolist() == [69_999, 1]
+    skipped = Skipped()
+    texts = [TextRecord(text="w2"), TextRecord(text="\u2003")]  # the second gives no token
+    report = prepare_documents(texts, tokenizer, tmp_path / "data", skipped=skipped)
+    assert report.skipped == {"text: no tokens": 1}
+    assert report.counts["documents"] == 1
+
+
+def test_arrays_of_unknown_length(tmp_path):
+    for length in (0, 1, 7, 123_456):
+        with streamed_array(tmp_path / "a.npy", "<i8") as append:
+            append(range(length))
+            append([])
+        read = np.load(tmp_path / "a.npy", allow_pickle=False)
+        assert np.array_equal(read, np.arange(length))
+
+
+def test_runs_joined_are_all_ids_with_separators(documents, ids):
+    packed = [i for one in ids for i in [*one, 5]]
+    for length in (1, 3, 7, len(packed)):
+        runs = documents.runs(length, separator=5)
+        assert len(runs) == len(packed) // length
+        joined = np.concatenate(list(runs)).tolist()
+        assert joined == packed[: len(runs) * length]
+    assert len(documents.runs(len(packed) + 1, separator=5)) == 0
+    assert (
+        documents.runs(3, separator=5)[-1].tolist()
+        == documents.runs(3, separator=5)[len(packed) // 3 - 1].tolist()
+    )
+
+
+def test_runs_without_a_separator_stay_in_their_documents(documents, ids):
+    for length in (1, 2, 9):
+        expected = [
+            one[start : start + length]
+            for one in ids
+            for start in range(0, len(one) - length + 1, length)
+        ]
+        assert [run.tolist() for run in documents.runs(length)] == expected
+    with pytest.raises(IndexError):
+        documents.runs(documents.longest + 1)[0]
+
+
+@pytest.mark.parametrize(("length", "separator"), [(1, None), (6, None), (20, None), (6, 5)])
+def test_random_runs_are_slices_and_all_starts_are_drawn_alike(documents, ids, length, separator):
+    streams = ids if separator is None else [[i for one in ids for i in [*one, separator]]]
+    slices = [
+        tuple(stream[start : start + length])
+        for stream in streams
+        for start in range(len(stream) - length + 1)
+    ]
+    rng, draws = Random(0), 200 * len(slices)
+    drawn = Counter(
+        tuple(documents.run(rng, length, separator=separator).tolist()) for _ in range(draws)
+    )
+    expected = Counter(slices)  # equal slices of different places count together
+    assert set(drawn) == set(expected)
+    for run, count in drawn.items():
+        mean = 200 * expected[run]
+        assert abs(count - mean) < 6 * mean**0.5
+
+
+def test_draws_depend_on_the_generator_alone(folder, tokenizer, documents):
+    documents.run(Random(3), 4)
+    other = Documents.open(folder, tokenizer)
+    for step in range(20):
+        for separator in (None, 2):
+            first = documents.run(Random(step), 5, separator=separator)
+            assert np.array_equal(first, other.run(Random(step), 5, separator=separator))
+
+
+def test_continuations_follow_in_the_same_document(documents, ids):
+    longest = documents.longest
+    seen = set()
+    for seed in range(200):
+        context, following = documents.continuation(Random(seed), 8, longest - 10)
+        assert (len(context), len(following)) == (8, longest - 10)
+        both = [*context.tolist(), *following.tolist()]
+        homes = [n for n, one in enumerate(ids) if _holds(one, both)]
+        assert homes
+        seen.update(homes)
+    assert seen == {n for n, one in enumerate(ids) if len(one) >= longest - 2}
+
+
+def _holds(ids, part):
+    return any(ids[start : start + len(part)] == part for start in range(len(ids)))
+
+
+def test_too_long_runs_name_what_there_is(documents):
+    longest, total = documents.longest, documents.total_tokens
+    with pytest.raises(InputError, match=rf"{longest + 1} tokens was asked.*has {longest};"):
+        documents.continuation(Random(0), longest, 1)
+    with pytest.raises(InputError, match=rf"packed documents have {total + 4};"):
+        documents.run(Random(0), total + 5, separator=1)
+    for call in (lambda: documents.runs(0), lambda: documents.continuation(Random(0), 4, -1)):
+        with pytest.raises(InputError, match="expected a whole number of at least 1"):
+            call()
+    with pytest.raises(InputError, match="separator is 600; expected a token id from 0 to 599"):
+        documents.run(Random(0), 4, separator=600)
+
+
+def test_the_same_tokenizer_read_again_is_the_same(folder, tokenizer, tmp_path, ids):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    again = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert Documents.open(folder, again)[0].tolist() == ids[0]
+
+
+def test_another_tokenizer_is_refused(folder, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    other = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    other.add_tokens(["Velmora"])
+    with pytest.raises(InputError, match=r"prepared with another tokenizer \(fingerprint [0-9a-f]"):
+        Documents.open(folder, other)
+
+
+def rewrite(name, array):
+    def damage(folder):
+        np.save(folder / name, array(np.load(folder / name)))
+
+    return damage
+
+
+DAMAGE = {
+    "no tokens": lambda folder: (folder / "tokens.npy").unlink(),
+    "cut tokens": lambda folder: os.truncate(folder / "tokens.npy", 140),
+    "fewer tokens": rewrite("tokens.npy", lambda a: a[:-1]),
+    "signed tokens": rewrite("tokens.npy", lambda a: a.astype(np.int64)),
+    "no header": lambda folder: (folder / "offsets.npy").write_bytes(b"\x93NUMPY"),
+    "empty offsets": lambda folder: (folder / "offsets.npy").write_bytes(b""),
+    "fewer offsets": rewrite("offsets.npy", lambda a: a[:-1]),
+    "flat offsets": rewrite("offsets.npy", lambda a: np.minimum(a, a[-1] - 1) * (a < a[-1])),
+    "repeated offsets": rewrite("offsets.npy", lambda a: np.where(a == a[1], 0, a)),
+    "no report": lambda folder: (folder / "report.json").unlink(),
+    "half a report": lambda folder: os.truncate(folder / "report.json", 30),
+    "another report": lambda folder: (folder / "report.json").write_text('{"kind": "text"}'),
+    "odd report": lambda folder: (folder / "report.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damage_is_found(folder, tokenizer, damage):
+    damage(folder)
+    with pytest.raises(InputError, match=r"(damaged or missing|cannot be read).*Prepare the data"):
+        Documents.open(folder, tokenizer)
+
+
+def test_pickled_arrays_are_not_loaded(folder, tokenizer):
+    np.save(folder / "tokens.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="damaged"):
+        Documents.open(folder, tokenizer)
+
+
+def breaking():
+    yield TextRecord(text="one that is written")
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_an_error_in_the_middle_changes_nothing(tokenizer, tmp_path, old):
+    folder = tmp_path / "data"
+    if old:
+        prepare_documents(map_records(TEXTS), tokenizer, folder)
+        before = content(folder)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_documents(breaking(), tokenizer, folder)
+    assert [path.name for path in tmp_path.iterdir()] == (["data"] if old else [])
+    if old:
+        assert content(folder) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_kill_in_the_middle_changes_nothing(folder, tokenizer):
+    def killed():
+        yield TextRecord(text="one that is written")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    before = content(folder)
+    child = os.fork()
+    if not child:
+        try:
+            prepare_documents(killed(), tokenizer, folder)
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert content(folder) == before
+    prepare_documents(map_records(["new"]), tokenizer, folder)
+    assert len(Documents.open(folder, tokenizer)) == 1
+
+
+def test_what_is_open_stays_readable_when_it_is_replaced(folder, tokenizer, documents, ids):
+    prepare_documents(map_records(["new"]), tokenizer, folder)
+    assert [document.tolist() for document in documents] == ids
+    assert PreparationReport.read(folder).counts["documents"] == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["data"]
+
+
+def test_other_files_are_not_replaced(folder, tokenizer, tmp_path):
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds notes\.txt; expected a new or empty folder"):
+        prepare_documents(map_records(TEXTS), tokenizer, folder)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="holds file; expected a new"):
+        prepare_documents(map_records(TEXTS), tokenizer, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(InputError, match="cannot be written"):
+        prepare_documents(map_records(TEXTS), tokenizer, tmp_path / "file" / "below")
+
+
+def test_nothing_to_prepare_is_an_error(tokenizer, tmp_path):
+    with pytest.raises(InputError, match=r"no document to prepare \(left out: nothing\)"):
+        prepare_documents([], tokenizer, tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,146 @@
+"""The same records from every kind of source; bad lines are named, or counted."""
+
+import json
+import logging
+
+import pytest
+
+from refrag_rag.errors import InputError
+from refrag_rag.training.data.reading import read_records
+from refrag_rag.training.data.skipping import Skipped
+
+RECORDS = [{"id": str(n), "text": f"Text {n} \u2028 é 🙂"} for n in range(5)]
+
+
+def records_of(source, **options):
+    return [located.record for located in read_records(source, **options)]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    return datasets.Dataset.from_list, tmp_path / "saved"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.xz"])
+def test_every_compression_reads_the_same(write, name):
+    path = write(name, RECORDS)
+    assert records_of(path) == records_of(str(path)) == RECORDS
+
+
+def test_a_folder_is_read_in_the_order_of_names(write, tmp_path):
+    write("b.jsonl.xz", RECORDS[3:])
+    write("a.jsonl.gz", RECORDS[:3])
+    (tmp_path / "readme.txt").write_text("not read")
+    located = list(read_records(tmp_path))
+    assert [one.record for one in located] == RECORDS
+    assert located[3].place == f"{tmp_path / 'b.jsonl.xz'}, line 1"
+
+
+def test_byte_order_mark_blank_lines_and_line_ends(write):
+    lines = [json.dumps(record).encode() for record in RECORDS]
+    path = write("a.jsonl", [b"\xef\xbb\xbf" + lines[0] + b"\r", b"", b"  ", *lines[1:]])
+    located = list(read_records(path))
+    assert [one.record for one in located] == RECORDS  # the last line has no line end
+    assert located[1].place.endswith("line 4")
+
+
+def test_saved_datasets_read_the_same(saved):
+    from_list, folder = saved
+    from_list(RECORDS).save_to_disk(folder)
+    located = list(read_records(f"hf:{folder}"))
+    assert [one.record for one in located] == RECORDS
+    assert located[4].place == f"hf:{folder}, row 4"
+    with pytest.raises(InputError, match=r"split='train' was given"):
+        read_records(f"hf:{folder}", split="train")
+
+
+def test_saved_splits_are_chosen_by_name(saved):
+    import datasets
+
+    from_list, folder = saved
+    both = {"train": from_list(RECORDS[:2]), "test": from_list(RECORDS[2:])}
+    datasets.DatasetDict(both).save_to_disk(folder)
+    assert records_of(f"hf:{folder}", split="test") == RECORDS[2:]
+    with pytest.raises(InputError, match=r"has the splits train, test; expected one"):
+        read_records(f"hf:{folder}")
+    with pytest.raises(InputError, match=r"no split 'dev'; expected one of train, test"):
+        read_records(f"hf:{folder}", split="dev")
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_files_of_the_datasets_library_read_the_same(write, saved, tmp_path, split):
+    from_list, _ = saved
+    path = tmp_path / "rows.parquet"
+    from_list(RECORDS).to_parquet(path)
+    assert records_of(f"hf:{path}", split=split) == RECORDS
+    assert records_of(f"hf:{write('rows.jsonl', RECORDS)}", split=split) == RECORDS
+    with pytest.raises(InputError, match=r"split 'dev'\) cannot be loaded"):
+        read_records(f"hf:{path}", split="dev")
+
+
+def test_a_damaged_dataset_names_the_row(write, saved):
+    path = write("rows.jsonl", [*RECORDS, b"{"])
+    with pytest.raises(InputError, match=r"rows\.jsonl cannot be read at row \d"):
+        records_of(f"hf:{path}")
+
+
+BAD = [
+    (b'{"text": "half', "line: not JSON", r"is not JSON"),
+    (b"[1, 2]", "line: not an object", r"'\[1, 2\]' is list, not an object"),
+    (b'{"text": "\xff"}', "line: not UTF-8", r"byte 0xff at 10 of the line is not UTF-8"),
+    (b"[" * 100_000, "line: not JSON", r"is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason", "message"), BAD)
+def test_a_bad_line_is_named_or_counted(write, line, reason, message, caplog):
+    path = write("a.jsonl", [RECORDS[0], line, b"", line, RECORDS[1]])
+    with pytest.raises(InputError, match=rf"a\.jsonl, line 2: .*{message}.*expected one JSON obj"):
+        records_of(path)
+    skipped = Skipped()
+    with caplog.at_level(logging.WARNING):
+        assert records_of(path, on_bad="skip", skipped=skipped) == RECORDS[:2]
+    assert skipped.reasons == {reason: 2}
+    assert skipped.total == 2
+    assert "line 4" in caplog.text
+
+
+def test_not_every_bad_line_is_logged(write, caplog):
+    path = write("a.jsonl", [b"{"] * 50)
+    skipped = Skipped()
+    assert records_of(path, on_bad="skip", skipped=skipped) == []
+    assert skipped.total == 50
+    assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.xz"])
+def test_a_file_that_was_cut_off_is_an_error_in_every_mode(write, name):
+    path = write(name, [{"text": str(n) * 50} for n in range(2000)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=rf"{name} cannot be read after line \d+ "):
+        records_of(path, on_bad="skip")
+
+
+def test_sources_are_looked_for_at_once(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.jsonl does not exist; expected a \.jsonl"):
+        read_records(tmp_path / "gone.jsonl")
+    with pytest.raises(InputError, match=r"has no \.jsonl, \.jsonl\.gz or \.jsonl\.xz file in it"):
+        read_records(tmp_path)
+    (tmp_path / "a.csv").write_text("text")
+    with pytest.raises(InputError, match=r"a\.csv is of no known kind.*hf:"):
+        read_records(tmp_path / "a.csv")
+    (tmp_path / "a.zip").write_text("?")
+    with pytest.raises(InputError, match=r"a\.zip is of no known kind"):
+        read_records(f"hf:{tmp_path / 'a.zip'}")
+
+
+def test_options_are_checked(write):
+    path = write("a.jsonl", RECORDS)
+    with pytest.raises(InputError, match=r"on_bad is 'ignore'; expected 'raise' or 'skip'"):
+        read_records(path, on_bad="ignore")
+    with pytest.raises(InputError, match="expected them only for data sets"):
+        read_records(path, split="train")
+    with pytest.raises(InputError, match=r"name='en' was given"):
+        read_records(f"hf:{path}", name="en")

@@ -1,0 +1,122 @@
+"""Records are read as they are, or refused with place and field."""
+
+import copy
+
+import pytest
+
+from refrag_rag.training.data.reading import Located
+from refrag_rag.training.data.records import (
+    Passage,
+    QuestionRecord,
+    TextRecord,
+    Turn,
+    question_record,
+    text_record,
+)
+from refrag_rag.training.data.skipping import BadRecordError
+
+GOOD = {"question": "Who?", "contexts": ["Ann did."], "answers": ["Ann"]}
+
+
+def at(record):
+    return Located(record=record, place="f.jsonl, line 7")
+
+
+def test_texts():
+    assert text_record(at({"text": " a\n", "other": 1})) == TextRecord(text=" a\n")
+    record = text_record(at({"text": "a", "title": "T", "id": 3}))
+    assert record == TextRecord(text="a", title="T", id="3")
+    assert record.titled() == "T\na"
+    assert text_record(at({"text": "a", "title": "", "id": None})).titled() == "a"
+
+
+def test_all_forms_of_a_question():
+    assert question_record(at(GOOD)) == QuestionRecord(
+        question="Who?", passages=(Passage(text="Ann did."),), answers=("Ann",)
+    )
+    full = {
+        "id": "q",
+        "question": "Who?",
+        "passages": [{"text": "Ann did.", "title": "A", "gold": True}, {"text": "b"}, "c"],
+        "answer": "Ann",
+        "history": [{"role": "user", "text": "Hi"}, {"role": "agent", "content": "Yes?"}],
+    }
+    record = question_record(at(full))
+    assert record.passages == (
+        Passage(text="Ann did.", title="A", gold=True),
+        Passage(text="b"),
+        Passage(text="c"),
+    )
+    assert record.passages[0].titled() == "A\nAnn did."
+    assert record.answers == ("Ann",)
+    assert record.history == (Turn(role="user", text="Hi"), Turn(role="assistant", text="Yes?"))
+    assert question_record(at(record.to_record())) == record
+
+
+def test_the_first_name_counts():
+    record = question_record(at({**GOOD, "passages": ["other"], "answer": 1}))
+    assert [passage.text for passage in record.passages] == ["Ann did."]
+    assert record.answers == ("Ann",)
+
+
+TEXTS = [
+    ({}, "text: missing", r"field 'text' is missing \(there: none\)"),
+    ({"txt": "a", "text": None}, "text: missing", r"'text' is missing \(there: 'txt'\)"),
+    ({"text": 12}, "text: wrong type", r"field 'text' is 12 \(int\)"),
+    ({"text": " \n"}, "text: empty", r"field 'text' is ' \\n' \(str\)"),
+    ({"text": "a\ud800"}, "text: not UTF-8", r"field 'text' is 'a\\ud800'"),
+    ({"text": "a", "title": ["T"]}, "title: wrong type", r"field 'title' is \['T'\] \(list\)"),
+    ({"text": "a", "id": 1.5}, "id: wrong type", r"field 'id' is 1.5 \(float\)"),
+    ({"text": "a", "id": True}, "id: wrong type", r"field 'id' is True \(bool\)"),
+]
+QUESTIONS = [
+    ({"question": None}, "question: missing", "field 'question' is missing"),
+    ({"contexts": None}, "contexts: missing", "field 'contexts' is missing"),
+    ({"contexts": []}, "contexts: empty", r"field 'contexts' is \[\] \(list\)"),
+    ({"contexts": "a"}, "contexts: wrong type", r"field 'contexts' is 'a' \(str\)"),
+    ({"contexts": ["a", ""]}, "contexts[]: empty", r"field 'contexts\[1\]' is ''"),
+    ({"contexts": ["a", 5]}, "contexts[]: wrong type", r"field 'contexts\[1\]' is 5 \(int\)"),
+    ({"contexts": [{"title": "T"}]}, "contexts[].text: missing", r"field 'contexts\[0\].text' is"),
+    (
+        {"contexts": [{"text": "a", "gold": "yes"}]},
+        "contexts[].gold: wrong type",
+        r"field 'contexts\[0\].gold' is 'yes' \(str\); expected true or false",
+    ),
+    ({"answers": []}, "answers: empty", r"field 'answers' is \[\] \(list\); expected a list of"),
+    ({"answers": None}, "answers: missing", "field 'answers' is missing"),
+    ({"answers": "Ann"}, "answers: wrong type", r"field 'answers' is 'Ann' \(str\)"),
+    ({"answers": ["a", " "]}, "answers[]: empty", r"field 'answers\[1\]' is ' '"),
+    ({"answers": None, "answer": 3}, "answer: wrong type", r"field 'answer' is 3 \(int\)"),
+    ({"history": ["Hi"]}, "history[]: wrong type", r"field 'history\[0\]' is 'Hi'"),
+    (
+        {"history": [{"role": "robot", "text": "Hi"}]},
+        "history[].role: unknown",
+        r"field 'history\[0\].role' is 'robot' \(str\); expected one of user, assistant",
+    ),
+    ({"history": [{"role": "user"}]}, "history[].content: missing", r"'history\[0\].content' is"),
+]
+
+
+@pytest.mark.parametrize(("record", "reason", "message"), TEXTS)
+def test_a_bad_text_is_named(record, reason, message):
+    refused(text_record, record, reason, message)
+
+
+@pytest.mark.parametrize(("change", "reason", "message"), QUESTIONS)
+def test_a_bad_question_is_named(change, reason, message):
+    refused(question_record, {**GOOD, **change}, reason, message)
+
+
+def refused(read, record, reason, message):
+    with pytest.raises(BadRecordError, match=rf"^f\.jsonl, line 7: .*{message}") as found:
+        read(at(record))
+    assert "; expected " in str(found.value)
+    assert found.value.reason == reason
+    again = copy.copy(found.value)  # as it is sent from another process
+    assert (str(again), again.reason) == (str(found.value), reason)
+
+
+def test_a_long_value_is_cut_in_the_message():
+    with pytest.raises(BadRecordError) as found:
+        text_record(at({"text": ["a" * 1000]}))
+    assert len(str(found.value)) < 300

@@ -1,0 +1,67 @@
+"""Two processes on this CPU (gloo): the same losses as one with the same global batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.test_loop import losses
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+
+
+def launch(folder, *, processes, steps=6, **environment):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", str(ROOT / "tests" / "training" / "sharded.py")]
+    environment |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [*command, str(folder), str(steps)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    return losses(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, launch(folder, processes=1)
+
+
+def weights(folder):
+    return load_file(folder / "model" / "decoder" / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", [{}, FSDP], ids=["ddp", "fsdp2"])
+def test_two_processes_learn_what_one_learns(alone, tmp_path, kind):
+    folder, wanted = alone
+    assert launch(tmp_path / "two", processes=2, **kind) == pytest.approx(wanted, abs=1e-5)
+    one, two = weights(folder), weights(tmp_path / "two")
+    assert set(one) == set(two)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-3, rtol=1e-3)
+
+
+def test_a_sharded_run_goes_on_alone(alone, tmp_path):
+    _, wanted = alone
+    launch(tmp_path / "cut", processes=2, steps=3, **FSDP)
+    settings = tmp_path / "cut" / "settings.json"
+    settings.write_text(settings.read_text("utf-8").replace('"steps": 3', '"steps": 6'), "utf-8")
+    found = launch(tmp_path / "cut", processes=1)
+    assert {s: v for s, v in found.items() if s > 3} == pytest.approx(
+        {s: v for s, v in wanted.items() if s > 3}, abs=2e-2
+    )

@@ -1,0 +1,91 @@
+"""The bundled configuration `small`, all stages one after the other, on a random stand-in."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from refrag_rag import Refrag
+from refrag_rag.cli import main
+from refrag_rag.spans import wrap
+
+STEPS = 100
+OPTIONS = {
+    "reconstruct": "--k 8 --window 32 --chunks 4 --lr 3e-3 --encoder {parts}/encoder "
+    "--decoder {parts}/decoder --data {prepared}/text",
+    "pretrain": "--chunks 4 --following 16 --lr 1e-3 --data {prepared}/text",
+    "policy": "--kind learned-query --lr 1e-3 --batch-size 1 --samples 4 --width 16 "
+    "--save-every 100 --held-out 4 --data {prepared}/questions",
+    "finetune": "--max-passages 3 --lr 1e-3 --batch-size 2 --data {prepared}/questions",
+}
+
+
+@pytest.fixture(scope="module")
+def run_folder(parts, prepared, tmp_path_factory):
+    """All four stages of `small`, through the command line."""
+    out = tmp_path_factory.mktemp("run")
+    for stage, options in OPTIONS.items():
+        given = options.format(parts=parts, prepared=prepared).split()
+        size = [] if "--batch-size" in given else ["--batch-size", "4"]
+        command = ["train", stage, "--config", "small", "--out", str(out), "--steps", str(STEPS)]
+        assert main([*command, "--precision", "no", *size, *given]) == 0
+    return out
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+
+
+def weights_of(folder):
+    return {
+        f"{path.parent.name}/{path.name}/{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def changed(before, after):
+    one, two = weights_of(before), weights_of(after)
+    return {n.split("/")[0] for n in one if not torch.equal(one[n], two[n])}
+
+
+def test_every_stage_learns_and_reports(run_folder):
+    for stage in ("reconstruct", "pretrain", "finetune"):
+        lines = lines_of(run_folder / stage)
+        assert lines[-1]["step"] == STEPS
+        assert lines[-1]["loss"] < lines[0]["loss"]
+        assert {"report.md", "loss.png"} <= {p.name for p in (run_folder / stage).iterdir()}
+
+
+def test_only_what_a_stage_claims_moves(run_folder):
+    reconstruct, pretrain, policy, finetune = (
+        run_folder / stage / "model" for stage in ("reconstruct", "pretrain", "policy", "finetune")
+    )
+    assert changed(reconstruct, pretrain) == {"encoder", "model", "decoder"}
+    assert changed(pretrain, policy) == set()
+    assert (policy / "policy.safetensors").is_file()
+    assert changed(pretrain, finetune) == {"encoder", "model", "decoder"}
+
+
+def test_reconstruction_leaves_the_decoder_bit_for_bit(run_folder, parts):
+    before = load_file(parts / "decoder" / "model.safetensors")
+    after = load_file(run_folder / "reconstruct" / "model" / "decoder" / "model.safetensors")
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_trained_policy_answers_through_the_engine(run_folder):
+    engine = Refrag.load(run_folder / "policy" / "model", policy="learned-query", p=0.2)
+    prompt = f"{wrap('Velmora makes clocks in Port Belu. ' * 8)}\n\nWhat does Velmora make?"
+    compressed = engine.compress(prompt)
+    assert compressed.expanded == max(1, round(0.2 * compressed.chunks))
+
+
+def test_expansion_is_measured(run_folder):
+    found = json.loads((run_folder / "policy" / "learned-query" / "expansion.json").read_text())
+    points = found["points"]
+    assert {"none", "random", "lexical", "perplexity", "learned-query"} <= {
+        p["policy"] for p in points
+    }
+    assert all(p["low"] <= p["value"] <= p["high"] for p in points)
