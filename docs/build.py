@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from refrag_rag.cli import build_parser
+from refrag_rag.evaluation.expansion import markdown as policy_tables
 from refrag_rag.evaluation.quality import markdown
 
 DOCS = Path(__file__).parent
 CARD = DOCS.parent / "src/refrag_rag/models/tiny/README.md"
 FIGURES = DOCS / "tiny-quality.json"
+POLICIES = DOCS / "results" / "policies.json"
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
@@ -48,6 +50,33 @@ def tables() -> str:
     return "\n".join(parts)
 
 
+def policies() -> str:
+    report = json.loads(POLICIES.read_text("utf-8"))
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    questions = report["points"][0]["cases"]
+    lines = [
+        f"Model fingerprint `{report['fingerprint']}`, {questions} held-out questions of its own "
+        f"domain, eight retrieved passages each (recall {report['recall_at_8']:.1%}). "
+        f"{report['measure'].capitalize()}, mean and 95% bootstrap interval; lower is better. "
+        f"Python {report['python']}, {versions}; {report['machine']}.\n",
+        policy_tables(report),
+        "![Log-perplexity over the effective compression rate](results/policies.png)\n",
+        "Differences at p = 0.1 on the same questions (paired bootstrap, 95%):\n",
+    ]
+    for one in report["differences"]:
+        if one["p"] == 0.1 and one["policy"].startswith("learned"):
+            lines.append(
+                f"- `{one['policy']}` against `{one['than']}`: {one['mean']:+.4f} "
+                f"({one['low']:+.4f} to {one['high']:+.4f})"
+            )
+        elif one["p"] == 0.1 and one["than"].startswith("learned"):
+            lines.append(
+                f"- `{one['than']}` against `{one['policy']}`: {-one['mean']:+.4f} "
+                f"({-one['high']:+.4f} to {-one['low']:+.4f})"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def insert(path: Path, text: str) -> None:
     """Replace what stands between the two marks of a page."""
     page = path.read_text("utf-8")
@@ -70,6 +99,8 @@ def architectures() -> str:
 if __name__ == "__main__":
     insert(DOCS / "models.md", architectures())
     (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
+    if POLICIES.exists():
+        insert(DOCS / "policies.md", policies())
     if FIGURES.exists():
         for path in (CARD, DOCS / "results.md"):
             insert(path, tables())

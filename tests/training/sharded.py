@@ -22,7 +22,9 @@ if __name__ == "__main__":
     module = train(
         Reader(model),
         source=FixedRows(some_rows()),
-        settings=settings(folder, steps=int(sys.argv[2]), save_every=3, micro_batch=2),
+        settings=settings(
+            folder, steps=int(sys.argv[2]), lr=3e-4, save_every=3, micro_batch=2
+        ),
         folder=folder,
     )
     finish(module, model, folder)

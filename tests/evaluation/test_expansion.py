@@ -1,0 +1,40 @@
+"""Policies measured on held-out questions: tables, pairs and files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from refrag_rag.evaluation import expansion
+from refrag_rag.evaluation.expansion import differences, markdown, measure_policies
+from refrag_rag.policies.learned import ExpandLearned
+from refrag_rag.policies.network import NetworkShape, PolicyNetwork
+from tests.conftest import build_model
+
+
+def test_differences_are_paired_and_better_comes_first():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(3.0, 1.0, 300)
+    values = {("a", 0.1): hard, ("b", 0.1): hard - 0.1 + rng.normal(0, 0.01, 300)}
+    (one,) = differences(values)
+    assert (one.policy, one.than) == ("b", "a")
+    assert one.mean == pytest.approx(-0.1, abs=0.005)
+    assert one.high < -0.09  # far narrower than the spread of the questions
+
+
+@pytest.mark.slow
+def test_every_policy_of_a_model_is_measured(tokenizer, tmp_path, monkeypatch):
+    model = build_model(tokenizer)
+    shape = NetworkShape(chunk_width=model.config.chunk_width, width=16, query=True)
+    model.policies["learned-query"] = ExpandLearned(PolicyNetwork(shape))
+    model.save_pretrained(tmp_path / "model")
+    target = tmp_path / "results" / "policies.json"
+    (text,) = measure_policies(str(tmp_path / "model"), target, count=6, shares=(0.1,))
+    report = json.loads(target.read_text("utf-8"))
+    assert text == markdown(report)
+    assert target.with_suffix(".png").stat().st_size > 1000
+    names = {"none", "all", "random", "lexical", "exact", "perplexity", "learned-query"}
+    assert {point["policy"] for point in report["points"]} == names
+    assert {row["arm"] for row in report["answers"]} == names
+    assert all(point["cases"] == report["points"][0]["cases"] >= 6 for point in report["points"])
+    assert expansion.PRIMARY in {point["p"] for point in report["points"]}
