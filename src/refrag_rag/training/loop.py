@@ -303,7 +303,7 @@ class _Run:
             "step": progress.step,
             "minutes": round(progress.seconds / 60, 2),
             "tokens": progress.tokens,
-            "loss": round(loss, 5),
+            "loss": round(loss, 6),
             "lr": lr,
             "norm": round(norm, 4),
         }
