@@ -183,6 +183,11 @@ def test_a_full_disk_keeps_the_state_before(tokenizer, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_tensorboard_gets_the_log(tokenizer, tmp_path):
+    run(tokenizer, tmp_path, some_rows(), steps=2, tracker="tensorboard")
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
 def test_nothing_to_learn_is_an_error(tokenizer, tmp_path):
     silent = [row.silent() for row in some_rows()]
     with pytest.raises(InputError, match="no token to learn from"):

@@ -16,7 +16,7 @@ OPTIONS = {
     "--decoder {parts}/decoder --data {prepared}/text",
     "pretrain": "--chunks 4 --following 16 --lr 1e-3 --data {prepared}/text",
     "policy": "--kind learned-query --lr 1e-3 --batch-size 1 --samples 4 --width 16 "
-    "--save-every 100 --held-out 4 --data {prepared}/questions",
+    "--save-every 100 --measured 4 --data {prepared}/questions",
     "finetune": "--max-passages 3 --lr 1e-3 --batch-size 2 --data {prepared}/questions",
 }
 
@@ -81,6 +81,14 @@ def test_the_trained_policy_answers_through_the_engine(run_folder):
     prompt = f"{wrap('Velmora makes clocks in Port Belu. ' * 8)}\n\nWhat does Velmora make?"
     compressed = engine.compress(prompt)
     assert compressed.expanded == max(1, round(0.2 * compressed.chunks))
+
+
+def test_policies_of_both_kinds_stay_together(run_folder, prepared):
+    command = f"train policy --config small --out {run_folder} --kind learned --steps 4"
+    command += f" --batch-size 1 --width 16 --measured 0 --precision no --data {prepared}/questions"
+    assert main(command.split()) == 0
+    engine = Refrag.load(run_folder / "policy" / "model")
+    assert set(engine.model.policies) == {"learned", "learned-query"}
 
 
 def test_expansion_is_measured(run_folder):

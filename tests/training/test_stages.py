@@ -9,9 +9,9 @@ from torch import nn
 from refrag_rag import Refrag
 from refrag_rag.spans import wrap
 from refrag_rag.training.batches import collate, lay_out, targets
-from refrag_rag.training.curriculum import Curriculum
 from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import LengthCurriculum
+from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.loop import train
 from refrag_rag.training.loss import next_token_sums
 from refrag_rag.training.prompts import STYLES
@@ -73,7 +73,7 @@ def test_reconstruction_moves_encoder_and_projector_only(tokenizer, tasks, tmp_p
 def mixture(tasks):
     return WorldMixture(
         tasks,
-        Curriculum(start=2, threshold=0.8),
+        LevelCurriculum(start=2, threshold=0.8),
         ChunkGrowth(8, start=2),
         reconstruction=(0.5, 0.5),
         text_shares=(0.0, 0.3, 1.0),

@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from refrag_rag.training.curriculum import Curriculum
 from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import LengthCurriculum, length_weights
+from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.tasks import MAX_ANSWER_TOKENS, Level, Mix, Tasks
 from refrag_rag.training.world import World
 from refrag_rag.training.world.factbook import load_factbook
@@ -68,7 +68,7 @@ def test_answers_have_at_most_six_tokens(tokenizer):
 
 
 def test_a_level_is_left_when_it_is_mastered():
-    curriculum = Curriculum(patience=5, threshold=0.9)
+    curriculum = LevelCurriculum(patience=5, threshold=0.9)
     rng = Random(0)
     for _ in range(30):
         curriculum.draw(rng)
@@ -79,7 +79,7 @@ def test_a_level_is_left_when_it_is_mastered():
         curriculum.record(0.1, 1.0)
         curriculum.record(math.nan, math.nan)
     assert curriculum.current == len(curriculum.levels) - 1
-    copy = Curriculum()
+    copy = LevelCurriculum()
     copy.restore(json.loads(json.dumps(curriculum.state())))
     assert copy.state() == curriculum.state()
 

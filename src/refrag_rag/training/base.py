@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from refrag_rag.training.curriculum import Curriculum
 from refrag_rag.training.embedded import build, decoder_config
+from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.loop import train
 from refrag_rag.training.reading import PlainReader
 from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import MODEL, StageSettings
-from refrag_rag.training.state import whole_weights
 from refrag_rag.training.tasks import Mix, Tasks
 from refrag_rag.training.tokenizer import train_tokenizer
 from refrag_rag.training.world import World
@@ -49,10 +48,10 @@ def run(settings: BaseSettings) -> None:
     decoder = LlamaForCausalLM(decoder_config(len(tokenizer)))
     mix = Mix(copy=0.05, retell=0.05, plain_style=0.95)
     tasks = Tasks(world, tokenizer.backend_tokenizer, mix)
-    source = WorldText(tasks, Curriculum(start=settings.first_level, threshold=settings.mastered))
-    module = train(PlainReader(decoder), source=source, settings=settings, folder=folder)
-    weights = {n.removeprefix("model."): t for n, t in whole_weights(module).items()}
-    decoder.load_state_dict(weights)
+    source = WorldText(
+        tasks, LevelCurriculum(start=settings.first_level, threshold=settings.mastered)
+    )
+    train(PlainReader(decoder), source=source, settings=settings, folder=folder)
     torch.manual_seed(settings.seed + 1)
     build(decoder, tokenizer).save_pretrained(folder / MODEL)
 

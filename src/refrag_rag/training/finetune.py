@@ -11,20 +11,18 @@ import torch
 
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.training.curriculum import Curriculum
 from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.distil import distilled_rows
 from refrag_rag.training.growth import ChunkGrowth
+from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.loop import Objective, Source, read_rows
 from refrag_rag.training.lora import add_adapter
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
 from refrag_rag.training.question_sources import QuestionLayout, Questions
 from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import WORLD, StageSettings, freeze, run_stage, start_model
-from refrag_rag.training.tasks import Mix, Tasks
-from refrag_rag.training.world import World
-from refrag_rag.training.world.factbook import load_factbook
-from refrag_rag.training.world_sources import WorldMixture
+from refrag_rag.training.tasks import Mix
+from refrag_rag.training.world_sources import WorldMixture, open_tasks
 
 STAGE = "finetune"
 TOP_LEVEL = 9
@@ -64,11 +62,10 @@ def run(settings: FinetuneSettings) -> None:
 
 def _source(settings: FinetuneSettings, model: RefragModel) -> Source:
     if settings.data == WORLD:
-        world = World(pools=load_factbook(settings.factbook) if settings.factbook else {})
         mix = Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1)
         return WorldMixture(
-            Tasks(world, model.tokenizer.backend_tokenizer, mix),
-            Curriculum(start=TOP_LEVEL, threshold=0.8, below=0.5),
+            open_tasks(model.tokenizer, mix, settings.factbook),
+            LevelCurriculum(start=TOP_LEVEL, threshold=0.8, below=0.5),
             ChunkGrowth(model.config.k),
             reconstruction=(0.2, 0.2),
             text_shares=settings.text_shares,

@@ -88,7 +88,9 @@ def read_rows(module: nn.Module, rows: Sequence[Row], everything: Sequence[Row])
 class Progress:
     """How far a stage is, in steps or in minutes, whichever is further."""
 
-    def __init__(self, settings: LoopSettings, step: int = 0, seconds: float = 0, tokens: int = 0):
+    def __init__(
+        self, settings: LoopSettings, step: int = 0, seconds: float = 0.0, tokens: int = 0
+    ) -> None:
         self.settings, self.step, self.seconds, self.tokens = settings, step, seconds, tokens
 
     @property

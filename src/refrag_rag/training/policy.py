@@ -15,7 +15,7 @@ from accelerate import PartialState
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import get_policy
+from refrag_rag.policies import Policy, get_policy
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from refrag_rag.training.curricula import build_curriculum
@@ -34,10 +34,9 @@ from refrag_rag.training.reading import Reader
 from refrag_rag.training.report import write_report
 from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import MODEL, WORLD, StageSettings, start_model
-from refrag_rag.training.tasks import Mix, Tasks
-from refrag_rag.training.world import World
-from refrag_rag.training.world.factbook import load_factbook
+from refrag_rag.training.tasks import Mix
 from refrag_rag.training.world_records import draw_record
+from refrag_rag.training.world_sources import open_tasks
 
 STAGE = "policy"
 KINDS = {"learned": False, "learned-query": True}
@@ -58,7 +57,9 @@ class PolicySettings(StageSettings):
     chunks: int = setting(256, "of text: chunks of context")
     following: int = setting(2048, "of text: most tokens to predict")
     max_passages: int = setting(10, "of questions: most passages of a prompt")
-    held_out: int = setting(64, "examples to measure the policies on in the end, 0 for none")
+    measured: int = setting(
+        64, "examples, drawn as in training, to measure policies on in the end; 0 for none"
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
@@ -101,14 +102,24 @@ def run(settings: PolicySettings) -> None:
             reader, samples=settings.samples, clip=settings.ratio, rows_at_once=settings.micro_batch
         ),
     )
-    model.policies[settings.kind] = ExpandLearned(network)
+    target = settings.out / STAGE / MODEL
     if PartialState().is_main_process:
-        save(model, settings.out / STAGE / MODEL)
-        if settings.held_out:
-            cases = [draw_case(Random(f"held-out-{i}")) for i in range(settings.held_out)]
+        model.policies |= _trained_before(target, model)
+        model.policies[settings.kind] = ExpandLearned(network)
+        save(model, target)
+        if settings.measured:
+            cases = [draw_case(Random(f"measured-{i}")) for i in range(settings.measured)]
             _measure(reader, cases, settings, folder)
         if (folder / LOG).exists():
             write_report(folder)
+
+
+def _trained_before(folder: Path, model: RefragModel) -> dict[str, Policy]:
+    """Policies of other kinds that an earlier run of this stage has trained for this encoder."""
+    if not folder.is_dir():
+        return {}
+    before = RefragModel.from_pretrained(folder)
+    return before.policies if before.fingerprint == model.fingerprint else {}
 
 
 def _draw_case(settings: PolicySettings, model: RefragModel) -> DrawCase:
@@ -120,8 +131,7 @@ def _draw_case(settings: PolicySettings, model: RefragModel) -> DrawCase:
         return question_case(layout, frame, record, rng, rng.choice(settings.shares))
 
     if settings.data == WORLD:
-        world = World(pools=load_factbook(settings.factbook) if settings.factbook else {})
-        tasks = Tasks(world, model.tokenizer.backend_tokenizer, Mix())
+        tasks = open_tasks(model.tokenizer, Mix(), settings.factbook)
         return lambda rng: asked(draw_record(tasks, rng), rng)
     if not is_documents(settings.data):
         records = load_questions(settings.data)

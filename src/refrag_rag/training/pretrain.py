@@ -12,17 +12,15 @@ import torch
 
 from refrag_rag.model import RefragModel
 from refrag_rag.training.curricula import build_curriculum, ordered, watch_for
-from refrag_rag.training.curriculum import Curriculum
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.document_sources import DocumentContinuation
 from refrag_rag.training.growth import ChunkGrowth
+from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.reconstruct import STAGE as RECONSTRUCT
 from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import WORLD, TextSettings, freeze, run_stage, start_model
-from refrag_rag.training.tasks import Mix, Tasks
-from refrag_rag.training.world import World
-from refrag_rag.training.world.factbook import load_factbook
-from refrag_rag.training.world_sources import WorldMixture
+from refrag_rag.training.tasks import Mix
+from refrag_rag.training.world_sources import WorldMixture, open_tasks
 
 STAGE = "pretrain"
 
@@ -63,11 +61,10 @@ def run(settings: PretrainSettings) -> None:
 
 
 def _world_source(settings: PretrainSettings, model: RefragModel) -> WorldMixture:
-    world = World(pools=load_factbook(settings.factbook) if settings.factbook else {})
     mix = Mix(copy=0.05, retell=0.05, plain_style=0.95)
     return WorldMixture(
-        Tasks(world, model.tokenizer.backend_tokenizer, mix),
-        Curriculum(start=2, threshold=0.8),
+        open_tasks(model.tokenizer, mix, settings.factbook),
+        LevelCurriculum(start=2, threshold=0.8),
         ChunkGrowth(model.config.k, start=1),
         reconstruction=(0.6, 0.25),
         text_shares=settings.text_shares,

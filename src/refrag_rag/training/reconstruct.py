@@ -25,9 +25,8 @@ from refrag_rag.training.stage import (
     run_stage,
     start_model,
 )
-from refrag_rag.training.tasks import Mix, Tasks
-from refrag_rag.training.world import World
-from refrag_rag.training.world_sources import WorldChunks
+from refrag_rag.training.tasks import Mix
+from refrag_rag.training.world_sources import WorldChunks, open_tasks
 
 STAGE = "reconstruct"
 
@@ -51,7 +50,7 @@ def run(settings: ReconstructSettings) -> None:
     freeze(model, [model.encoder, model.projector])
     folder = settings.out / STAGE
     if settings.data == WORLD:
-        tasks = Tasks(World(), model.tokenizer.backend_tokenizer, Mix())
+        tasks = open_tasks(model.tokenizer, Mix())
         growth = ChunkGrowth(model.config.k, start=settings.k_start)
         run_stage(model, WorldChunks(tasks, LengthCurriculum(growth)), settings, folder)
         return

@@ -2,8 +2,8 @@
 
 from random import Random
 
-from refrag_rag.training.curriculum import LEVELS
 from refrag_rag.training.data.records import Passage, QuestionRecord
+from refrag_rag.training.levels import LEVELS
 from refrag_rag.training.tasks import MAX_ANSWER_TOKENS, Tasks
 
 

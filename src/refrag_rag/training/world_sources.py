@@ -4,11 +4,16 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from refrag_rag.tokenization import backend
 from refrag_rag.training.batches import Row, lay_out
-from refrag_rag.training.curriculum import Curriculum
 from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import LengthCurriculum
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Piece, Tasks
+from refrag_rag.training.levels import LevelCurriculum
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Piece, Tasks
+from refrag_rag.training.world import World
+from refrag_rag.training.world.factbook import load_factbook
 
 TEXT_POSITIONS, MIXED_POSITIONS, CHUNK_POSITIONS = 2000, 1600, 1200  # of a step
 
@@ -24,7 +29,7 @@ class WorldText:
         Draws the levels.
     """
 
-    def __init__(self, tasks: Tasks, curriculum: Curriculum) -> None:
+    def __init__(self, tasks: Tasks, curriculum: LevelCurriculum) -> None:
         self.tasks, self.curriculum = tasks, curriculum
         self.record, self.summary = curriculum.record, curriculum.summary
         self.state, self.restore = curriculum.state, curriculum.restore
@@ -80,7 +85,7 @@ class WorldMixture:
     def __init__(
         self,
         tasks: Tasks,
-        curriculum: Curriculum,
+        curriculum: LevelCurriculum,
         growth: ChunkGrowth,
         *,
         reconstruction: tuple[float, float],
@@ -124,6 +129,12 @@ class WorldMixture:
         """Go on where `state` was taken."""
         self.curriculum.restore(state["levels"])
         self.chunks.restore(state["lengths"])
+
+
+def open_tasks(tokenizer: PreTrainedTokenizerBase, mix: Mix, factbook: str | None = None) -> Tasks:
+    """Tasks of the training world, with names of real countries if there is a file of them."""
+    world = World(pools=load_factbook(factbook) if factbook else {})
+    return Tasks(world, backend(tokenizer), mix)
 
 
 def examples_of(level: Level, positions: int, *, text_share: float, k: int) -> int:

@@ -21,7 +21,7 @@ LEVELS = (
 )
 
 
-class Curriculum:
+class LevelCurriculum:
     """Draws levels: mostly the current one, the rest from those below it.
 
     Parameters
