@@ -68,6 +68,10 @@ def build_parser() -> argparse.ArgumentParser:
     policies.add_argument("model", help="embedded name, folder or hub id")
     policies.add_argument("--json", type=Path, required=True, help="where to write the figures")
     policies.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
+    policies.add_argument(
+        "--shares", type=float, nargs="+", default=[0.05, 0.1, 0.43], metavar="P",
+        help="budgets (default: 0.05 0.1 0.43, at k = 8 the rates 5.9, 4.7 and 2.0)",
+    )  # fmt: skip
     policies.set_defaults(run=_policies)
     return parser
 
@@ -144,7 +148,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _policies(options: argparse.Namespace) -> None:
     from refrag_rag.evaluation.expansion import measure_policies
 
-    for line in measure_policies(options.model, options.json, count=options.questions):
+    for line in measure_policies(
+        options.model, options.json, count=options.questions, shares=options.shares
+    ):
         print(line, flush=True)
 
 

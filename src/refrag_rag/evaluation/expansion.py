@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,6 @@ from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 
-SHARES = (0.05, 0.1, 0.43)  # effective rates 5.9, 4.7 and 2.0 at k = 8
 PRIMARY = 0.1
 FIXED = {"none": 0.0, "all": 1.0}
 
@@ -51,7 +51,7 @@ class Difference:
 
 
 def measure_policies(
-    name: str, target: Path, *, count: int, shares: Sequence[float] = SHARES
+    name: str, target: Path, *, count: int, shares: Sequence[float]
 ) -> Iterator[str]:
     """Measure every policy that the model has, write JSON and a picture, yield Markdown.
 
@@ -76,31 +76,45 @@ def measure_policies(
     for policy, p in tqdm(arms, desc="policies", unit="arm"):
         chosen = get_policy(policy, model.policies)
         values[policy, p] = log_perplexities(reader, cases, chosen, p, rows_at_once=16)
-    points = [_point(model.config.k, *arm, found) for arm, found in values.items()]
+    report = _report(model, questions, values)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(report, target)  # a long run leaves what it has
+    report["answers"] = _answers(model, questions, names)
+    _write(report, target)
+    yield markdown(report)
+
+
+def _report(
+    model: RefragModel,
+    questions: Sequence[Question],
+    values: Mapping[tuple[str, float], NDArray[np.float64]],
+) -> dict[str, Any]:
+    """Log-perplexities on all questions and on those whose gold passage was retrieved."""
     gold = np.array([question.gold_retrieved for question in questions])
-    report = {
+    k = model.config.k
+    return {
         "model": model.config.name,
         "fingerprint": model.fingerprint,
         "measure": MEASURE,
         "recall_at_8": recall(questions),
-        "points": [asdict(point) for point in points],
+        "points": [asdict(_point(k, *arm, found)) for arm, found in values.items()],
         "points_gold_retrieved": [
-            asdict(_point(model.config.k, *arm, found[gold])) for arm, found in values.items()
+            asdict(_point(k, *arm, found[gold])) for arm, found in values.items()
         ],
         "differences": [asdict(one) for one in differences(values)],
-        "answers": _answers(model, questions, names),
+        "answers": [],
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": {package: version(package) for package in ("torch", "transformers", "numpy")},
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _write(report: Mapping[str, Any], target: Path) -> None:
+    """The figures as JSON, and their curves as a picture beside it."""
     target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    curves = [
-        ExpansionPoint(policy=p.policy, k=p.k, p=p.p, value=p.value, low=p.low, high=p.high)
-        for p in points
-    ]
-    plot_expansion(curves, target.with_suffix(".png"), measure=MEASURE)
-    yield markdown(report)
+    fields = ("policy", "k", "p", "value", "low", "high")
+    curves = [ExpansionPoint(**{name: one[name] for name in fields}) for one in report["points"]]
+    plot_expansion(curves, target.with_suffix(".png"), measure=report["measure"])
 
 
 def differences(
@@ -116,24 +130,25 @@ def differences(
                 yield Difference(better, worse, p, float(gap.mean()), low, high)
 
 
-def markdown(report: Mapping[str, object]) -> str:
+def markdown(report: Mapping[str, Any]) -> str:
     """Two tables: log-perplexity by policy and budget, exact match at the primary budget."""
-    points: Sequence[Mapping[str, object]] = report["points"]  # type: ignore[assignment]
-    shares = sorted({float(point["p"]) for point in points if point["policy"] not in FIXED})  # type: ignore[arg-type]
+    points = report["points"]
+    shares = sorted({point["p"] for point in points if point["policy"] not in FIXED})
     lines = ["| policy | " + " | ".join(f"p = {share}" for share in shares) + " |"]
     lines.append("|---" * (len(shares) + 1) + "|")
     for policy in dict.fromkeys(point["policy"] for point in points):
         found = {point["p"]: point for point in points if point["policy"] == policy}
-        cells = [_cell(found.get(share, found.get(FIXED.get(str(policy))))) for share in shares]
+        cells = [_cell(found.get(share, found.get(FIXED.get(policy)))) for share in shares]
         lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")
-    lines += ["", "| policy | exact match at p = 0.1 | 95% interval |", "|---|---|---|"]
-    for row in report["answers"]:  # type: ignore[attr-defined]
+    if report["answers"]:
+        lines += ["", "| policy | exact match at p = 0.1 | 95% interval |", "|---|---|---|"]
+    for row in report["answers"]:
         share, low, high = (f"{row[key]:.1%}" for key in ("exact", "low", "high"))
         lines.append(f"| `{row['arm']}` | {share} | {low} - {high} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(point: Mapping[str, object] | None) -> str:
+def _cell(point: Mapping[str, Any] | None) -> str:
     return (
         "" if point is None else f"{point['value']:.4f} ({point['low']:.4f} - {point['high']:.4f})"
     )
