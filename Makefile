@@ -7,7 +7,7 @@ test: $(VENV) ; .venv/bin/python -m pytest
 test-all: $(VENV) ; .venv/bin/python -m pytest -m ""
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
-bench: $(VENV) ; .venv/bin/refrag eval tiny --json docs/tiny-quality.json && .venv/bin/refrag policies tiny --json docs/results/policies.json && .venv/bin/python docs/build.py
+bench: $(VENV) ; .venv/bin/refrag eval tiny --json docs/tiny-quality.json && .venv/bin/python docs/build.py
 
 $(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
