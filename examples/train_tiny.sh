@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the embedded model from scratch on two CPU cores, in about three hours and a quarter. Stop
+# Trains the embedded model from scratch on two CPU cores, in under four hours, policies included. Stop
 # it whenever you like: run again, it goes on. Usage: examples/train_tiny.sh RUN [FACTBOOK.jsonl.xz]
 set -euo pipefail
 run=$1
