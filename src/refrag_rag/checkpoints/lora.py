@@ -19,7 +19,7 @@ PREFIX = "base_model.model."  # before every name in peft's files
 
 
 def attach(decoder: PreTrainedModel, **settings: Any) -> None:
-    """Put a new LoRA adapter into a decoder; only the adapter's parameters are trained.
+    """Put a new LoRA adapter into a decoder; `settings` are those of peft's `LoraConfig`.
 
     Raises
     ------

@@ -36,6 +36,8 @@ class Case:
         The question, cut into chunks.
     p
         Share of the chunks to expand.
+    origin
+        Where it comes from, for messages.
     weight
         1, or 0 for a case that only fills a place.
     """
