@@ -1,4 +1,4 @@
-.PHONY: demo test test-all lint docs bench
+.PHONY: demo test test-all lint docs modes bench
 PYTHON ?= python3
 VENV = .venv/.installed
 
@@ -7,6 +7,7 @@ test: $(VENV) ; .venv/bin/python -m pytest
 test-all: $(VENV) ; .venv/bin/python -m pytest -m ""
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
+modes: $(VENV) ; .venv/bin/python -m pytest --modes docs/results/modes.json -m mode && .venv/bin/python docs/build.py
 bench: $(VENV) ; .venv/bin/refrag eval tiny --json docs/tiny-quality.json && .venv/bin/python docs/build.py
 
 $(VENV): pyproject.toml constraints.txt

@@ -15,6 +15,7 @@ DOCS = Path(__file__).parent
 CARD = DOCS.parent / "src/refrag_rag/models/tiny/README.md"
 FIGURES = DOCS / "tiny-quality.json"
 POLICIES = DOCS / "results" / "policies.json"
+MODES = DOCS / "results" / "modes.json"
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
@@ -96,7 +97,20 @@ def architectures() -> str:
     return "\n".join(lines) + "\n"
 
 
+def modes() -> str:
+    """Tables of the framework modes, from the rows that the tests wrote."""
+    results = {"works": "works", "degrades": "degrades to text", "not applicable": "not applicable"}
+    head = f"| mode | {' | '.join(results.values())} | |\n|---|---|---|---|---|\n"
+    parts: dict[str, str] = {}
+    for row in json.loads(MODES.read_text("utf-8")):
+        ticks = " | ".join("✓" if row["result"] == result else "" for result in results)
+        line = f"| {row['name']} | {ticks} | {row['note']} |\n"
+        parts[row["framework"]] = parts.get(row["framework"], head) + line
+    return "\n".join(f"## {name}\n\n{rows}" for name, rows in parts.items())
+
+
 if __name__ == "__main__":
+    insert(DOCS / "modes.md", modes())
     insert(DOCS / "models.md", architectures())
     (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
     if POLICIES.exists():

@@ -9,6 +9,9 @@ from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.projector import Projector
 from refrag_rag.training.tokenizer import train_tokenizer
 from refrag_rag.training.world import World
+from tests.modes import pytest_addoption, pytest_configure  # noqa: F401  (hooks)
+
+pytest_plugins = ["pytester"]
 
 
 @pytest.fixture(scope="session")
