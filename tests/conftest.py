@@ -82,3 +82,9 @@ def model(tokenizer) -> RefragModel:
 def engine(model) -> Refrag:
     """An engine over the tiny random model with a new store in memory."""
     return Refrag(model)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> RefragModel:
+    """The embedded model, for tests in which answers matter."""
+    return RefragModel.from_pretrained("tiny")
