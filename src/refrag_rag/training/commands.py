@@ -78,8 +78,16 @@ def report(arguments: Sequence[str]) -> None:
     write_report(parser.parse_args(arguments).folder)
 
 
+def ablate(arguments: Sequence[str]) -> None:
+    """Measure what the curriculum, or reconstruction first, is worth."""
+    from refrag_rag.training.ablations import main as run
+
+    run(arguments)
+
+
 SERVING: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": prepare,
     "curriculum": curriculum,
+    "ablate": ablate,
     "report": report,
 }

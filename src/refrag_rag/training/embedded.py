@@ -42,17 +42,18 @@ def build(
     width: int = 128,
     layers: int = 2,
     window: int = 128,
+    k: int = K,
 ) -> RefragModel:
     """A new encoder and projector before a trained decoder, whose embeddings they start from."""
     config = RefragConfig(
         name="refrag-tiny",
-        k=K,
+        k=k,
         window=window,
         pooling="concat",
         shared_vocabulary=True,
         encoder_width=width,
         decoder_width=decoder.config.hidden_size,
-        projector_width=K * width,
+        projector_width=k * width,
     )
     shape = BertConfig(
         vocab_size=len(tokenizer),

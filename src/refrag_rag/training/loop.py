@@ -86,7 +86,7 @@ def read_rows(module: nn.Module, rows: Sequence[Row], everything: Sequence[Row])
 
 
 class Progress:
-    """How far a stage is, in steps or in minutes, whichever is further."""
+    """How far a stage is, in steps, minutes or tokens, whichever is furthest."""
 
     def __init__(
         self, settings: LoopSettings, step: int = 0, seconds: float = 0.0, tokens: int = 0
@@ -98,7 +98,9 @@ class Progress:
         """Between 0 and 1."""
         minutes = self.settings.minutes
         by_time = self.seconds / (60 * minutes) if minutes else 0.0
-        return max(self.step / self.settings.steps, by_time)
+        tokens = self.settings.tokens
+        by_tokens = self.tokens / tokens if tokens else 0.0
+        return max(self.step / self.settings.steps, by_time, by_tokens)
 
     @property
     def lr(self) -> float:
@@ -121,7 +123,7 @@ def train(
     objective: Objective = read_rows,
     watch: Watch | None = None,
 ) -> nn.Module:
-    """Train until the steps or the minutes are used up, resuming if `folder` has a state.
+    """Train until the steps, minutes or tokens are used up, resuming if `folder` has a state.
 
     The loss of a step is normalised by the tokens of the global batch, whatever its share.
 

@@ -31,6 +31,7 @@ class LoopSettings:
     minutes: float | None = setting(
         None, "stop after so many minutes, the schedule brought forward"
     )
+    tokens: int | None = setting(None, "the same after so many positions, padding not counted")
     optimizer: str = setting("adamw", "adamw, or muon for the matrices of the blocks")
     lr: float = setting(1e-4, "peak learning rate")
     warmup: float = setting(0.04, "share of the steps with rising learning rate, or steps if > 1")
