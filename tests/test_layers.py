@@ -10,8 +10,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "refrag_rag"
 # From the ground up; a module may import from its own floor and from those below it.
 FLOORS = (
     ("errors",),
-    ("config", "spans", "tokenization", "answer"),
-    ("chunking", "prompt", "adapter", "store", "policies"),
+    ("config", "spans", "tokenization", "answer", "tools"),
+    ("chunking", "prompt", "adapter", "store", "policies", "chat_template"),
     ("projector", "windows"),
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),

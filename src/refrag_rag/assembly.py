@@ -5,13 +5,17 @@ rendered prompt is tokenised once; passages are tokenised apart, without control
 then exchanged for vectors or for the tokens of expanded chunks.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from refrag_rag.chat_template import Message, Tool, check_messages, check_tools, render, texts_in
+from refrag_rag.chunking import LazyTexts
 from refrag_rag.errors import InputError
 from refrag_rag.prompt import CompressedPrompt, Segment, TextSegment, VectorSegment
 from refrag_rag.spans import Span, split_spans
@@ -20,7 +24,6 @@ from refrag_rag.tokenization import PromptTokenizer
 
 Boundary = tuple[TextSegment, TextSegment]
 ChunkIds = Callable[[Sequence[str], Sequence[int]], tuple[int, ...]]
-Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 
 
@@ -52,7 +55,7 @@ class SpanChunks:
     entry
         Chunk embeddings and token ids.
     texts
-        L chunk texts.
+        L chunk texts, cut when they are read.
     expanded
         *Shape:* (L,), bool; chunks to hand over as text.
     hit
@@ -60,7 +63,7 @@ class SpanChunks:
     """
 
     entry: PassageEntry
-    texts: tuple[str, ...]
+    texts: Sequence[str]
     expanded: NDArray[np.bool_]
     hit: bool
 
@@ -71,6 +74,7 @@ def parse(
     slots: PromptTokenizer,
     *,
     markup: tuple[str, str] | None = None,
+    tools: Sequence[Tool] | None = None,
 ) -> ParsedPrompt:
     """Find the spans, apply the chat template, tokenise.
 
@@ -78,24 +82,32 @@ def parse(
     ----------
     markup
         See `split_spans`.
+    tools
+        Functions that the model may call, for the chat template.
 
     Raises
     ------
     InputError
-        If the prompt is empty, a message has no ``role`` and ``content`` text, or there is no chat
-        template for messages.
+        If the prompt is empty, a message or tool is not of the expected shape, or the chat
+        template has no place for what was given.
     """
-    messages = None if isinstance(prompt, str) else _check(prompt)
+    functions = check_tools(tools)
+    if functions and isinstance(prompt, str):
+        raise InputError("Tools came with a text prompt; expected messages. Pass messages.")
+    messages = None if isinstance(prompt, str) else check_messages(prompt)
     texts = [m["content"] for m in messages] if messages is not None else [str(prompt)]
     pieces = [split_spans(text, markup) for text in texts]
     spans = tuple(piece for text in pieces for piece in text if isinstance(piece, Span))
-    names = slots.slots(len(spans), texts)
+    names = slots.slots(len(spans), [*texts, *texts_in([messages or [], functions])])
     left = iter(names)
     plain = [
         "".join(piece if isinstance(piece, str) else next(left) for piece in text)
         for text in pieces
     ]
-    rendered = plain[0] if messages is None else _render(tokenizer, messages, plain)
+    rendered = plain[0]
+    if messages is not None:
+        filled = [{**m, "content": text} for m, text in zip(messages, plain, strict=True)]
+        rendered = render(tokenizer, filled, functions)
     if not rendered.strip():
         raise InputError("The prompt is empty; expected text or messages with text.")
     parts = slots.encode(rendered, names, special_tokens=messages is None)
@@ -128,7 +140,7 @@ def assemble(
                 else:
                     segments.append(segment)
         elif part:
-            text = str(tokenizer.decode(part, skip_special_tokens=False))
+            text = partial(tokenizer.decode, part, skip_special_tokens=False)
             segments.append(TextSegment(tuple(part), text))
     used = [filled[part] for part in parsed.parts if isinstance(part, int)]
     return CompressedPrompt(
@@ -148,51 +160,33 @@ def assemble(
 
 def _span_segments(span: SpanChunks, chunk_ids: ChunkIds) -> Iterator[Segment]:
     """Runs of neighbouring chunks that are all vectors or all text."""
-    lengths = span.entry.chunk_lengths
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    chunk = 0
-    while chunk < len(lengths):
-        stop = chunk + 1
-        while stop < len(lengths) and span.expanded[stop] == span.expanded[chunk]:
-            stop += 1
-        texts = span.texts[chunk:stop]
-        ids = chunk_ids(texts, span.entry.token_ids[starts[chunk] : starts[stop]].tolist())
-        if span.expanded[chunk]:
-            yield TextSegment(ids, "".join(texts), "expanded")
+    if not len(span.expanded):
+        return
+    places = np.concatenate([[0], np.cumsum(span.entry.chunk_lengths)]).tolist()
+    turns = [0, *(np.flatnonzero(np.diff(span.expanded)) + 1).tolist(), len(span.expanded)]
+    for first, last in itertools.pairwise(turns):
+        texts = LazyTexts(last - first, partial(_part, span.texts, first, last))
+        ids = span.entry.token_ids[places[first] : places[last]]
+        read = partial(_read, chunk_ids, texts, ids)
+        if span.expanded[first]:
+            yield TextSegment(read(), partial("".join, texts), "expanded")
         else:
-            yield VectorSegment(span.entry.embeddings[chunk:stop], texts, len(ids))
-        chunk = stop
+            yield VectorSegment(span.entry.embeddings[first:last], texts, lambda r=read: len(r()))
+
+
+def _part(texts: Sequence[str], first: int, last: int) -> Sequence[str]:
+    return texts[first:last]
+
+
+def _read(chunk_ids: ChunkIds, texts: Sequence[str], ids: NDArray[np.int32]) -> tuple[int, ...]:
+    return chunk_ids(texts, ids.tolist())
 
 
 def _metadata_chunks(span: SpanChunks, characters: int) -> int:
+    if not characters:
+        return 0
     starts = [0, *span.entry.char_ends.tolist()][:-1]
     return sum(start < characters for start in starts)
-
-
-def _check(messages: Sequence[Message]) -> Sequence[Message]:
-    for message in messages:
-        fine = isinstance(message, Mapping) and isinstance(message.get("role"), str)
-        if not fine or not isinstance(message.get("content"), str):
-            raise InputError(
-                f"Message {message!r}; expected a mapping with 'role' and 'content', both text."
-            )
-    if not messages:
-        raise InputError("No messages; expected at least one.")
-    return messages
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], contents: Sequence[str]
-) -> str:
-    if not tokenizer.chat_template:
-        raise InputError(
-            "The decoder has no chat template; expected a plain prompt. Pass a string."
-        )
-    filled = [
-        {**message, "content": content} for message, content in zip(messages, contents, strict=True)
-    ]
-    rendered = tokenizer.apply_chat_template(filled, tokenize=False, add_generation_prompt=True)
-    return str(rendered)
 
 
 def _question(messages: Sequence[Message] | None, pieces: Sequence[Sequence[str | Span]]) -> str:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from refrag_rag.answer import Answer, Counts, Delta, PrecomputeReport, Timings
 from refrag_rag.assembly import Prompt
+from refrag_rag.chat_template import Tool, takes_tools
 from refrag_rag.decode import decode, end_tokens
 from refrag_rag.errors import InputError
 from refrag_rag.lookup import PassageLookup, VectorType
@@ -21,6 +22,7 @@ from refrag_rag.scoring import SCORERS
 from refrag_rag.spans import neutralise
 from refrag_rag.stopping import AnswerText
 from refrag_rag.store import ChunkStore, MemoryStore, open_store
+from refrag_rag.tools import TOOL_MARKERS
 
 PASSAGES_AT_ONCE = 256  # precompute writes to the store after so many
 
@@ -134,6 +136,11 @@ class Refrag:
         return bool(self.model.tokenizer.chat_template)
 
     @property
+    def takes_tools(self) -> bool:
+        """Whether the decoder's chat template has a place for tools."""
+        return takes_tools(self.model.tokenizer)
+
+    @property
     def namespace(self) -> str:
         """Name under which this model's chunk embeddings are stored."""
         return self._lookup.namespace
@@ -183,9 +190,10 @@ class Refrag:
         question: str | None = None,
         policy: str | Policy | None = None,
         p: float | None = None,
+        tools: Sequence[Tool] | None = None,
     ) -> CompressedPrompt:
         """Lay out a prompt without answering it; print it to see what the decoder would read."""
-        prompts, _ = self._prepare([prompt], question=question, policy=policy, p=p)
+        prompts, _ = self._prepare([prompt], question=question, policy=policy, p=p, tools=tools)
         return prompts[0]
 
     def generate(self, prompt: Prompt, **arguments: Any) -> Answer:
@@ -194,17 +202,21 @@ class Refrag:
         Parameters
         ----------
         prompt
-            Text, used as it stands, or messages with ``role`` and ``content``, to which the
-            model's chat template is applied. Spans may stand anywhere.
+            Text, used as it stands, or messages with ``role`` and ``content`` (and ``tool_calls``,
+            ``tool_call_id``, ``name``), to which the model's chat template is applied. Spans may
+            stand anywhere in a content.
         **arguments
-            ``question`` (default: the last user message outside spans), ``policy``, ``p``, and
-            those of `Sampling`: ``max_new_tokens``, ``stop``, ``temperature``, ``top_p``,
-            ``top_k``, ``repetition_penalty``, ``seed``.
+            ``question`` (default: the last user message outside spans), ``policy``, ``p``,
+            ``tools`` (functions in OpenAI's shape, for the chat template; `parse_tool_calls`
+            finds the calls in the answer's text), and those of `Sampling`:
+            ``max_new_tokens``, ``stop``, ``temperature``, ``top_p``, ``top_k``,
+            ``repetition_penalty``, ``seed``.
 
         Raises
         ------
         InputError
-            If the prompt is empty or an argument cannot be used.
+            If the prompt is empty, an argument cannot be used, or tools are given and the chat
+            template has no place for them.
         PromptTooLongError
             If the prompt takes all positions of the decoder.
         """
@@ -260,14 +272,18 @@ class Refrag:
         question: str | None = None,
         policy: str | Policy | None = None,
         p: float | None = None,
+        tools: Sequence[Tool] | None = None,
         **sampling: Any,
     ) -> Iterator[tuple[int, str, Answer | None]]:
         """Rows with their new text, and with the answer once a row is done."""
         clock = [time.perf_counter()]
         settings = _sampling(sampling)
-        compressed, laps = self._prepare(prompts, question=question, policy=policy, p=p)
+        compressed, laps = self._prepare(
+            prompts, question=question, policy=policy, p=p, tools=tools
+        )
         ends = end_tokens(self.model)
-        texts = [AnswerText(self.model.tokenizer, ends, settings.stop) for _ in prompts]
+        kept = TOOL_MARKERS if tools else ()
+        texts = [AnswerText(self.model.tokenizer, ends, settings.stop, kept) for _ in prompts]
         steps = decode(self.model, compressed, settings)
         for tokens in _until_stopped(steps, texts):
             clock[1:] = [clock[1] if len(clock) > 1 else time.perf_counter()]
@@ -286,12 +302,15 @@ class Refrag:
         question: str | None,
         policy: str | Policy | None,
         p: float | None,
+        tools: Sequence[Tool] | None,
     ) -> tuple[list[CompressedPrompt], Laps]:
         """Lay out prompts by the call's policy and budget, or the engine's."""
         share = self.p if p is None else p
         budget(share, 0)  # checks the range
         chosen = self.policy if policy is None else get_policy(policy, self.model.policies)
-        return self._preparation.prepare(prompts, question=question, policy=chosen, p=share)
+        return self._preparation.prepare(
+            prompts, question=question, policy=chosen, p=share, tools=tools
+        )
 
 
 def _until_stopped(

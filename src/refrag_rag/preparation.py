@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from refrag_rag.assembly import ParsedPrompt, Prompt, assemble, parse
+from refrag_rag.chat_template import Tool
 from refrag_rag.lookup import Asked, PassageLookup, expand
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION, Policy, budget, needs_of
@@ -53,14 +54,22 @@ class Preparation:
         self._lock = threading.Lock()
 
     def prepare(
-        self, prompts: Sequence[Prompt], *, question: str | None, policy: Policy, p: float
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        question: str | None,
+        policy: Policy,
+        p: float,
+        tools: Sequence[Tool] | None = None,
     ) -> tuple[list[CompressedPrompt], Laps]:
         """Lay out prompts, with the time that each part took."""
         started = time.perf_counter()
         model = self._model
         with self._lock:  # new slots may be added to the prompt tokenizer
             parsed = [
-                parse(prompt, model.tokenizer, self._slots, markup=model.config.boundary)
+                parse(
+                    prompt, model.tokenizer, self._slots, markup=model.config.boundary, tools=tools
+                )
                 for prompt in prompts
             ]
         texts = list(dict.fromkeys(span.text for one in parsed for span in one.spans))

@@ -20,12 +20,20 @@ class AnswerText:
         Ids of end tokens, which are not shown.
     stop
         Strings at which the answer is cut.
+    kept
+        Special tokens that are shown all the same.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int], stop: Sequence[str]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: frozenset[int],
+        stop: Sequence[str],
+        kept: Sequence[str] = (),
     ) -> None:
         self._tokenizer, self._ends, self._stop = tokenizer, ends, tuple(stop)
+        added = tokenizer.added_tokens_decoder.items()
+        self._hidden = {i for i, token in added if token.special and token.content not in kept}
         self.token_ids: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason = "length"
@@ -42,7 +50,8 @@ class AnswerText:
         if token in self._ends:
             self.finish_reason = "stop"
             return
-        self.text = str(self._tokenizer.decode(self.token_ids, skip_special_tokens=True))
+        shown = [token for token in self.token_ids if token not in self._hidden]
+        self.text = str(self._tokenizer.decode(shown, skip_special_tokens=False))
         found = [place for mark in self._stop if (place := self.text.find(mark)) >= 0]
         if found:
             self.text = self.text[: min(found)]
