@@ -18,9 +18,14 @@ from refrag_rag.training.prompts import STYLES
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings
 from refrag_rag.training.stage import freeze
-from refrag_rag.training.tasks import Mix, Tasks
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Tasks
 from refrag_rag.training.world import World
-from refrag_rag.training.world_sources import WorldChunks, WorldMixture, reconstruction_rows
+from refrag_rag.training.world_sources import (
+    WorldChunks,
+    WorldMixture,
+    WorldText,
+    reconstruction_rows,
+)
 from tests.conftest import build_model
 
 PASSAGES = ["Velmora\nVelmora makes clocks in Port Belu.", "# Tarsk\n\nTarsk is 2,310 metres high."]
@@ -129,3 +134,29 @@ def test_reconstruction_targets_are_the_chunks_own_tokens(tasks):
     for row in rows:
         passage = row.passages[0].token_ids
         assert targets(row) == (*passage, tasks.roles["end"])
+
+
+def test_a_restatement_says_every_sentence_again_and_targets_the_values(tasks, tokenizer):
+    rng = Random(3)
+    pieces = tasks.restatement(rng, Level(2, 3, 1.0))
+    passages = [tokenizer.decode(piece.ids) for piece in pieces if piece.passage]
+    assistant = next(n for n, p in enumerate(pieces) if list(p.ids) == [tasks.roles["assistant"]])
+    after = pieces[assistant + 1 :]
+    said = tokenizer.decode([i for piece in after for i in piece.ids])
+    sentences = [s.strip() for s in said.replace(". ", ".\n").splitlines()]
+    told = " ".join(passages)
+    assert len(sentences) >= 6
+    assert all(sentence in told for sentence in sentences)
+    assert sum(piece.weight == CHOICE_WEIGHT for piece in after) == 6
+
+
+def test_restated_steps_do_not_move_the_curriculum(tasks):
+    curriculum = LevelCurriculum((Level(1, 2, 1.0),), patience=1)
+    source = WorldText(tasks, curriculum, restating=1.0)
+    source.draw(Random(0), 0.0)
+    source.record(0.0, 1.0)
+    assert curriculum.accuracy == [0.0]
+    source = WorldText(tasks, curriculum, restating=0.0)
+    source.draw(Random(0), 0.0)
+    source.record(0.0, 1.0)
+    assert curriculum.accuracy == [1.0]

@@ -31,6 +31,7 @@ class BaseSettings(StageSettings):
 
     vocabulary: int = setting(3072, "size of the vocabulary")
     first_level: int = setting(0, "level of the curriculum to start at")
+    restating: float = setting(0.35, "share of the steps that say all sentences again, shuffled")
     mastered: float = setting(0.88, "accuracy of the first answer token at which a level is left")
 
 
@@ -48,9 +49,8 @@ def run(settings: BaseSettings) -> None:
     decoder = LlamaForCausalLM(decoder_config(len(tokenizer)))
     mix = Mix(copy=0.05, retell=0.05, plain_style=0.95)
     tasks = Tasks(world, tokenizer.backend_tokenizer, mix)
-    source = WorldText(
-        tasks, LevelCurriculum(start=settings.first_level, threshold=settings.mastered)
-    )
+    levels = LevelCurriculum(start=settings.first_level, threshold=settings.mastered)
+    source = WorldText(tasks, levels, restating=settings.restating)
     train(PlainReader(decoder), source=source, settings=settings, folder=folder)
     torch.manual_seed(settings.seed + 1)
     build(decoder, tokenizer).save_pretrained(folder / MODEL)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.tokenization import token_id
 from refrag_rag.training.prompts import PLAIN, STYLES, Style
-from refrag_rag.training.world import Entity, World
+from refrag_rag.training.world import Entity, Statement, World
 
 PASSAGE_WEIGHT, PROMPT_WEIGHT, COPY_WEIGHT, ANSWER_WEIGHT = 0.1, 0.02, 0.3, 0.9
 # The first token of an answer is where the passage is chosen: it weighs most and is what the
@@ -104,6 +104,23 @@ class Tasks:
         style = PLAIN if rng.random() < self.mix.plain_style else rng.choice(STYLES)
         return self.render(texts, turns, style, weight)
 
+    def restatement(self, rng: Random, level: Level) -> list[Piece]:
+        """Draw one example in which every sentence of every passage is said again, shuffled.
+
+        Where a value is to be said, the name at the sentence's head alone tells which passage it
+        stands in: the same choice as in a question, at every sentence and in the passage's words.
+        """
+        entities = self.world.entities(rng, level.passages, facts=level.facts, alike=0.75)
+        told = [entity.statements(rng, by_name=1.0) for entity in entities]
+        passages = [
+            entity.titled(" ".join(statement.text for statement in statements), rng)
+            for entity, statements in zip(entities, told, strict=True)
+        ]
+        pieces = self.render(passages, [("Repeat all sentences.", "")], PLAIN, COPY_WEIGHT)
+        sentences = [statement for statements in told for statement in statements]
+        rng.shuffle(sentences)
+        return [*pieces[:-1], *(piece for one in sentences for piece in self._said(one))]
+
     def render(
         self,
         passages: Sequence[str],
@@ -138,6 +155,18 @@ class Tasks:
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _said(self, statement: Statement) -> list[Piece]:
+        """A sentence of which the first token of the value is a target."""
+        encoded = self.tokenizer.encode(" " + statement.text, add_special_tokens=False)
+        ends = [end for _, end in encoded.offsets]
+        target = next(place for place, end in enumerate(ends) if end > statement.place + 1)
+        ids = encoded.ids
+        return [
+            Piece(ids[:target], COPY_WEIGHT),
+            Piece(ids[target : target + 1], CHOICE_WEIGHT),
+            Piece(ids[target + 1 :], COPY_WEIGHT),
+        ]
 
     def _questions(self, entities: Sequence[Entity], rng: Random) -> list[tuple[str, str]]:
         asked = [

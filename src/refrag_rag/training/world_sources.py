@@ -27,18 +27,30 @@ class WorldText:
         Makes the examples.
     curriculum
         Draws the levels.
+    restating
+        Share of the steps in which passages of several facts are said again, sentence by sentence.
     """
 
-    def __init__(self, tasks: Tasks, curriculum: LevelCurriculum) -> None:
-        self.tasks, self.curriculum = tasks, curriculum
-        self.record, self.summary = curriculum.record, curriculum.summary
+    def __init__(
+        self, tasks: Tasks, curriculum: LevelCurriculum, *, restating: float = 0.0
+    ) -> None:
+        self.tasks, self.curriculum, self.restating = tasks, curriculum, restating
+        self.restated = False
+        self.summary = curriculum.summary
         self.state, self.restore = curriculum.state, curriculum.restore
 
     def draw(self, rng: Random, share: float) -> list[Row]:  # noqa: ARG002
         """As many examples of one level as fill a step."""
         level = self.curriculum.draw(rng)
         count = examples_of(level, TEXT_POSITIONS, text_share=1.0, k=1)
-        return lay_out([self.tasks.example(rng, level) for _ in range(count)], rng)
+        self.restated = level.passages * level.facts > 1 and rng.random() < self.restating
+        example = self.tasks.restatement if self.restated else self.tasks.example
+        return lay_out([example(rng, level) for _ in range(count)], rng)
+
+    def record(self, loss: float, accuracy: float) -> None:
+        """Take note of answers; sentences said again do not count."""
+        if not self.restated:
+            self.curriculum.record(loss, accuracy)
 
 
 class WorldChunks:

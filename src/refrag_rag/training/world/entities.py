@@ -37,6 +37,19 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Statement:
+    """A sentence that tells one fact, and the fact's value in it."""
+
+    text: str
+    value: str
+
+    @property
+    def place(self) -> int:
+        """Character at which the value begins."""
+        return self.text.rfind(self.value)
+
+
+@dataclass(frozen=True)
 class Entity:
     """A named thing with facts. The same facts can be told in many ways."""
 
@@ -52,16 +65,27 @@ class Entity:
         by_name
             Share of the sentences that call the entity by its name.
         """
-        pronoun = rng.choice(self.kind.pronouns)
-        told = rng.sample(self.facts, len(self.facts))
-        sentences = [
-            self._statement(fact, rng, pronoun, by_name=place == 0 or rng.random() < by_name)
-            for place, fact in enumerate(told)
-        ]
+        sentences = [statement.text for statement in self.statements(rng, by_name=by_name)]
         if rng.random() < 0.2:
             sentences.insert(0, f"{self.name} is {_article(self.kind.noun)}.")
-        head = rng.choice(TITLES).format(self.name) if title else ""
-        return head + " ".join(sentences)
+        text = " ".join(sentences)
+        return self.titled(text, rng) if title else text
+
+    def statements(self, rng: Random, *, by_name: float) -> list[Statement]:
+        """Tell all facts in random order and wording, a sentence each; the first by name."""
+        pronoun = rng.choice(self.kind.pronouns)
+        told = rng.sample(self.facts, len(self.facts))
+        return [
+            Statement(
+                self._statement(fact, rng, pronoun, by_name=place == 0 or rng.random() < by_name),
+                fact.value,
+            )
+            for place, fact in enumerate(told)
+        ]
+
+    def titled(self, text: str, rng: Random) -> str:
+        """Put a title line before a text."""
+        return rng.choice(TITLES).format(self.name) + text
 
     def question(self, fact: Fact, rng: Random) -> str:
         """Ask for one fact."""
