@@ -183,6 +183,16 @@ def test_a_full_disk_keeps_the_state_before(tokenizer, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_wandb_gets_the_log(tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run(tokenizer, tmp_path / "run", some_rows(), steps=2, tracker="wandb")
+    logged = list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(logged) == 1
+    assert b"norm" in logged[0].read_bytes()
+
+
 def test_tensorboard_gets_the_log(tokenizer, tmp_path):
     run(tokenizer, tmp_path, some_rows(), steps=2, tracker="tensorboard")
     assert list(tmp_path.rglob("events.out.tfevents.*"))

@@ -53,6 +53,30 @@ def prepare(arguments: Sequence[str]) -> None:
     print(f"{options.out}: {counts}; left out: {dict(found.skipped) or 'nothing'}")
 
 
+def answers(arguments: Sequence[str]) -> None:
+    """Let a model answer questions from full text: data for sequence-level distillation."""
+    from refrag_rag.engine import Refrag
+    from refrag_rag.training.teacher import write_answers
+
+    parser = argparse.ArgumentParser(prog="refrag train answers", description=answers.__doc__)
+    parser.add_argument(
+        "source", help="question records: JSON lines, a prepared folder, hf:DATASET"
+    )
+    parser.add_argument("--model", required=True, help="the teacher: name, folder or hub id")
+    parser.add_argument("--out", type=Path, required=True, help="folder for finetune")
+    parser.add_argument("--max-passages", type=int, default=10, help="of a prompt (default: 10)")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="of an answer (default: 64)")
+    options = parser.parse_args(arguments)
+    found = write_answers(
+        options.source,
+        options.out,
+        Refrag.load(options.model),
+        max_passages=options.max_passages,
+        max_new_tokens=options.max_new_tokens,
+    )
+    print(f"{options.out}: {found.counts}; left out: {dict(found.skipped) or 'nothing'}")
+
+
 def curriculum(arguments: Sequence[str]) -> None:
     """Show the length curriculum."""
     from refrag_rag.training.lengths import stage_counts
@@ -87,6 +111,7 @@ def ablate(arguments: Sequence[str]) -> None:
 
 SERVING: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": prepare,
+    "answers": answers,
     "curriculum": curriculum,
     "ablate": ablate,
     "report": report,

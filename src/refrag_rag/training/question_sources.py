@@ -41,7 +41,7 @@ class QuestionLayout:
         """
         kept = keep_passages(record.passages, self.max_passages)
         texts = [passage.titled() for passage in rng.sample(kept, len(kept))]
-        return self.lay_out(self._prompt(texts, record, rng.choice(STYLES)), record.answers[0])
+        return self.lay_out(self.prompt(texts, record, rng.choice(STYLES)), record.answers[0])
 
     def lay_out(self, prompt: Prompt, answer: str) -> tuple[list[Piece], str]:
         """Any prompt with spans, followed by its answer; and its question."""
@@ -55,7 +55,8 @@ class QuestionLayout:
         gold = Piece(self._encode(answer).token_ids, CHOICE_WEIGHT)
         return [*pieces, gold, self._frame.end], parsed.question
 
-    def _prompt(self, texts: Sequence[str], record: QuestionRecord, style: Style) -> Prompt:
+    def prompt(self, texts: Sequence[str], record: QuestionRecord, style: Style) -> Prompt:
+        """Messages (one text without a chat template) that ask a record's question."""
         context = SEPARATOR.join(wrap(text) for text in texts)
         asked = style.between + neutralise(record.question) + style.after
         earlier = [{"role": t.role, "content": neutralise(t.text)} for t in record.history]
