@@ -3,13 +3,27 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from refrag_rag.errors import StoreError
+from refrag_rag.store.formats import Vectors
+from refrag_rag.store.layout import (
+    Header,
+    SmallArrays,
+    check,
+    damaged,
+    format_for,
+    is_entry,
+    pack,
+    read_header,
+    read_small,
+    read_vectors,
+)
 
 
 def passage_key(text: str) -> str:
@@ -63,34 +77,68 @@ class PassageEntry:
                 f"{len(self.char_ends)} ends; expected (L, D_enc) float16 or float32 and L of each."
             )
 
-    def to_bytes(self) -> bytes:
-        """Serialise as safetensors."""
-        arrays: dict[str, NDArray[np.generic]] = {
-            "embeddings": self.embeddings,
-            "token_ids": self.token_ids,
-            "chunk_lengths": self.chunk_lengths,
-            "char_ends": self.char_ends,
-            **{f"score.{name}": values for name, values in self.scores.items()},
-        }
-        return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    def to_bytes(self, format: str | None = None) -> bytes:
+        """Serialise.
+
+        Parameters
+        ----------
+        format
+            Name of the format for the chunk embeddings; by default the one of their dtype.
+
+        Raises
+        ------
+        StoreError
+            If a number is not finite or too large for the format.
+        """
+        small = SmallArrays(self.token_ids, self.chunk_lengths, self.char_ends, dict(self.scores))
+        return pack(self.embeddings, small, format_for(self.embeddings, format))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "PassageEntry":
-        """Read what `to_bytes` wrote; the arrays are copies.
+        """Read what `to_bytes` wrote, now or in safetensors before; the arrays are copies.
 
         Raises
         ------
         StoreError
             If the bytes are damaged.
         """
-        try:
-            arrays = load(data)
-            scores = {
-                name.removeprefix("score."): array
-                for name, array in arrays.items()
-                if name.startswith("score.")
-            }
-            names = ("embeddings", "token_ids", "chunk_lengths", "char_ends")
-            return cls(**{name: arrays[name] for name in names}, scores=scores)
-        except (SafetensorError, KeyError) as error:
-            raise StoreError(f"A damaged entry ({error!r}). Delete it and index again.") from error
+        if not is_entry(data):
+            return _from_safetensors(data)
+        header = read_header(data)
+        check(data, header)
+        return cls(read_vectors(data, header), **read_small(data, header)._asdict())
+
+
+class StoredEntry(PassageEntry):
+    """An entry whose chunk embeddings are rows of an array that was given.
+
+    The other arrays are read when they are first asked for: most readers want few of them.
+    """
+
+    @classmethod
+    def over(cls, embeddings: Vectors, start: bytes, header: Header) -> "StoredEntry":
+        """Take the rows, and the entry's bytes up to its chunk embeddings."""
+        made = object.__new__(cls)
+        made.__dict__.update(embeddings=embeddings, _start=start, _header=header)
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        """Read the small arrays."""
+        if name not in SmallArrays._fields:
+            raise AttributeError(name)
+        self.__dict__.update(read_small(self._start, self._header)._asdict())
+        return self.__dict__[name]
+
+
+def _from_safetensors(data: bytes) -> PassageEntry:
+    try:
+        arrays = load(data)
+        scores = {
+            name.removeprefix("score."): array
+            for name, array in arrays.items()
+            if name.startswith("score.")
+        }
+        names = ("embeddings", "token_ids", "chunk_lengths", "char_ends")
+        return PassageEntry(**{name: arrays[name] for name in names}, scores=scores)
+    except (SafetensorError, KeyError) as error:
+        raise damaged(repr(error)) from error

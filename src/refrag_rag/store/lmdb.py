@@ -3,56 +3,33 @@
 Keys are ``namespace/key`` in one database. Deleted bytes stay in the file until `compact`.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 
 from refrag_rag.errors import StoreError
+from refrag_rag.store import records
 from refrag_rag.store.entry import PassageEntry
+from refrag_rag.store.environment import DATA, Environment
+from refrag_rag.store.formats import get_format
+from refrag_rag.store.rows import Allocate, fill, new_array, readable
 
-DATA, IN_USE = "data.mdb", "in-use"
 FIRST_MAP = 64 << 20
-LONGEST_KEY = 511
-
-
-class _Environment:
-    """An LMDB environment of this process, with a shared lock that tells others it is open."""
-
-    def __init__(self, path: Path, *, read_only: bool, map_size: int) -> None:
-        self.path, self.read_only, self.handles = path, read_only, 0
-        self._map_size = map_size
-        self.lock = os.open(path / IN_USE, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT)
-        fcntl.flock(self.lock, fcntl.LOCK_SH)
-        self.open()
-
-    def open(self) -> None:
-        """Open the files, after compaction again."""
-        self.db = lmdb.open(
-            str(self.path),
-            map_size=self._map_size,
-            readonly=self.read_only,
-            lock=True,
-            max_readers=512,
-        )
-
-    def close(self) -> None:
-        """Close files and lock."""
-        self.db.close()
-        os.close(self.lock)
-
+LONGEST_KEY = 511 - len(records.BODY)
+T = TypeVar("T")
 
 # LMDB forbids a second open of one path in a process, so handles share; a forked child opens anew.
-_open: dict[tuple[int, Path], _Environment] = {}
+_open: dict[tuple[int, Path], Environment] = {}
 
 
 class LMDBStore:
-    """A `ChunkStore` in a folder.
+    """A `ChunkStore` in a folder. Threads may share it.
 
     Parameters
     ----------
@@ -62,16 +39,25 @@ class LMDBStore:
         Do not create or write anything.
     map_size
         First size of the memory map in bytes. It doubles when it is full.
+    vectors
+        Format of the chunk embeddings that are put from now on: ``fp16``, ``fp32``, ``bf16`` or
+        ``int8``. By default the one of their dtype. Entries in any format are read.
 
     Raises
     ------
     StoreError
-        If the folder cannot be opened or, for a new one, written.
+        If the folder cannot be opened or, for a new one, written; if there is no such format.
     """
 
     def __init__(
-        self, path: str | Path, *, read_only: bool = False, map_size: int = FIRST_MAP
+        self,
+        path: str | Path,
+        *,
+        read_only: bool = False,
+        map_size: int = FIRST_MAP,
+        vectors: str | None = None,
     ) -> None:
+        self.vectors = None if vectors is None else get_format(vectors).name
         self.path = Path(path).expanduser().resolve()
         self.read_only = read_only
         self._map_size = map_size
@@ -80,47 +66,110 @@ class LMDBStore:
 
     def get(self, namespace: str, keys: Sequence[str]) -> list[PassageEntry | None]:
         """Entries in the order of `keys`, None where there is none; all from one snapshot."""
-        with self._begin() as transaction:  # values are copied out: no view outlives it
-            found = [transaction.get(_key(namespace, key)) for key in keys]
+        found = self.get_bytes(namespace, keys)
         return [None if data is None else PassageEntry.from_bytes(data) for data in found]
+
+    def get_bytes(self, namespace: str, keys: Sequence[str]) -> list[bytes | None]:
+        """Values as they are kept, unchecked; all from one snapshot."""
+        wanted = [_key(namespace, key) for key in keys]
+        with self._reading() as transaction:  # values are copied out: no view outlives it
+            return [records.get(transaction, key) for key in wanted]
+
+    def read_into(
+        self, namespace: str, keys: Sequence[str], allocate: Allocate = new_array
+    ) -> list[PassageEntry | None]:
+        """Entries with their chunk embeddings as consecutive rows of one array.
+
+        Copies once, from the memory map to the array. Unlike `get` it does not compare checksums.
+
+        Parameters
+        ----------
+        allocate
+            ``allocate(rows, width, dtype)`` gives a C-contiguous array of that shape, float16 or
+            float32: a new one, or part of one that is used again.
+
+        Returns
+        -------
+        list
+            In the order of `keys`, None where there is none. The entries' `embeddings` are views
+            of the array, row after row in this order.
+
+        Raises
+        ------
+        StoreError
+            If an entry is damaged, or if the entries have different widths.
+        """
+        wanted = [_key(namespace, key) for key in keys]
+        with self._reading(buffers=True) as transaction:
+            found = []
+            for key in wanted:
+                head = transaction.get(key)
+                found.append(None if head is None else records.pieces(transaction, key, head))
+            return fill([None if one is None else readable(one) for one in found], allocate)
 
     def put(self, namespace: str, entries: Mapping[str, PassageEntry]) -> None:
         """Write all entries in one transaction, or none."""
-        data = {_key(namespace, key): entry.to_bytes() for key, entry in entries.items()}
+        self.put_bytes(
+            namespace, {key: entry.to_bytes(self.vectors) for key, entry in entries.items()}
+        )
+
+    def put_bytes(self, namespace: str, values: Mapping[str, bytes]) -> None:
+        """Write values as they are, in one transaction, or none."""
+        data = {_key(namespace, key): value for key, value in values.items()}
+        if not data:
+            return
+        page = self._environment().db.stat()["psize"]
 
         def write(transaction: Any) -> None:
             for key, value in data.items():
-                transaction.put(key, value)
+                records.put(transaction, key, value, page)
 
-        if data:
-            self._write(write)
+        self._write(write)
 
     def delete(self, namespace: str, keys: Sequence[str]) -> int:
-        """Delete entries; returns how many there were."""
-        return sum(
-            self._write(lambda transaction: [transaction.delete(_key(namespace, k)) for k in keys])
-        )
+        """Delete entries in one transaction; returns how many there were."""
+        unwanted = [_key(namespace, key) for key in keys]
+        return self._write(lambda t: sum([records.delete(t, key) for key in unwanted]))
 
     def keys(self, namespace: str) -> Iterator[str]:
         """All keys of a namespace, sorted; a snapshot."""
         prefix = _key(namespace, "")
-        found = []
-        with self._begin() as transaction, transaction.cursor() as cursor:
-            more = cursor.set_range(prefix)
-            while more and cursor.key().startswith(prefix):
-                found.append(cursor.key()[len(prefix) :].decode())
-                more = cursor.next()
+        with self._reading(buffers=True) as transaction:
+            found = [key[len(prefix) :].decode() for key, _ in records.heads(transaction, prefix)]
         return iter(found)
 
     def namespaces(self) -> list[str]:
         """All namespaces that have entries, sorted."""
         found = []
-        with self._begin() as transaction, transaction.cursor() as cursor:
+        with self._reading() as transaction, transaction.cursor() as cursor:
             more = cursor.first()
             while more:
-                found.append(cursor.key().split(b"/", 1)[0].decode())
-                more = cursor.set_range(found[-1].encode() + b"0")  # '0' follows '/'
+                name, slash, _ = cursor.key().partition(b"/")
+                if not slash:
+                    raise StoreError(
+                        f"{self.path} has the key {cursor.key()[:80]!r}, which is not of this "
+                        "package; expected a store. Choose another path."
+                    )
+                found.append(name.decode(errors="replace"))
+                more = cursor.set_range(name + b"0")  # '0' follows '/'
         return found
+
+    def scan(self, work: Callable[[Any], T]) -> T:
+        """Run `work` on a read transaction whose values are views; none may leave it."""
+        with self._reading(buffers=True) as transaction:
+            return work(transaction)
+
+    def map_info(self) -> dict[str, int]:
+        """LMDB's own numbers: page size, pages in use, pages counted, size of map and file."""
+        database = self._environment().db
+        stat, info = database.stat(), database.info()
+        return {
+            "page": stat["psize"],
+            "used_pages": stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"],
+            "pages": info["last_pgno"] + 1,
+            "map": info["map_size"],
+            "file": (self.path / DATA).stat().st_size,
+        }
 
     def compact(self) -> int:
         """Rewrite the file without deleted entries; returns the bytes saved.
@@ -130,30 +179,9 @@ class LMDBStore:
         StoreError
             If another process has the store open, or the store is read-only.
         """
-        environment = self._environment()
-        self._check_writable()
-        try:
-            fcntl.flock(environment.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreError(
-                f"{self.path} is open in another process; compaction needs it alone. "
-                "Close the other process and try again."
-            ) from error
-        beside = self.path / "compacting"
+        environment = self._writable()
         before = (self.path / DATA).stat().st_size
-        try:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir()
-            environment.db.copy(str(beside), compact=True)
-            environment.db.close()
-            os.replace(beside / DATA, self.path / DATA)
-        except (OSError, lmdb.Error) as error:
-            raise StoreError(f"{self.path} cannot be compacted ({error}).") from error
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-            environment.db.close()
-            environment.open()
-            fcntl.flock(environment.lock, fcntl.LOCK_SH)
+        environment.compact()
         return before - (self.path / DATA).stat().st_size
 
     def close(self) -> None:
@@ -180,7 +208,7 @@ class LMDBStore:
         """Close."""
         self.close()
 
-    def _environment(self) -> _Environment:
+    def _environment(self) -> Environment:
         place = (os.getpid(), self.path)
         if self._process != os.getpid():
             _forget_parents()
@@ -190,12 +218,12 @@ class LMDBStore:
             self._process = os.getpid()
         return _open[place]
 
-    def _open(self) -> _Environment:
+    def _open(self) -> Environment:
         new = not self.path.exists()
         try:
             if not self.read_only:
                 self.path.mkdir(parents=True, exist_ok=True)
-            return _Environment(self.path, read_only=self.read_only, map_size=self._map_size)
+            environment = Environment(self.path, read_only=self.read_only, map_size=self._map_size)
         except (OSError, lmdb.Error) as error:
             if new:
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -203,33 +231,41 @@ class LMDBStore:
                 f"The store {self.path} cannot be opened ({error}); expected a folder that can be "
                 f"{'read' if self.read_only else 'written'}. Choose another path."
             ) from error
+        records.refuse_truncated(environment)
+        return environment
 
-    def _begin(self, *, write: bool = False) -> Any:
-        environment = self._environment()
+    @contextmanager
+    def _reading(self, *, buffers: bool = False) -> Iterator[Any]:
         try:
-            return environment.db.begin(write=write)
-        except lmdb.MapResizedError:  # another process has grown the map
-            environment.db.set_mapsize(0)
-            return environment.db.begin(write=write)
+            with self._environment().transaction(buffers=buffers) as transaction:
+                yield transaction
+        except lmdb.Error as error:
+            raise StoreError(
+                f"{self.path} cannot be read ({error}). See `refrag store verify`."
+            ) from error
 
-    def _write(self, work: Callable[[Any], Any]) -> Any:
+    def _write(self, work: Callable[[Any], T]) -> T:
         """Run `work` in one transaction, again in a larger map as long as it does not fit."""
-        self._check_writable()
+        environment = self._writable()
         while True:
             try:
-                with self._begin(write=True) as transaction:
-                    return work(transaction)
+                with environment.transaction(write=True) as transaction:
+                    done = work(transaction)
+                if environment.shortfall():
+                    environment.lengthen()
+                return done
             except lmdb.MapFullError:
-                database = self._environment().db
-                database.set_mapsize(2 * database.info()["map_size"])
-            except lmdb.Error as error:
+                environment.resize(2 * environment.db.info()["map_size"])
+            except (OSError, lmdb.Error) as error:
                 raise StoreError(
                     f"{self.path} cannot be written ({error}). Nothing was changed."
                 ) from error
 
-    def _check_writable(self) -> None:
-        if self._environment().read_only:
+    def _writable(self) -> Environment:
+        environment = self._environment()
+        if environment.read_only or self.read_only:
             raise StoreError(f"{self.path} was opened read-only. Open it again to write.")
+        return environment
 
 
 def _forget_parents() -> None:
@@ -240,9 +276,9 @@ def _forget_parents() -> None:
 
 def _key(namespace: str, key: str) -> bytes:
     made = f"{namespace}/{key}".encode()
-    if not namespace or "/" in namespace or len(made) > LONGEST_KEY:
+    if not namespace or "/" in namespace or "\0" in key or len(made) > LONGEST_KEY:
         raise StoreError(
             f"Namespace {namespace[:80]!r} with key {key[:80]!r}; expected a namespace without "
-            f"'/' and at most {LONGEST_KEY} bytes together."
+            f"'/', no zero character and at most {LONGEST_KEY} bytes together."
         )
     return made

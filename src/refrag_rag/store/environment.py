@@ -1,0 +1,183 @@
+"""An LMDB environment as this package opens it: once a process and path, with locks of our own."""
+
+import fcntl
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from refrag_rag.errors import StoreError
+
+DATA, IN_USE, BESIDE = "data.mdb", "in-use", "compacting"
+
+
+class Gate:
+    """Threads that read or write pass together; one that moves the map passes alone.
+
+    LMDB unmaps the file when the map grows: a value that another thread is reading would be gone.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Pass with others; never inside another pass of the same thread."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let nobody else in, and wait until all are out."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._closed = True
+            self._changed.wait_for(lambda: not self._inside)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
+
+
+class Environment:
+    """An LMDB environment of this process, with a shared lock that tells others it is open.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+    read_only
+        Do not write.
+    map_size
+        First size of the memory map in bytes.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool, map_size: int) -> None:
+        self.path, self.read_only, self.handles = path, read_only, 0
+        self._map_size = map_size
+        self._gate = Gate()
+        self._lock = os.open(path / IN_USE, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+            self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @contextmanager
+    def transaction(self, *, write: bool = False, buffers: bool = False) -> Iterator[Any]:
+        """Begin a transaction; it is committed at the end, or undone by an error."""
+        while True:
+            with self._gate.together():
+                try:
+                    transaction = self.db.begin(None, None, write, buffers)  # type: ignore[call-overload]
+                except lmdb.MapResizedError:
+                    transaction = None
+                if transaction is not None:
+                    with transaction:
+                        yield transaction
+                    break
+            self.resize(0)  # another process has grown the map
+
+    def resize(self, size: int) -> None:
+        """Set the size of the map in bytes; 0 takes over what another process has set."""
+        with self._gate.alone():
+            self.db.set_mapsize(size)
+
+    def shortfall(self) -> int:
+        """Bytes that the file is shorter than the pages it counts.
+
+        A transaction may leave pages at the end unwritten that nothing refers to.
+        """
+        info, page = self.db.info(), self.db.stat()["psize"]
+        whole = (info["last_pgno"] + 1) * page
+        return max(0, int(whole - (self.path / DATA).stat().st_size))
+
+    def lengthen(self, size: int | None = None) -> None:
+        """Give the file the length of the pages it counts, so that a truncated one is known.
+
+        Parameters
+        ----------
+        size
+            Give it this length in bytes instead.
+        """
+        with self.transaction(write=True):  # other processes must not write meanwhile
+            have = (self.path / DATA).stat().st_size
+            os.truncate(self.path / DATA, have + self.shortfall() if size is None else size)
+
+    def compact(self) -> None:
+        """Rewrite the file without unused pages.
+
+        Raises
+        ------
+        StoreError
+            If another process has it open, or there is no room.
+        """
+        with self._gate.alone():
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StoreError(
+                    f"{self.path} is open in another process; compaction needs it alone. "
+                    "Close the other process and try again."
+                ) from error
+            try:
+                self._rewrite()
+            except (OSError, lmdb.Error) as error:
+                raise StoreError(
+                    f"{self.path} cannot be compacted ({error}). Nothing was changed."
+                ) from error
+            finally:
+                shutil.rmtree(self.path / BESIDE, ignore_errors=True)
+                self.db.close()
+                self._open()
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        """Close files and lock."""
+        self.db.close()
+        os.close(self._lock)
+
+    def _rewrite(self) -> None:
+        beside = self.path / BESIDE
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        self.db.copy(str(beside), compact=True)
+        _to_disk(beside / DATA)
+        self.db.close()
+        os.replace(beside / DATA, self.path / DATA)
+        _to_disk(self.path)
+
+    def _open(self) -> None:
+        self.db = lmdb.open(
+            str(self.path),
+            map_size=self._map_size,
+            readonly=self.read_only,
+            lock=True,
+            max_readers=512,
+        )
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
