@@ -1,0 +1,23 @@
+"""Chains over the embedded model."""
+
+import pytest
+
+pytest.importorskip("llama_index.core")
+
+from llama_index.core import Settings
+
+from tests.llama_index.chains import Chain, RecordedEngine
+
+
+@pytest.fixture
+def recorded(tiny_model):
+    """An engine over the embedded model with a new store, that remembers its prompts."""
+    return RecordedEngine(tiny_model, p=0.2)
+
+
+@pytest.fixture
+def chain(recorded, monkeypatch):
+    """An indexed chain around it, whose LLM is the default one as well."""
+    made = Chain(recorded)
+    monkeypatch.setattr(Settings, "_llm", made.llm)
+    return made
