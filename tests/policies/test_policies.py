@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from refrag_rag import InputError
-from refrag_rag.policies import POLICIES, Chunks, budget, get_policy, needs_of
+from refrag_rag.policies import POLICIES, Chunks, budget, choose, get_policy, needs_of
 from refrag_rag.policies.lexical import (
     NEIGHBOUR_SHARE,
     PASSAGE_SHARE,
@@ -236,3 +236,17 @@ def test_a_policy_of_ones_own_is_taken_as_it_is():
 
     own = Own()
     assert get_policy(own) is own
+
+
+@pytest.mark.parametrize("name", ["exact", "lexical", "perplexity", "retrieval"])
+def test_policies_that_rank_give_the_scores_that_they_chose_by(name):
+    given = chunks(retrieval=[0.1, 0.9])
+    choice = choose(get_policy(name), given, QUESTION, 3)
+    np.testing.assert_array_equal(choice.expanded, get_policy(name).select(given, QUESTION, 3))
+    chosen, others = choice.scores[choice.expanded], choice.scores[~choice.expanded]
+    assert chosen.min() >= np.nanmax(others, initial=-np.inf)
+
+
+@pytest.mark.parametrize("name", ["none", "all", "random", "exact+lexical"])
+def test_other_policies_give_no_scores(name):
+    assert choose(get_policy(name), chunks(), QUESTION, 3).scores is None

@@ -11,15 +11,19 @@ from refrag_rag.policies.lexical import ExpandLexical
 from refrag_rag.policies.none import ExpandNone
 from refrag_rag.policies.perplexity import ExpandPerplexity
 from refrag_rag.policies.random import ExpandRandom
+from refrag_rag.policies.ranking import Choice, Ranking, choose
 from refrag_rag.policies.retrieval import ExpandRetrieval
 
 __all__ = [
     "POLICIES",
     "QUESTION",
+    "Choice",
     "Chunks",
     "ExpandChain",
     "Policy",
+    "Ranking",
     "budget",
+    "choose",
     "get_policy",
     "needs_of",
 ]

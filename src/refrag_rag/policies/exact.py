@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.policies.base import Chunks
-from refrag_rag.policies.ranking import best
+from refrag_rag.policies.ranking import Ranking
 
 # Word characters, without scripts that put no spaces between words: there a number is all digits.
 _WORD = (
@@ -35,7 +35,7 @@ _EXACT_WORD = re.compile(r"\d|[^\W_]_+[^\W_]")
 _TRAILING = ".,;:!?'\")]}\u2019\u201d\u00bb"  # of the sentence, not of the URL
 
 
-class ExpandExact:
+class ExpandExact(Ranking):
     """Chunks with numbers, dates, identifiers, URLs and e-mail addresses, whatever the question.
 
     Identifiers are words with a digit (``v1.2.0``, ``COVID-19``, UUIDs, hexadecimal), with an
@@ -46,12 +46,10 @@ class ExpandExact:
 
     name = "exact"
 
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:  # noqa: ARG002
-        """Choose the chunks that carry the most, the earlier one on a tie."""
-        if not budget:
-            return np.zeros(len(chunks.texts), bool)
+    def scores(self, chunks: Chunks, question: str) -> NDArray[np.float64]:  # noqa: ARG002
+        """Characters of exact values in each chunk."""
         carried = exact_characters(chunks)
-        return best(chunks, np.where(carried > 0, carried, np.nan), budget)
+        return np.where(carried > 0, carried, np.nan)
 
 
 def exact_characters(chunks: Chunks) -> NDArray[np.int64]:

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from refrag_rag.policies.base import QUESTION, Chunks
 from refrag_rag.policies.lexical import chunk_scores, question_words
 from refrag_rag.policies.network import PolicyNetwork
-from refrag_rag.policies.ranking import best
+from refrag_rag.policies.ranking import Ranking
 
 LEARNED, LEARNED_QUERY = "learned", "learned-query"
 
 
-class ExpandLearned:
+class ExpandLearned(Ranking):
     """The chunks of the highest logits. Belongs to the model whose embeddings it was trained on.
 
     Parameters
@@ -27,11 +27,10 @@ class ExpandLearned:
         self.needs = frozenset({QUESTION}) if network.shape.query else frozenset()
 
     @torch.inference_mode()
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:
-        """Choose the chunks of the highest logits, the earlier one on a tie."""
-        if not budget or not chunks.texts:
-            return np.zeros(len(chunks.texts), bool)
-        return best(chunks, chunk_logits(self.network, chunks, question).cpu().numpy(), budget)
+    def scores(self, chunks: Chunks, question: str) -> NDArray[np.float32]:
+        """The network's logits."""
+        logits: NDArray[np.float32] = chunk_logits(self.network, chunks, question).cpu().numpy()
+        return logits
 
 
 def chunk_logits(network: PolicyNetwork, chunks: Chunks, question: str) -> torch.Tensor:

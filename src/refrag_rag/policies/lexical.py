@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.policies.base import Chunks
-from refrag_rag.policies.ranking import best
+from refrag_rag.policies.ranking import Ranking
 
 STOPWORDS = frozenset(
     "a an and are as at be by did do does for from had has have how in into is it its many much of "
@@ -19,7 +19,7 @@ NEIGHBOUR_SHARE = 0.5  # of the chunks before and after: an answer often begins 
 NAME_WEIGHT = 1.5
 
 
-class ExpandLexical:
+class ExpandLexical(Ranking):
     """Scores chunks by the words of the question, rare ones first, and expands the best.
 
     A chunk counts what it matches itself, a share of what the chunks around it match, and a share
@@ -28,13 +28,13 @@ class ExpandLexical:
 
     name = "lexical"
 
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:
-        """Choose the chunks of the highest scores, the earlier one on a tie."""
+    def scores(self, chunks: Chunks, question: str) -> NDArray[np.float64]:
+        """What each chunk matches of the question."""
         asked = question_words(question)
-        if not asked or not budget or not len(chunks.texts):
-            return np.zeros(len(chunks.texts), bool)
+        if not asked:
+            return np.full(len(chunks.texts), np.nan)
         scores = chunk_scores(chunks, asked)
-        return best(chunks, np.where(scores > 0, scores, np.nan), budget)
+        return np.where(scores > 0, scores, np.nan)
 
 
 def question_words(question: str) -> dict[str, float]:

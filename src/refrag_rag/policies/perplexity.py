@@ -2,17 +2,16 @@
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.errors import InputError
 from refrag_rag.policies.base import Chunks
-from refrag_rag.policies.ranking import best
+from refrag_rag.policies.ranking import Ranking
 
 SCORE = "perplexity"
 
 
-class ExpandPerplexity:
+class ExpandPerplexity(Ranking):
     """The chunks of the highest perplexity under the decoder, whatever the question.
 
     One of the heuristics that the REFRAG paper compares its learned policy with. The score is made
@@ -22,8 +21,8 @@ class ExpandPerplexity:
     name = "perplexity"
     needs = frozenset({SCORE})
 
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:  # noqa: ARG002
-        """Choose the chunks of the highest scores, the earlier one on a tie.
+    def scores(self, chunks: Chunks, question: str) -> NDArray[Any]:  # noqa: ARG002
+        """The stored scores.
 
         Raises
         ------
@@ -36,4 +35,4 @@ class ExpandPerplexity:
                 f"Chunks with the scores {sorted(chunks.scores)}; policy 'perplexity' expected "
                 "'perplexity'. Ask through an engine, which computes it."
             )
-        return best(chunks, scores, budget)
+        return scores

@@ -1,11 +1,59 @@
-"""The best chunks by a score, as a mask."""
+"""The best chunks by a score, as a mask; and policies that are nothing but a score."""
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refrag_rag.policies.base import Chunks
+from refrag_rag.policies.base import Chunks, Policy
+
+
+class Choice(NamedTuple):
+    """What a policy chose.
+
+    Attributes
+    ----------
+    expanded
+        *Shape:* (L,), bool.
+    scores
+        *Shape:* (L,); what it ranked the chunks by, NaN for those that it never takes. None for a
+        policy that does not rank, and where nothing may be expanded.
+    """
+
+    expanded: NDArray[np.bool_]
+    scores: NDArray[Any] | None = None
+
+
+class Ranking(ABC):
+    """Base of policies that expand the chunks of the highest scores."""
+
+    name: str
+
+    @abstractmethod
+    def scores(self, chunks: Chunks, question: str) -> NDArray[Any]:
+        """Score the chunks, of which there is at least one.
+
+        Returns
+        -------
+        ndarray
+            *Shape:* (L,); a chunk with NaN is never chosen.
+        """
+
+    @final
+    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:
+        """Choose the free chunks of the highest scores, the earlier one on a tie."""
+        return choose(self, chunks, question, budget).expanded
+
+
+def choose(policy: Policy, chunks: Chunks, question: str, budget: int) -> Choice:
+    """Let a policy choose, and keep the scores that it chose by, if it ranks."""
+    if not isinstance(policy, Ranking):
+        return Choice(policy.select(chunks, question, budget))
+    if not budget or not len(chunks.texts):
+        return Choice(np.zeros(len(chunks.texts), bool))
+    scores = policy.scores(chunks, question)
+    return Choice(best(chunks, scores, budget), scores)
 
 
 def best(chunks: Chunks, scores: NDArray[Any], budget: int) -> NDArray[np.bool_]:

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.policies.base import Chunks
-from refrag_rag.policies.ranking import best
+from refrag_rag.policies.ranking import Ranking
 
 
-class ExpandRetrieval:
+class ExpandRetrieval(Ranking):
     """Spends the budget passage by passage, the highest retrieval score first.
 
     Within a passage it begins with the first chunk. Passages without a score come last, in reading
@@ -18,9 +18,9 @@ class ExpandRetrieval:
 
     name = "retrieval"
 
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:  # noqa: ARG002
-        """Choose from the first chunk of the best passage on."""
+    def scores(self, chunks: Chunks, question: str) -> NDArray[np.float64]:  # noqa: ARG002
+        """Each chunk's passage's score; on a tie the earlier chunk comes first."""
         known = [
             -math.inf if score is None or math.isnan(score) else score for score in chunks.retrieval
         ]
-        return best(chunks, np.array(known, float)[chunks.passages], budget)
+        return np.array(known, float)[chunks.passages]
