@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "refrag_rag"
 # From the ground up; a module may import from its own floor and from those below it.
 FLOORS = (
     ("errors",),
-    ("config", "spans", "tokenization", "answer", "tools"),
+    ("config", "spans", "tokenization", "answer", "tools", "rows"),
     ("chunking", "prompt", "adapter", "store", "policies", "chat_template"),
     ("projector", "windows"),
     ("encoder", "sampling", "stopping", "assembly"),
@@ -26,6 +26,7 @@ FLOORS = (
 FRAMEWORKS = {
     "llama_index": {"llama_index", "demo"},
     "llama_index_instrumentation": {"demo"},
+    "langchain": {"langchain"},
     "langchain_core": {"langchain", "demo"},
     "langchain_classic": {"langchain", "demo"},
     "langchain_huggingface": {"demo"},

@@ -1,5 +1,7 @@
 """REFRAG in LangChain: one index-time step, one document compressor, one model.
 
+Agents: `RefragMiddleware`, which needs the ``langchain`` package.
+
 Examples
 --------
 >>> engine = Refrag.load("tiny", store="./vectors")                           # doctest: +SKIP
@@ -11,6 +13,8 @@ Examples
 >>> chain = create_retrieval_chain(retriever, answer)                         # doctest: +SKIP
 """
 
+from typing import TYPE_CHECKING, Any
+
 from refrag_rag.langchain.chat import ChatRefrag
 from refrag_rag.langchain.documents import (
     RefragCompressor,
@@ -21,6 +25,9 @@ from refrag_rag.langchain.documents import (
 )
 from refrag_rag.langchain.llm import RefragLLM
 
+if TYPE_CHECKING:
+    from refrag_rag.langchain.middleware import RefragMiddleware as RefragMiddleware
+
 __all__ = [
     "ChatRefrag",
     "RefragCompressor",
@@ -30,3 +37,17 @@ __all__ = [
     "span_text",
     "strip_documents",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Agents are a package of their own, which chains do without.
+    if name != "RefragMiddleware":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from refrag_rag.langchain.middleware import RefragMiddleware
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"RefragMiddleware needs {error.name!r}; expected langchain 1.4 or newer. "
+            "Install refrag-rag[agents]."
+        ) from error
+    return RefragMiddleware

@@ -1,23 +1,30 @@
 """ChatRefrag: a LangChain chat model that reads marked documents as vectors."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from pydantic import ConfigDict, Field
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
+from refrag_rag.errors import InputError
 from refrag_rag.langchain.messages import as_prompt
-from refrag_rag.langchain.settings import GenerationSettings, report, usage
+from refrag_rag.langchain.settings import GenerationSettings
+from refrag_rag.langchain.structured import parsed_json
+from refrag_rag.langchain.tool_calls import ChunkMaker, Tools, answer_message, chosen_tools
 from refrag_rag.threads import read_in_thread
 
 if TYPE_CHECKING:
-    from refrag_rag.answer import Delta
     from refrag_rag.engine import Refrag
+
+AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
 
 class ChatRefrag(GenerationSettings, BaseChatModel):
@@ -26,8 +33,8 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
     Every answer carries its counts and timings in ``response_metadata``: positions used, positions
     the plain text would have taken, cache hits and so on; ``usage_metadata`` counts positions as
     input tokens. A call takes ``max_tokens`` (or ``max_new_tokens``), ``stop``, ``temperature``,
-    ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``p``, ``policy`` and ``question``; an
-    unknown name is an `InputError`.
+    ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``p``, ``policy``, ``question`` and
+    ``tools``; an unknown name is an `InputError`.
 
     Parameters
     ----------
@@ -51,6 +58,73 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         return "refrag-chat"
 
     @override
+    def bind_tools(
+        self,
+        tools: Sequence[AnyTool],
+        *,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools to the model, through its chat template.
+
+        Parameters
+        ----------
+        tools
+            Tools, functions, pydantic classes or OpenAI's dicts.
+        tool_choice
+            ``"auto"`` offers all tools, a name that tool alone, ``"none"`` no tool. ``"any"``
+            (``"required"``, ``True``) offers all: no model can be forced to call one.
+        **kwargs
+            Generation arguments to bind beside the tools.
+
+        Raises
+        ------
+        InputError
+            If `tool_choice` names no tool; in the call, if the model's chat template has no place
+            for tools.
+        """
+        shaped = [convert_to_openai_tool(tool) for tool in tools]
+        return super().bind(tools=chosen_tools(shaped, tool_choice), **kwargs)
+
+    @override
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Literal["function_calling", "json_mode"] = "function_calling",
+        include_raw: bool = False,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Parse answers to a schema. Nothing forces the model to keep to it.
+
+        Parameters
+        ----------
+        schema
+            A pydantic class, a TypedDict class, or a JSON schema.
+        method
+            ``function_calling`` offers the schema as the one tool; the chat template must have a
+            place for tools. ``json_mode`` reads the answer's text as JSON; the prompt must ask for
+            it.
+        include_raw
+            Answer with ``raw``, ``parsed`` and ``parsing_error`` instead of failing.
+        **kwargs
+            ``strict`` is ignored.
+
+        Raises
+        ------
+        InputError
+            For another method.
+        """
+        if method == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        if method != "json_mode":
+            raise InputError(
+                f"method = {method!r}; expected 'function_calling' or 'json_mode'. Answers are "
+                "not constrained to a schema."
+            )
+        return parsed_json(self, schema, include_raw=include_raw)
+
+    @override
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -58,14 +132,11 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
+        tools: Tools = kwargs.pop("tools", None) or ()
         arguments = self._arguments(stop, kwargs)
         prompt = as_prompt(messages, is_chat_model=self.engine.is_chat_model)
-        answer = self.engine.generate(prompt, **arguments)
-        message = AIMessage(
-            content=answer.text,
-            usage_metadata=usage(answer),
-            response_metadata=report(answer, self.model_name),
-        )
+        answer = self.engine.generate(prompt, **arguments, **_offered(tools))
+        message = answer_message(answer, tools, self.model_name)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     @override
@@ -76,12 +147,17 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
+        tools: Tools = kwargs.pop("tools", None) or ()
         arguments = self._arguments(stop, kwargs)
         prompt = as_prompt(messages, is_chat_model=self.engine.is_chat_model)
-        for delta in self.engine.stream(prompt, **arguments):
-            chunk = _chunk(delta, self.model_name)
+        maker = ChunkMaker(tools, self.model_name)
+        for delta in self.engine.stream(prompt, **arguments, **_offered(tools)):
+            message = maker.chunk(delta)
+            if message is None:
+                continue
+            chunk = ChatGenerationChunk(message=message)
             if run_manager:
-                run_manager.on_llm_new_token(delta.text, chunk=chunk)
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
     @override
@@ -108,14 +184,5 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
             yield chunk
 
 
-def _chunk(delta: "Delta", model_name: str) -> ChatGenerationChunk:
-    if delta.answer is None:
-        return ChatGenerationChunk(message=AIMessageChunk(content=delta.text))
-    # Chunks are added up by their readers: counts stand on the last one alone.
-    message = AIMessageChunk(
-        content=delta.text,
-        usage_metadata=usage(delta.answer),
-        response_metadata=report(delta.answer, model_name),
-        chunk_position="last",
-    )
-    return ChatGenerationChunk(message=message)
+def _offered(tools: Tools) -> dict[str, Tools]:
+    return {"tools": tools} if tools else {}

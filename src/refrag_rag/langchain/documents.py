@@ -79,6 +79,41 @@ def precompute_documents(
     )
 
 
+def forget_documents(
+    engine: "Refrag",
+    documents: Sequence[AnyDocument],
+    *,
+    living: Sequence[AnyDocument] = (),
+    title_key: str | None = None,
+) -> int:
+    """Remove the passages of deleted documents from the engine's store; see `Refrag.forget`.
+
+    Parameters
+    ----------
+    documents
+        As they were indexed.
+    living
+        Documents that stay; passages that they share with deleted ones are kept.
+    title_key
+        The same as in `RefragIndexer`.
+
+    Returns
+    -------
+    int
+        How many entries were removed.
+
+    Raises
+    ------
+    InputError
+        If something is not a document.
+    """
+    gone, stay = (
+        [span_text(document, title_key=title_key) for document in some]
+        for some in (documents, living)
+    )
+    return engine.forget([text for text in gone if text], living=stay)
+
+
 def strip_documents(
     documents: Sequence[AnyDocument], *, title_key: str | None = None
 ) -> list[Document]:
@@ -136,6 +171,13 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
         precompute_documents(self.engine, documents, title_key=self.title_key, **settings)
         return documents
 
+    def forget(self, documents: Sequence[Document], *, living: Sequence[Document] = ()) -> int:
+        """Remove the passages of deleted documents; see `forget_documents`.
+
+        Call it where documents are deleted from the vector store, which tells nobody.
+        """
+        return forget_documents(self.engine, documents, living=living, title_key=self.title_key)
+
 
 class RefragCompressor(BaseDocumentCompressor):
     """Marks retrieved documents as compressible; put it last, just before the model.
@@ -192,10 +234,17 @@ class RefragCompressor(BaseDocumentCompressor):
         return _with_text(document, wrap(text, score=score))
 
 
+def is_document(value: object) -> bool:
+    """Whether this is a document, or a dict that was one."""
+    if isinstance(value, Mapping):
+        return isinstance(value.get("page_content"), str)
+    return isinstance(value, Document)
+
+
 def _as_document(document: AnyDocument) -> Document:
     if isinstance(document, Document):
         return document
-    if isinstance(document, Mapping) and isinstance(document.get("page_content"), str):
+    if isinstance(document, Mapping) and is_document(document):
         return Document(
             id=document.get("id"),
             page_content=document["page_content"],

@@ -1,6 +1,7 @@
 """LangChain messages to roles and texts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -22,11 +23,13 @@ _KINDS: tuple[tuple[type[BaseMessage], str], ...] = (
     (FunctionMessage, "tool"),
 )
 _ROLES = {"human": "user", "ai": "assistant", "developer": "system", "function": "tool"}
+# Blocks in which other providers repeat what also stands in `tool_calls`.
+_CALL_BLOCKS = ("tool_use", "tool_call", "function_call")
 
 
 def as_prompt(
     messages: Sequence[BaseMessage], *, is_chat_model: bool
-) -> str | list[dict[str, str]]:
+) -> str | list[dict[str, Any]]:
     """Turn messages into what the engine takes.
 
     Parameters
@@ -35,18 +38,51 @@ def as_prompt(
         Whether the model has a chat template. Without one, a single message is a completion
         prompt as it stands, and several are written out with their roles.
 
+    Returns
+    -------
+    str or list of dict
+        Messages with ``role`` and ``content``, and where they have them ``name``, ``tool_calls``
+        (in OpenAI's shape) and ``tool_call_id``.
+
     Raises
     ------
     InputError
-        If a message holds anything but text, or is of a kind without a role.
+        If a message holds anything but text and tool calls, is of a kind without a role, or calls
+        tools where there is no chat template.
     """
-    plain = [{"role": _role(message), "content": _text(message)} for message in messages]
+    plain = [_message(message) for message in messages]
     if is_chat_model or not plain:
         return plain
+    if any("tool_calls" in message for message in plain):
+        raise InputError(
+            "A message calls tools, but the model has no chat template to write that with; "
+            "expected text only. Use a model with a chat template, or leave the message out."
+        )
     if len(plain) == 1:
-        return plain[0]["content"]
+        return str(plain[0]["content"])
     lines = [f"{message['role'].capitalize()}: {message['content']}" for message in plain]
     return "\n".join([*lines, "Assistant:"])
+
+
+def _message(message: BaseMessage) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": _role(message), "content": _text(message)}
+    if message.name is not None:
+        plain["name"] = message.name
+    if isinstance(message, ToolMessage):
+        plain["tool_call_id"] = message.tool_call_id
+    if isinstance(message, AIMessage):
+        # What could not be read as a call goes back as the model wrote it.
+        plain["content"] += "".join(call["args"] or "" for call in message.invalid_tool_calls)
+        if message.tool_calls:
+            plain["tool_calls"] = [
+                {
+                    "id": call["id"],
+                    "type": "function",
+                    "function": {"name": call["name"], "arguments": call["args"]},
+                }
+                for call in message.tool_calls
+            ]
+    return plain
 
 
 def _role(message: BaseMessage) -> str:
@@ -65,10 +101,13 @@ def _text(message: BaseMessage) -> str:
     """Join the text of a message: a string, or a list of strings and text blocks."""
     if isinstance(message.content, str):
         return message.content
+    calls = isinstance(message, AIMessage) and bool(message.tool_calls)
     texts = []
     for block in message.content:
         text = block if isinstance(block, str) else block.get("text")
         kind = "text" if isinstance(block, str) else block.get("type")
+        if calls and kind in _CALL_BLOCKS:
+            continue
         if kind != "text" or not isinstance(text, str):
             raise InputError(
                 f"a {message.type} message holds a block of type {kind!r}; expected text. "

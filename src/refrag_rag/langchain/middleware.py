@@ -1,0 +1,119 @@
+"""RefragMiddleware: what an agent's tools retrieved reaches the model as vectors."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+from langchain_core.messages import AnyMessage, ToolMessage
+from typing_extensions import override
+
+from refrag_rag.langchain.documents import AnyDocument, RefragCompressor, is_document
+from refrag_rag.spans import find_spans
+
+if TYPE_CHECKING:
+    from refrag_rag.engine import Refrag
+
+
+class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Marks retrieved documents in tool results, for the model alone.
+
+    A tool with ``response_format="content_and_artifact"`` (of `create_retriever_tool`, for
+    example) leaves its documents in the tool message's artifact. Where their texts stand in the
+    message, they are marked just before the model is called; the agent's state keeps the message
+    as it was. Documents may be dicts, as checkpointers give them back. A document whose text does
+    not stand in the message, or is marked already, is left alone.
+
+    Parameters
+    ----------
+    engine
+        With it, documents that the store does not have are encoded in one batch. Not needed.
+    title_key, score_key
+        See `RefragCompressor`.
+    """
+
+    def __init__(
+        self,
+        engine: "Refrag | None" = None,
+        *,
+        title_key: str | None = None,
+        score_key: str = "relevance_score",
+    ) -> None:
+        super().__init__()
+        self._compressor = RefragCompressor(engine, title_key=title_key, score_key=score_key)
+
+    @override
+    def wrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
+    ) -> ModelResponse[Any]:
+        """Hand the request on with marked documents."""
+        return handler(request.override(messages=self.mark(request.messages)))
+
+    @override
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        """Hand the request on with marked documents; encoding runs in a thread."""
+        messages = await asyncio.to_thread(self.mark, request.messages)
+        return await handler(request.override(messages=messages))
+
+    def mark(self, messages: Sequence[AnyMessage]) -> list[AnyMessage]:
+        """Messages with marked documents; those that change are copies."""
+        return [
+            self._marked(message) if isinstance(message, ToolMessage) else message
+            for message in messages
+        ]
+
+    def _marked(self, message: ToolMessage) -> ToolMessage:
+        documents = _documents(message.artifact)
+        if not documents:
+            return message
+        marked = self._compressor.compress_documents(documents, "")  # type: ignore[arg-type]
+        texts = [
+            (_text(document), twin.page_content)
+            for document, twin in zip(documents, marked, strict=True)
+        ]
+        content = message.content
+        if isinstance(content, str):
+            return message.model_copy(update={"content": _exchange(content, texts)})
+        blocks = [_exchange_in_block(block, texts) for block in content]
+        return message.model_copy(update={"content": blocks})
+
+
+def _documents(artifact: object) -> list[AnyDocument]:
+    """The documents of an artifact, which may be anything."""
+    found: Sequence[Any] = artifact if isinstance(artifact, list | tuple) else [artifact]
+    return [one for one in found if is_document(one)]
+
+
+def _text(document: AnyDocument) -> str:
+    text: str = document["page_content"] if isinstance(document, Mapping) else document.page_content
+    return text
+
+
+def _exchange(content: str, texts: Sequence[tuple[str, str]]) -> str:
+    """Put marked texts in place of plain ones, in order, outside spans that are there already."""
+    spans = [(span.start, span.end) for span in find_spans(content)]
+    pieces, done = [], 0
+    for plain, marked in texts:
+        start = content.find(plain, done) if plain.strip() else -1
+        end = start + len(plain)
+        if start < 0 or any(first < start and end < last for first, last in spans):
+            continue
+        pieces += [content[done:start], marked]
+        done = end
+    return "".join([*pieces, content[done:]])
+
+
+def _exchange_in_block(
+    block: str | dict[str, Any], texts: Sequence[tuple[str, str]]
+) -> str | dict[str, Any]:
+    if isinstance(block, str):
+        return _exchange(block, texts)
+    if block.get("type") == "text" and isinstance(block.get("text"), str):
+        return {**block, "text": _exchange(block["text"], texts)}
+    return block
