@@ -160,18 +160,29 @@ def assemble(
 
 def _span_segments(span: SpanChunks, chunk_ids: ChunkIds) -> Iterator[Segment]:
     """Runs of neighbouring chunks that are all vectors or all text."""
-    if not len(span.expanded):
-        return
-    places = np.concatenate([[0], np.cumsum(span.entry.chunk_lengths)]).tolist()
-    turns = [0, *(np.flatnonzero(np.diff(span.expanded)) + 1).tolist(), len(span.expanded)]
-    for first, last in itertools.pairwise(turns):
+    for first, last in _runs(span.expanded):
         texts = LazyTexts(last - first, partial(_part, span.texts, first, last))
-        ids = span.entry.token_ids[places[first] : places[last]]
-        read = partial(_read, chunk_ids, texts, ids)
+        read = partial(_read, chunk_ids, texts, _ids(span.entry, first, last))
         if span.expanded[first]:
             yield TextSegment(read(), partial("".join, texts), "expanded")
         else:
-            yield VectorSegment(span.entry.embeddings[first:last], texts, lambda r=read: len(r()))
+            vectors = span.entry.embeddings[first:last]
+            yield VectorSegment(vectors, texts, partial(_count, read))
+
+
+def _runs(expanded: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First chunk, and the one behind the last, of chunks that are all vectors or all text."""
+    if not len(expanded):
+        return []
+    turns = (np.flatnonzero(expanded[1:] != expanded[:-1]) + 1).tolist()
+    return list(itertools.pairwise([0, *turns, len(expanded)]))
+
+
+def _ids(entry: PassageEntry, first: int, last: int) -> NDArray[np.int32]:
+    if last - first == len(entry.chunk_lengths):
+        return entry.token_ids
+    start = int(entry.chunk_lengths[:first].sum())
+    return entry.token_ids[start : start + int(entry.chunk_lengths[first:last].sum())]
 
 
 def _part(texts: Sequence[str], first: int, last: int) -> Sequence[str]:
@@ -180,6 +191,10 @@ def _part(texts: Sequence[str], first: int, last: int) -> Sequence[str]:
 
 def _read(chunk_ids: ChunkIds, texts: Sequence[str], ids: NDArray[np.int32]) -> tuple[int, ...]:
     return chunk_ids(texts, ids.tolist())
+
+
+def _count(read: Callable[[], tuple[int, ...]]) -> int:
+    return len(read())
 
 
 def _metadata_chunks(span: SpanChunks, characters: int) -> int:

@@ -1,11 +1,48 @@
 """Passages to chunks of at most k tokens. Joined, the chunks are the passage's tokens exactly."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import overload
 
 from refrag_rag.config import RefragConfig
 from refrag_rag.tokenization import PlainTokenizer, sentence_ends
+
+
+class LazyTexts(Sequence[str]):
+    """Chunk texts that are cut when somebody first reads one: the decoder never does.
+
+    Parameters
+    ----------
+    count
+        How many there are.
+    cut
+        Makes them.
+    """
+
+    def __init__(self, count: int, cut: Callable[[], Sequence[str]]) -> None:
+        self._count, self._cut = count, cut
+
+    @cached_property
+    def _texts(self) -> Sequence[str]:
+        return self._cut()
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[str]: ...
+    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
+        """One text, or some."""
+        return self._texts[place]
+
+    def __iter__(self) -> Iterator[str]:
+        """All of them."""
+        return iter(self._texts)
 
 
 @dataclass(frozen=True)
@@ -39,8 +76,12 @@ class ChunkedPassage:
 
     def chunk_texts(self) -> list[str]:
         """Text chunk by chunk; joined, it is the passage."""
-        starts = (0, *self.char_ends)
-        return [self.text[a:b] for a, b in zip(starts, self.char_ends, strict=False)]
+        return cut_text(self.text, self.char_ends)
+
+
+def cut_text(text: str, ends: Sequence[int]) -> list[str]:
+    """Cut a text at character positions."""
+    return [text[a:b] for a, b in zip((0, *ends), ends, strict=False)]
 
 
 class Chunker:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refrag_rag.assembly import ParsedPrompt, SpanChunks
-from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.chunking import ChunkedPassage, LazyTexts, cut_text
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION, Chunks, Policy, budget
+from refrag_rag.rows import join_rows
 from refrag_rag.scoring import SCORERS, Scorer
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
 
@@ -29,6 +30,8 @@ class Found:
 
     Attributes
     ----------
+    text, entry
+        The passage.
     hit
         Whether the store had it.
     encode_s
@@ -38,12 +41,28 @@ class Found:
         needed are all there, NaN where they are not known.
     """
 
-    chunked: ChunkedPassage
+    text: str
     entry: PassageEntry
     hit: bool
     as_text: bool = False
     encode_s: float = 0.0
     scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def chunked(self) -> ChunkedPassage:
+        """The passage as the chunker gave it."""
+        entry = self.entry
+        return ChunkedPassage(
+            self.text,
+            tuple(entry.token_ids.tolist()),
+            tuple(entry.chunk_lengths.tolist()),
+            tuple(entry.char_ends.tolist()),
+        )
+
+    def texts(self) -> LazyTexts:
+        """L chunk texts, cut when they are read."""
+        ends = self.entry.char_ends
+        return LazyTexts(len(ends), lambda: cut_text(self.text, ends.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +141,7 @@ class PassageLookup:
             return {}
         entries = self._store.get(self.namespace, [passage_key(text) for text in texts])
         known = zip(texts, entries, strict=True)
-        found = {text: Found(_restore(text, e), e, hit=True) for text, e in known if e is not None}
+        found = {text: Found(text, entry, hit=True) for text, entry in known if entry is not None}
         missing = [self._model.chunker.chunk(text) for text in texts if text not in found]
         names = {name: self._stored_name(name) for name in needs if name != QUESTION}
         if encode:
@@ -170,7 +189,7 @@ class PassageLookup:
             return {}
         embeddings = self._model.encode(passages, batch_size=batch_size)
         return {
-            passage.text: Found(passage, _entry(passage, self._array(tensor)), hit=False)
+            passage.text: Found(passage.text, _entry(passage, self._array(tensor)), hit=False)
             for passage, tensor in zip(passages, embeddings, strict=True)
         }
 
@@ -185,7 +204,7 @@ class PassageLookup:
         scorer = self._scorer(name)
         values = scorer.score([one.chunked for one in lacking])
         return {
-            one.chunked.text: replace(one, entry=_with_score(one.entry, scorer.name, value))
+            one.text: replace(one, entry=_with_score(one.entry, scorer.name, value))
             for one, value in zip(lacking, values, strict=True)
         }
 
@@ -210,7 +229,7 @@ class PassageLookup:
 
     def _as_text(self, passage: ChunkedPassage) -> Found:
         nothing = np.zeros((len(passage), self._model.config.chunk_width), self._dtype)
-        return Found(passage, _entry(passage, nothing), hit=False, as_text=True)
+        return Found(passage.text, _entry(passage, nothing), hit=False, as_text=True)
 
 
 def expand(
@@ -220,14 +239,14 @@ def expand(
     items = [found[span.text] for span in parsed.spans]
     if not items:
         return []
-    texts = [item.chunked.chunk_texts() for item in items]
+    texts = [item.texts() for item in items]
     sizes = [len(one) for one in texts]
     mask = np.zeros(sum(sizes), bool)
     if len(mask):
         chunks = Chunks(
-            texts=[text for one in texts for text in one],
+            texts=LazyTexts(len(mask), lambda: [text for one in texts for text in one]),
             passages=np.repeat(np.arange(len(sizes)), sizes),
-            embeddings=np.concatenate([item.entry.embeddings for item in items]),
+            embeddings=join_rows([item.entry.embeddings for item in items]),
             scores=_common_scores([item.scores for item in items]),
             retrieval=[span.score for span in parsed.spans],
             question=asked.embeddings,
@@ -235,7 +254,7 @@ def expand(
         mask = policy.select(chunks, asked.text, budget(share, len(mask)))
     parts = np.split(mask, np.cumsum(sizes)[:-1])
     return [
-        SpanChunks(item.entry, tuple(text), part | item.as_text, item.hit)
+        SpanChunks(item.entry, text, part | item.as_text, item.hit)
         for item, text, part in zip(items, texts, parts, strict=True)
     ]
 
@@ -256,6 +275,8 @@ def _visible(entry: PassageEntry, names: Mapping[str, str]) -> dict[str, NDArray
     names
         What is needed, and under which name it is stored.
     """
+    if not entry.scores and not names:
+        return {}
     own = {name: s for name, s in entry.scores.items() if name.partition(".")[0] not in SCORERS}
     unknown = np.full(len(entry.chunk_lengths), np.nan, np.float32)
     return own | {name: entry.scores.get(stored, unknown) for name, stored in names.items()}
@@ -273,13 +294,4 @@ def _entry(
         token_ids=np.array(chunked.token_ids, np.int32),
         chunk_lengths=np.array(chunked.chunk_lengths, np.int32),
         char_ends=np.array(chunked.char_ends, np.int32),
-    )
-
-
-def _restore(text: str, entry: PassageEntry) -> ChunkedPassage:
-    return ChunkedPassage(
-        text,
-        tuple(entry.token_ids.tolist()),
-        tuple(entry.chunk_lengths.tolist()),
-        tuple(entry.char_ends.tolist()),
     )

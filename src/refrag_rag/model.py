@@ -19,6 +19,7 @@ from refrag_rag.errors import CheckpointError
 from refrag_rag.policies.base import Policy
 from refrag_rag.projector import Projector
 from refrag_rag.prompt import CompressedPrompt, TextSegment
+from refrag_rag.rows import join_rows
 from refrag_rag.tokenization import PlainTokenizer, backend, description, token_id
 
 
@@ -157,19 +158,20 @@ class RefragModel(nn.Module):
     def decoder_inputs(self, prompts: Sequence[CompressedPrompt]) -> DecoderInputs:
         """Left-pad prompts to one batch and embed them."""
         length = max(prompt.positions for prompt in prompts)
-        ids, vectors, mask = [], [], []
-        for prompt in prompts:
+        ids = np.full((len(prompts), length), self.pad_id)  # (B, T)
+        vectors = np.zeros((len(prompts), length), bool)  # (B, T)
+        mask = np.zeros((len(prompts), length), np.int64)  # (B, T)
+        for row, prompt in enumerate(prompts):
             gap = length - prompt.positions
-            ids.append([self.pad_id] * gap + prompt.token_ids(self.pad_id))
-            vectors.append([False] * gap + prompt.vector_mask())
-            mask.append([0] * gap + [1] * prompt.positions)
-        input_ids = torch.tensor(ids, device=self.device)  # (B, T)
-        attention_mask = torch.tensor(mask, device=self.device)  # (B, T)
+            ids[row, gap:] = prompt.id_array(self.pad_id)
+            vectors[row, gap:] = prompt.vector_places()
+            mask[row, gap:] = 1
+        input_ids = torch.from_numpy(ids).to(self.device)  # (B, T)
+        attention_mask = torch.from_numpy(mask).to(self.device)  # (B, T)
         runs = [run for prompt in prompts for run in prompt.embeddings()]
-        joined = np.concatenate(runs) if runs else np.empty((0, self.config.chunk_width), "f4")
-        embeds = self.embed(
-            input_ids, torch.tensor(vectors, device=self.device), torch.from_numpy(joined)
-        )
+        joined = join_rows(runs) if runs else np.empty((0, self.config.chunk_width), "f4")
+        vectors_in = torch.from_numpy(joined if joined.flags.writeable else joined.copy())
+        embeds = self.embed(input_ids, torch.from_numpy(vectors).to(self.device), vectors_in)
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
         return DecoderInputs(embeds, attention_mask, positions, input_ids)
 

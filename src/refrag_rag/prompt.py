@@ -1,6 +1,6 @@
 """CompressedPrompt: what the decoder will read, in order, as text and as vectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -19,16 +19,21 @@ class TextSegment:
     ----------
     token_ids
         In the decoder's vocabulary.
-    text
-        The same as text, for people.
+    source
+        The same as text, for people; or what makes it when somebody asks.
     role
         ``prompt``: outside spans. ``expanded``: chunks of a span. ``boundary``: tokens that a
         checkpoint wants around a run of vectors.
     """
 
     token_ids: tuple[int, ...]
-    text: str
+    source: str | Callable[[], str]
     role: TextRole = "prompt"
+
+    @cached_property
+    def text(self) -> str:
+        """The tokens as text."""
+        return self.source if isinstance(self.source, str) else self.source()
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +45,20 @@ class VectorSegment:
     embeddings
         *Shape:* (V, D_enc), before the projector.
     texts
-        The V chunks as text, for people.
-    plain_positions
-        Positions that these chunks would take as text.
+        The V chunks as text, for people; cut when somebody reads them.
+    plain
+        Positions that these chunks would take as text; or what counts them, where that takes a
+        tokenizer.
     """
 
     embeddings: NDArray[np.floating]
-    texts: tuple[str, ...]
-    plain_positions: int
+    texts: Sequence[str]
+    plain: int | Callable[[], int]
+
+    @cached_property
+    def plain_positions(self) -> int:
+        """Positions that these chunks would take as text."""
+        return self.plain if isinstance(self.plain, int) else self.plain()
 
 
 Segment = TextSegment | VectorSegment
@@ -105,13 +116,25 @@ class CompressedPrompt:
         """The token ids that stand in the prompt, without the vectors."""
         return [i for s in self.segments if isinstance(s, TextSegment) for i in s.token_ids]
 
+    def id_array(self, placeholder: int = 0) -> NDArray[np.int64]:
+        """What `token_ids` gives, as an array of *shape* (T,)."""
+        return np.concatenate(
+            [
+                np.array(segment.token_ids, np.int64)
+                if isinstance(segment, TextSegment)
+                else np.full(len(segment.texts), placeholder, np.int64)
+                for segment in self.segments
+            ]
+        )
+
+    def vector_places(self) -> NDArray[np.bool_]:
+        """Whether a vector stands there, *shape* (T,)."""
+        kinds = [isinstance(segment, VectorSegment) for segment in self.segments]
+        return np.repeat(np.array(kinds, bool), [_positions(segment) for segment in self.segments])
+
     def vector_mask(self) -> list[bool]:
         """Whether a vector stands there, for each of the T positions."""
-        return [
-            isinstance(segment, VectorSegment)
-            for segment in self.segments
-            for _ in range(_positions(segment))
-        ]
+        return [bool(place) for place in self.vector_places()]
 
     def embeddings(self) -> list[NDArray[np.floating]]:
         """The chunk embeddings in reading order, one (V, D_enc) array a run."""

@@ -164,7 +164,7 @@ def _encoder(name: str, vocabulary: int) -> PreTrainedModel:
     return model
 
 
-class _default:  # noqa: N801 - read as a verb
+class _default:
     """Build weights in a dtype."""
 
     def __init__(self, dtype: torch.dtype) -> None:
