@@ -14,7 +14,8 @@ import torch
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training import state
 from refrag_rag.training.batches import Row, arrange, collate, share_of
-from refrag_rag.training.loop import Progress, read_rows, train
+from refrag_rag.training.loop import read_rows, train
+from refrag_rag.training.progress import Progress
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings
 from refrag_rag.training.tasks import Piece

@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.pictures import (
-    ExpansionPoint,
-    length_figures,
-    level_figures,
-    plot_curriculum,
-    plot_expansion,
-    plot_lengths,
-    plot_losses,
-)
+from refrag_rag.training.expansion_picture import ExpansionPoint, plot_expansion
+from refrag_rag.training.log_figures import length_figures, level_figures
+from refrag_rag.training.pictures import plot_curriculum, plot_lengths, plot_losses
 from refrag_rag.training.report import read_log, read_points, write_report
 
 image = pytest.importorskip("matplotlib.image")

@@ -22,7 +22,7 @@ from refrag_rag.model import RefragModel
 from refrag_rag.policies import POLICIES, get_policy
 from refrag_rag.training.document_sources import Frame
 from refrag_rag.training.expansion import MEASURE, Point, bootstrap, log_perplexities
-from refrag_rag.training.pictures import ExpansionPoint, plot_expansion
+from refrag_rag.training.expansion_picture import ExpansionPoint, plot_expansion
 from refrag_rag.training.policy_cases import make_case
 from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout

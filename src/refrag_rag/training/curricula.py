@@ -9,7 +9,7 @@ from refrag_rag.training.document_sources import Lengths
 from refrag_rag.training.feedback import FeedbackCurriculum
 from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import LengthCurriculum
-from refrag_rag.training.loop import Source
+from refrag_rag.training.protocols import Source
 from refrag_rag.training.stage import TextSettings
 from refrag_rag.training.watching import HasRows, Watch
 

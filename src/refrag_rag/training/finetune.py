@@ -15,9 +15,10 @@ from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.distil import distilled_rows
 from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.levels import LevelCurriculum
-from refrag_rag.training.loop import Objective, Source, read_rows
+from refrag_rag.training.loop import read_rows
 from refrag_rag.training.lora import add_adapter
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
+from refrag_rag.training.protocols import Objective, Source
 from refrag_rag.training.question_sources import QuestionLayout, Questions
 from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import WORLD, StageSettings, freeze, run_stage, start_model

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
@@ -23,6 +23,8 @@ from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training.batches import Row, collate, share_of
 from refrag_rag.training.loss import Sums, next_token_sums
 from refrag_rag.training.optimizers import build_optimizer
+from refrag_rag.training.progress import Progress
+from refrag_rag.training.protocols import Item, Objective, Source
 from refrag_rag.training.settings import LoopSettings, as_dict, check_same
 from refrag_rag.training.state import load_state, save_state
 from refrag_rag.training.watching import Watch
@@ -31,87 +33,10 @@ logger = logging.getLogger(__name__)
 LOG, SETTINGS = "log.jsonl", "settings.json"
 
 
-class Item(Protocol):
-    """One example of a step: a `Row`, or what a stage reads instead."""
-
-    @property
-    def weight(self) -> float:
-        """What its loss is divided by, together with the others'."""
-
-    @property
-    def tokens(self) -> int:
-        """Positions that it takes, for the log."""
-
-    @property
-    def origin(self) -> str:
-        """Where it comes from, for messages."""
-
-    def silent(self) -> "Item":
-        """The same without any loss: it fills a place where a process has too few."""
-
-
-class Source(Protocol):
-    """Where the items of a step come from, with the curriculum that chooses them.
-
-    All processes draw the same items and record the same figures, so they stay in step.
-    """
-
-    def draw(self, rng: Random, share: float) -> Sequence[Any]:
-        """The global batch of one step; `share` (0 to 1) of the run is done."""
-
-    def record(self, loss: float, accuracy: float) -> None:
-        """Take note of the target loss and accuracy (NaN without targets) of that step."""
-
-    def summary(self) -> dict[str, Any]:
-        """Figures for the log."""
-
-    def state(self) -> dict[str, Any]:
-        """What `restore` needs, as JSON values."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-
-
-class Objective(Protocol):
-    """The loss of a micro-batch; `everything` is the global batch it belongs to."""
-
-    def __call__(self, module: nn.Module, rows: Sequence[Any], everything: Sequence[Any]) -> Sums:
-        """Sum the losses."""
-
-
 def read_rows(module: nn.Module, rows: Sequence[Row], everything: Sequence[Row]) -> Sums:
     """Next-token loss of mixed rows: what all stages but the policy's minimise."""
     batch = collate(rows)
     return next_token_sums(module(batch, encode=any(row.chosen for row in everything)), batch)
-
-
-class Progress:
-    """How far a stage is, in steps, minutes or tokens, whichever is furthest."""
-
-    def __init__(
-        self, settings: LoopSettings, step: int = 0, seconds: float = 0.0, tokens: int = 0
-    ) -> None:
-        self.settings, self.step, self.seconds, self.tokens = settings, step, seconds, tokens
-
-    @property
-    def share(self) -> float:
-        """Between 0 and 1."""
-        minutes = self.settings.minutes
-        by_time = self.seconds / (60 * minutes) if minutes else 0.0
-        tokens = self.settings.tokens
-        by_tokens = self.tokens / tokens if tokens else 0.0
-        return max(self.step / self.settings.steps, by_time, by_tokens)
-
-    @property
-    def lr(self) -> float:
-        """Linear warm-up, then a cosine, or constant and linear to zero at the end."""
-        settings = self.settings
-        warmup = settings.warmup if settings.warmup > 1 else settings.warmup * settings.steps
-        warm = min(1.0, (self.step + 1) / max(1.0, warmup))
-        left = max(0.0, 1 - self.share)
-        if settings.schedule == "linear":
-            return settings.lr * warm * min(1.0, left / settings.decay)
-        return settings.lr * warm * (1 - math.cos(math.pi * left)) / 2
 
 
 def train(

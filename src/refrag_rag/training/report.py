@@ -15,18 +15,9 @@ from typing import Any
 import yaml
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.pictures import (
-    UNIT,
-    ExpansionPoint,
-    Line,
-    length_figures,
-    level_figures,
-    number,
-    plot_expansion,
-    plot_lengths,
-    plot_levels,
-    plot_losses,
-)
+from refrag_rag.training.expansion_picture import ExpansionPoint, plot_expansion
+from refrag_rag.training.log_figures import Line, length_figures, level_figures, number
+from refrag_rag.training.pictures import UNIT, plot_lengths, plot_levels, plot_losses
 
 logger = logging.getLogger(__name__)
 LOG, EXPANSION, REPORT = "log.jsonl", "expansion.json", "report.md"

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.training.loop import LOG, Objective, Source, read_rows, train
+from refrag_rag.training.loop import LOG, read_rows, train
+from refrag_rag.training.protocols import Objective, Source
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.report import write_report
 from refrag_rag.training.settings import LoopSettings, setting
