@@ -2,11 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from refrag_rag import __version__
-from refrag_rag.errors import RefragError
+from refrag_rag.errors import InputError, RefragError
+from refrag_rag.store.commands import add_commands as add_store
 
 HOME = Path(".refrag")
 
@@ -73,6 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="budgets (default: 0.05 0.1 0.43, at k = 8 the rates 5.9, 4.7 and 2.0)",
     )  # fmt: skip
     policies.set_defaults(run=_policies)
+
+    add_store(commands, _read_index)
     return parser
 
 
@@ -143,6 +146,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         limit=options.rag_limit,
     ):
         print(line, flush=True)
+
+
+def _read_index(path: Path, metadata: str) -> Iterable[str]:
+    try:
+        from refrag_rag.llama_index.persisted import persisted_texts
+    except ImportError as error:
+        raise InputError(
+            f"{path} was given as LlamaIndex storage, but {error.name} is not installed; "
+            "pip install 'refrag-rag[llama-index]', or give a JSON-lines file."
+        ) from error
+    return persisted_texts(path, metadata)  # type: ignore[arg-type]
 
 
 def _policies(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from refrag_rag.sampling import Sampling
 from refrag_rag.scoring import SCORERS
 from refrag_rag.spans import neutralise
 from refrag_rag.stopping import AnswerText
-from refrag_rag.store import ChunkStore, MemoryStore, open_store
+from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
 from refrag_rag.tools import TOOL_MARKERS
 
 PASSAGES_AT_ONCE = 256  # precompute writes to the store after so many
@@ -182,6 +182,34 @@ class Refrag:
                 bar.update(len(part))
         seconds = time.perf_counter() - started
         return PrecomputeReport(len(passages), chunks, encoded, hits, seconds)
+
+    def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
+        """Remove passages from the store, such as those of deleted documents.
+
+        The store knows passages by their text alone, so two documents with the same passage share
+        one entry. If it was removed and the passage still exists elsewhere, no answer is wrong: it
+        is encoded when it is next asked for, and counted as a miss. The bytes stay in the file on
+        disk until `LMDBStore.compact`.
+
+        Parameters
+        ----------
+        texts
+            Passages, as they stood in spans.
+        living
+            Passages of documents that stay; what is among them is kept.
+
+        Returns
+        -------
+        int
+            How many entries were removed.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be written.
+        """
+        gone = set(map(neutralise, texts)) - set(map(neutralise, living))
+        return self.store.delete(self.namespace, sorted(map(passage_key, gone)))
 
     def compress(
         self,

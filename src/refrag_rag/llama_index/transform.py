@@ -71,12 +71,34 @@ class RefragTransform(EngineOwner, TransformComponent):
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Encode what the store does not know yet; return the same nodes."""
-        passages = (passage_text(node, self.metadata) for node in nodes)
-        texts = [text for text in passages if text is not None]
         with visible_errors():
-            self.engine.precompute(texts, batch_size=self.batch_size)
+            self.engine.precompute(self._passages(nodes), batch_size=self.batch_size)
         return nodes
+
+    def forget(self, nodes: Sequence[BaseNode], *, living: Sequence[BaseNode] = ()) -> int:
+        """Remove the passages of deleted nodes from the store; see `Refrag.forget`.
+
+        Call it where the nodes are deleted: LlamaIndex tells transformations nothing of that.
+
+        Parameters
+        ----------
+        nodes
+            Nodes as they were indexed, before they are deleted.
+        living
+            Nodes that stay; passages that they share with deleted ones are kept.
+
+        Returns
+        -------
+        int
+            How many entries were removed.
+        """
+        with visible_errors():
+            return self.engine.forget(self._passages(nodes), living=self._passages(living))
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Do the same in a thread."""
         return await asyncio.to_thread(self.__call__, nodes, **kwargs)
+
+    def _passages(self, nodes: Sequence[BaseNode]) -> list[str]:
+        passages = (passage_text(node, self.metadata) for node in nodes)
+        return [text for text in passages if text is not None]

@@ -15,6 +15,7 @@ from refrag_rag.errors import StoreError
 from refrag_rag.store.entry import PassageEntry
 from refrag_rag.store.environment import DATA, Environment
 from refrag_rag.store.layout import Buffer, Pieces, damaged, is_entry, read_header
+from refrag_rag.store.plain import is_plain, unwrap_plain
 
 BODY = b"\0"
 OVERFLOW_HEADER = 16
@@ -165,4 +166,7 @@ def check_value(transaction: Any, key: bytes, head: Buffer) -> None:
     StoreError
         If it is damaged.
     """
-    PassageEntry.from_bytes(whole(pieces(transaction, key, head)))
+    if is_plain(head):
+        unwrap_plain(bytes(head))
+    else:
+        PassageEntry.from_bytes(whole(pieces(transaction, key, head)))

@@ -1,0 +1,138 @@
+"""``refrag store``: thin, every command a few lines over the library."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from refrag_rag.errors import InputError, StoreError
+from refrag_rag.store.lmdb import LMDBStore
+from refrag_rag.store.shards import PASSAGES, export_shards, import_shards
+from refrag_rag.store.sources import passage_keys, read_texts
+from refrag_rag.store.upkeep import collect_garbage, stat, verify
+
+ReadIndex = Callable[[Path, str], Iterable[str]]
+"""Passages of a persisted LlamaIndex index, by its place and the metadata mode."""
+
+SHOWN = 20
+
+
+def add_commands(commands: Any, read_index: ReadIndex) -> None:
+    """Add ``store`` to the subparsers of the command line.
+
+    Parameters
+    ----------
+    read_index
+        Reads LlamaIndex's storage; given by the caller, since this layer knows no framework.
+    """
+    store = commands.add_parser("store", help="look after a store: stat, verify, compact, gc ...")
+    parts = store.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, about in (
+        ("stat", _stat, "passages, bytes, bytes per token, what is free"),
+        ("verify", _verify, "read every entry; status 1 if one is damaged"),
+        ("compact", _compact, "rewrite the file without deleted entries"),
+    ):
+        part = parts.add_parser(name, help=about)
+        part.add_argument("path", type=Path, help="folder of the store")
+        part.set_defaults(run=run)
+
+    garbage = parts.add_parser("gc", help="remove entries of passages that no longer exist")
+    garbage.add_argument("path", type=Path, help="folder of the store")
+    garbage.add_argument(
+        "--against", type=Path, action="append", required=True, metavar="SOURCE",
+        help="all passages that exist: a JSON-lines file of texts, or a persisted LlamaIndex "
+        "storage folder or docstore file; repeatable",
+    )  # fmt: skip
+    garbage.add_argument(
+        "--metadata", choices=("compressed", "text", "drop"), default="compressed",
+        help="of a LlamaIndex source, as in RefragTransform (default: compressed)",
+    )  # fmt: skip
+    garbage.add_argument("--namespace", help="only this one (default: all)")
+    garbage.add_argument("--dry-run", action="store_true", help="only count")
+    garbage.set_defaults(run=lambda options: _gc(options, read_index))
+
+    out = parts.add_parser("export", help="write all entries as safetensors shards")
+    out.add_argument("path", type=Path, help="folder of the store")
+    out.add_argument("folder", type=Path, help="where the shards go")
+    out.add_argument("--namespace", help="only this one (default: all)")
+    out.add_argument(
+        "--passages", type=int, default=PASSAGES, help=f"of one shard (default: {PASSAGES})"
+    )
+    out.set_defaults(run=_export)
+
+    into = parts.add_parser("import", help="take shards into a store; again changes nothing")
+    into.add_argument("path", type=Path, help="folder of the store; made if there is none")
+    into.add_argument("shards", type=Path, nargs="+", help="files, and folders of files")
+    into.set_defaults(run=_import)
+
+
+def _stat(options: argparse.Namespace) -> None:
+    with LMDBStore(options.path, read_only=True) as store:
+        found = stat(store)
+    for one in found.namespaces:
+        formats = ", ".join(f"{count} {name}" for name, count in sorted(one.formats.items()))
+        print(f"namespace {one.namespace}")
+        print(f"  passages {one.passages}, chunks {one.chunks}, tokens {one.tokens}")
+        print(f"  bytes {one.bytes}, per token {one.bytes_per_token:.1f}; formats: {formats}")
+    print(f"file {found.file} bytes, {found.bytes_per_token:.1f} in use per token")
+    print(f"free {found.free} bytes (deleted or replaced; `compact` gives them back)")
+    print(f"map {found.map} bytes (grows by itself)")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    with LMDBStore(options.path, read_only=True) as store:
+        found = verify(store)
+    for one in found.damaged[:SHOWN]:
+        print(f"{one.namespace}/{one.key}: {one.reason}")
+    if found.damaged:
+        raise StoreError(
+            f"{len(found.damaged)} of {found.entries} entries of {options.path} are damaged. "
+            "Delete them and index again."
+        )
+    print(f"{found.entries} entries, none damaged")
+
+
+def _compact(options: argparse.Namespace) -> None:
+    _must_exist(options.path)
+    with LMDBStore(options.path) as store:
+        print(f"{store.compact()} bytes given back")
+
+
+def _gc(options: argparse.Namespace, read_index: ReadIndex) -> None:
+    _must_exist(options.path)
+    keys: set[str] = set()
+    for source in options.against:
+        found = passage_keys(_texts(source, options.metadata, read_index))
+        print(f"{len(found)} passages in {source}")
+        keys |= found
+    with LMDBStore(options.path, read_only=options.dry_run) as store:
+        done = collect_garbage(store, keys, namespace=options.namespace, dry_run=options.dry_run)
+    verb = "would be removed" if options.dry_run else "removed"
+    for one in done:
+        print(f"namespace {one.namespace}: {one.kept} kept, {one.removed} {verb}")
+
+
+def _texts(source: Path, metadata: str, read_index: ReadIndex) -> Iterable[str]:
+    if source.is_dir() or source.suffix == ".json":
+        return read_index(source, metadata)
+    return read_texts(source)
+
+
+def _export(options: argparse.Namespace) -> None:
+    if options.passages < 1:
+        raise InputError(f"--passages {options.passages}; expected at least 1.")
+    with LMDBStore(options.path, read_only=True) as store:
+        written = export_shards(
+            store, options.folder, namespace=options.namespace, passages=options.passages
+        )
+    print(f"{len(written)} shards in {options.folder}")
+
+
+def _import(options: argparse.Namespace) -> None:
+    with LMDBStore(options.path) as store:
+        done = import_shards(store, options.shards)
+    print(f"{done.entries} entries in {done.shards} shards: {done.new} new, {done.scored} scored")
+
+
+def _must_exist(path: Path) -> None:
+    LMDBStore(path, read_only=True).close()

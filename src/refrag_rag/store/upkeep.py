@@ -1,0 +1,205 @@
+"""Looking after a store: how much is there, is it sound, and what may go."""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+from refrag_rag.errors import StoreError
+from refrag_rag.store import records
+from refrag_rag.store.base import ChunkStore
+from refrag_rag.store.entry import PassageEntry
+from refrag_rag.store.layout import Buffer, is_entry, read_header
+from refrag_rag.store.lmdb import LMDBStore
+from refrag_rag.store.plain import PLAIN, is_plain
+
+AT_ONCE = 1000  # a read transaction keeps old pages in use, so a long scan takes many
+META_PAGES = 2
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NamespaceStat:
+    """What one model's chunk embeddings take.
+
+    Attributes
+    ----------
+    bytes
+        Of the entries, without what LMDB needs around them.
+    formats
+        Entries by the format of their chunk embeddings; ``safetensors`` is the older layout.
+    """
+
+    namespace: str
+    passages: int
+    chunks: int
+    tokens: int
+    bytes: int
+    formats: dict[str, int]
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of the entries per token of text."""
+        return self.bytes / max(1, self.tokens)
+
+
+@dataclass(frozen=True)
+class StoreStat:
+    """What a store takes on disk.
+
+    Attributes
+    ----------
+    file, map
+        Bytes of the file, and how far it can grow before the memory map does.
+    free
+        Bytes of the file that nothing uses any more: deleted or replaced, kept until `compact`.
+    """
+
+    namespaces: tuple[NamespaceStat, ...]
+    file: int
+    map: int
+    free: int
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of the file in use per token of text."""
+        return (self.file - self.free) / max(1, sum(one.tokens for one in self.namespaces))
+
+
+@dataclass(frozen=True)
+class Damage:
+    """An entry that cannot be read, and why."""
+
+    namespace: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How many entries were read, and which of them are damaged."""
+
+    entries: int
+    damaged: tuple[Damage, ...]
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Entries that were kept and that were removed, or would be, in one namespace."""
+
+    namespace: str
+    kept: int
+    removed: int
+
+
+def stat(store: LMDBStore) -> StoreStat:
+    """Count passages and bytes. Reads the first part of every entry.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    spaces: dict[str, NamespaceStat] = {}
+    for key, (form, chunks, tokens, size) in _each(store, _numbers):
+        name = key.partition(b"/")[0].decode()
+        one = spaces.setdefault(name, NamespaceStat(name, 0, 0, 0, 0, {}))
+        one.formats[form] = one.formats.get(form, 0) + 1
+        spaces[name] = NamespaceStat(
+            name,
+            one.passages + 1,
+            one.chunks + chunks,
+            one.tokens + tokens,
+            one.bytes + size,
+            one.formats,
+        )
+    info = store.map_info()
+    free = (info["pages"] - META_PAGES - info["used_pages"]) * info["page"]
+    return StoreStat(tuple(spaces.values()), info["file"], info["map"], max(0, free))
+
+
+def verify(store: LMDBStore) -> Verification:
+    """Read every entry and compare its checksum."""
+    read, damaged = 0, []
+    try:
+        for key, reason in _each(store, _damage_of):
+            read += 1
+            if reason:
+                name, _, rest = key.decode(errors="backslashreplace").partition("/")
+                damaged.append(Damage(name, rest, reason))
+    except StoreError as error:  # the pages between the entries
+        damaged.append(Damage("", "", str(error)))
+    return Verification(read, tuple(damaged))
+
+
+def collect_garbage(
+    store: ChunkStore,
+    keys: Collection[str],
+    *,
+    namespace: str | None = None,
+    dry_run: bool = False,
+) -> list[Garbage]:
+    """Remove the entries of passages that no longer exist.
+
+    Parameters
+    ----------
+    keys
+        Keys (`passage_key`) of all passages that exist.
+    namespace
+        Only here; by default in every namespace of passages.
+    dry_run
+        Only count.
+
+    Raises
+    ------
+    StoreError
+        If `keys` is empty, which would remove everything, or the store cannot be written.
+    """
+    if not keys:
+        raise StoreError(
+            "No passage is left to keep, so everything would be removed; expected the passages "
+            "that exist. Delete the store's folder if that is what you want."
+        )
+    living = frozenset(keys)
+    spaces = [name for name in store.namespaces() if not name.startswith(PLAIN)]
+    found = []
+    for name in spaces if namespace is None else [namespace]:
+        stored = list(store.keys(name))
+        gone = [key for key in stored if key not in living]
+        if not dry_run:
+            for start in range(0, len(gone), AT_ONCE):
+                store.delete(name, gone[start : start + AT_ONCE])
+        found.append(Garbage(name, len(stored) - len(gone), len(gone)))
+    return found
+
+
+def _each(store: LMDBStore, work: Callable[[Any, bytes, Buffer], T]) -> Iterator[tuple[bytes, T]]:
+    """Every key with what `work` makes of its value; new pages are not held up for long."""
+    found: list[tuple[bytes, T]] = []
+
+    def part(transaction: Any) -> list[tuple[bytes, T]]:
+        after = found[-1][0] if found else b""
+        heads = islice(records.heads(transaction, b"", after), AT_ONCE)
+        return [(key, work(transaction, key, head)) for key, head in heads]
+
+    while found := store.scan(part):
+        yield from found
+
+
+def _numbers(_transaction: Any, _key: bytes, head: Buffer) -> tuple[str, int, int, int]:
+    """Format, chunks, tokens and bytes of a value."""
+    if is_entry(head):
+        header = read_header(head)
+        return header.format.name, header.chunks, header.tokens, header.total
+    if is_plain(head):
+        return "bytes", 0, 0, len(head)
+    entry = PassageEntry.from_bytes(bytes(head))
+    return "safetensors", len(entry.chunk_lengths), len(entry.token_ids), len(head)
+
+
+def _damage_of(transaction: Any, key: bytes, head: Buffer) -> str:
+    try:
+        records.check_value(transaction, key, head)
+    except StoreError as error:
+        return str(error)
+    return "" if b"/" in key else "its key has no namespace"
