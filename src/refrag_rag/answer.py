@@ -1,7 +1,9 @@
 """What the engine gives back: answers with counts and timings."""
 
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from refrag_rag.readings import SpanReading
 
 FinishReason = Literal["stop", "length"]
 
@@ -24,6 +26,8 @@ class Counts:
         Tokens generated.
     metadata_chunks
         Those of the chunks that begin in a passage's metadata.
+    expanded_per_span
+        How many of each span's chunks were handed over as text, in the order of the prompt.
     """
 
     positions: int
@@ -35,6 +39,18 @@ class Counts:
     cache_misses: int
     new_tokens: int
     metadata_chunks: int = 0
+    reused_positions: int = 0
+    expanded_per_span: tuple[int, ...] = ()
+
+    @property
+    def positions_saved(self) -> int:
+        """Positions of text that the decoder did not have to read."""
+        return self.plain_positions - self.positions
+
+    def flat(self) -> dict[str, Any]:
+        """All of them, in types that JSON knows."""
+        counts = {**asdict(self), "positions_saved": self.positions_saved}
+        return {**counts, "expanded_per_span": list(self.expanded_per_span)}
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,10 @@ class Answer:
         The new tokens, an end token included.
     finish_reason
         ``stop`` at an end token or stop string, ``length`` at the limit.
+    question
+        What the policy was asked.
+    readings
+        How each span was read, in the order of the prompt.
     """
 
     text: str
@@ -84,11 +104,13 @@ class Answer:
     finish_reason: FinishReason
     counts: Counts
     timings: Timings
+    question: str = field(default="", repr=False)
+    readings: tuple[SpanReading, ...] = field(default=(), repr=False, compare=False)
 
-    def metadata(self) -> dict[str, int | float | str]:
-        """Everything but the text, flat, for a framework's response metadata."""
+    def metadata(self) -> dict[str, Any]:
+        """Counts, timings and finish reason, flat, in types that JSON knows."""
         timings = {name: round(value, 6) for name, value in asdict(self.timings).items()}
-        return {"finish_reason": self.finish_reason, **asdict(self.counts), **timings}
+        return {"finish_reason": self.finish_reason, **self.counts.flat(), **timings}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from refrag_rag.chat_template import Message, Tool, check_messages, check_tools,
 from refrag_rag.chunking import LazyTexts
 from refrag_rag.errors import InputError
 from refrag_rag.prompt import CompressedPrompt, Segment, TextSegment, VectorSegment
+from refrag_rag.readings import SpanReading
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.store import PassageEntry
 from refrag_rag.tokenization import PromptTokenizer
@@ -60,12 +62,15 @@ class SpanChunks:
         *Shape:* (L,), bool; chunks to hand over as text.
     hit
         Whether the store had it.
+    scores
+        *Shape:* (L,); what the policy ranked the chunks by, if it ranks.
     """
 
     entry: PassageEntry
     texts: Sequence[str]
     expanded: NDArray[np.bool_]
     hit: bool
+    scores: NDArray[Any] | None = None
 
 
 def parse(
@@ -121,6 +126,7 @@ def assemble(
     *,
     chunk_ids: ChunkIds,
     boundary: Boundary | None = None,
+    question: str = "",
 ) -> CompressedPrompt:
     """Exchange slots for vectors and expanded chunks.
 
@@ -130,6 +136,8 @@ def assemble(
         Neighbouring chunks, as texts and as ids of the chunking tokenizer, to the decoder's ids.
     boundary
         What stands before and behind every run of vectors.
+    question
+        What the policy was asked.
     """
     segments: list[Segment] = []
     for part in parsed.parts:
@@ -155,7 +163,18 @@ def assemble(
             for part in parsed.parts
             if isinstance(part, int)
         ),
+        question=question,
+        readings=tuple(
+            _reading(parsed.spans[part], filled[part])
+            for part in parsed.parts
+            if isinstance(part, int)
+        ),
     )
+
+
+def _reading(span: Span, filled: SpanChunks) -> SpanReading:
+    ends = filled.entry.char_ends
+    return SpanReading(span.text, ends, filled.expanded, filled.hit, span.score, filled.scores)
 
 
 def _span_segments(span: SpanChunks, chunk_ids: ChunkIds) -> Iterator[Segment]:

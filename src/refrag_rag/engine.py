@@ -377,5 +377,15 @@ def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings) -> Ans
         cache_misses=prompt.cache_misses,
         new_tokens=len(text.token_ids),
         metadata_chunks=prompt.metadata_chunks,
+        reused_positions=reused,
+        expanded_per_span=tuple(int(one.expanded.sum()) for one in prompt.readings),
     )
-    return Answer(text.text, tuple(text.token_ids), text.finish_reason, counts, timings)
+    return Answer(
+        text.text,
+        tuple(text.token_ids),
+        text.finish_reason,
+        counts,
+        timings,
+        question=prompt.question,
+        readings=prompt.readings,
+    )

@@ -15,7 +15,7 @@ from refrag_rag.assembly import ParsedPrompt, SpanChunks
 from refrag_rag.chunking import ChunkedPassage, LazyTexts, cut_text
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import QUESTION, Chunks, Policy, budget
+from refrag_rag.policies import QUESTION, Choice, Chunks, Policy, budget, choose
 from refrag_rag.rows import join_rows
 from refrag_rag.scoring import SCORERS, Scorer
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
@@ -241,7 +241,7 @@ def expand(
         return []
     texts = [item.texts() for item in items]
     sizes = [len(one) for one in texts]
-    mask = np.zeros(sum(sizes), bool)
+    mask, scores = Choice(np.zeros(sum(sizes), bool))
     if len(mask):
         chunks = Chunks(
             texts=LazyTexts(len(mask), lambda: [text for one in texts for text in one]),
@@ -251,11 +251,12 @@ def expand(
             retrieval=[span.score for span in parsed.spans],
             question=asked.embeddings,
         )
-        mask = policy.select(chunks, asked.text, budget(share, len(mask)))
-    parts = np.split(mask, np.cumsum(sizes)[:-1])
+        mask, scores = choose(policy, chunks, asked.text, budget(share, len(mask)))
+    turns = np.cumsum(sizes)[:-1]
+    ranked = [None] * len(items) if scores is None else np.split(scores, turns)
     return [
-        SpanChunks(item.entry, text, part | item.as_text, item.hit)
-        for item, text, part in zip(items, texts, parts, strict=True)
+        SpanChunks(item.entry, text, part | item.as_text, item.hit, rank)
+        for item, text, part, rank in zip(items, texts, np.split(mask, turns), ranked, strict=True)
     ]
 
 

@@ -85,6 +85,7 @@ class Preparation:
                 model.tokenizer,
                 chunk_ids=model.chunk_ids,
                 boundary=model.boundary,
+                question=words.text,
             )
             for one, words in zip(parsed, asked, strict=True)
         ]

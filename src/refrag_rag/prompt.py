@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from refrag_rag.readings import SpanReading
+
 TextRole = Literal["prompt", "expanded", "boundary"]
 
 
@@ -75,6 +77,10 @@ class CompressedPrompt:
     spans, chunks, expanded, cache_hits, cache_misses, metadata_chunks
         Counts: spans in the prompt, their chunks, those handed over as text, passages found or
         not found in the store, and chunks that begin in a passage's metadata.
+    question
+        What the policy was asked.
+    readings
+        How each span is read, in order.
     """
 
     segments: tuple[Segment, ...]
@@ -84,6 +90,8 @@ class CompressedPrompt:
     cache_hits: int = 0
     cache_misses: int = 0
     metadata_chunks: int = 0
+    question: str = ""
+    readings: tuple[SpanReading, ...] = ()
 
     @cached_property
     def positions(self) -> int:

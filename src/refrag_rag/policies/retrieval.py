@@ -23,4 +23,5 @@ class ExpandRetrieval(Ranking):
         known = [
             -math.inf if score is None or math.isnan(score) else score for score in chunks.retrieval
         ]
-        return np.array(known, float)[chunks.passages]
+        scores: NDArray[np.float64] = np.array(known, float)[chunks.passages]
+        return scores
