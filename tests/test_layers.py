@@ -15,7 +15,7 @@ FLOORS = (
     ("projector", "windows"),
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),
-    ("decode", "lookup", "scoring", "threads"),
+    ("reuse", "decode", "lookup", "scoring", "threads"),
     ("preparation",),
     ("engine",),
     ("training", "llama_index", "langchain"),

@@ -1,6 +1,7 @@
 """Prefill once, take the first token from its logits, go on with the KV cache."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -8,18 +9,27 @@ from transformers import PreTrainedModel
 from refrag_rag.errors import PromptTooLongError
 from refrag_rag.model import DecoderInputs, RefragModel
 from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.reuse import Reuse
 from refrag_rag.sampling import Sampler, Sampling
 
 Token = tuple[int, int]  # row of the batch, token id
 
 
 def decode(
-    model: RefragModel, prompts: Sequence[CompressedPrompt], sampling: Sampling
+    model: RefragModel,
+    prompts: Sequence[CompressedPrompt],
+    sampling: Sampling,
+    reuse: Reuse | None = None,
 ) -> Generator[list[Token], set[int], None]:
     """Generate for a batch, a step at a time.
 
     Send the set of finished rows back into the generator (``.send(rows)``) to stop them early;
     rows stop by themselves at an end token, at `max_new_tokens` and at the decoder's window.
+
+    Parameters
+    ----------
+    reuse
+        Positions that need not be computed again; takes the KV cache in the end. For one prompt.
 
     Yields
     ------
@@ -37,51 +47,73 @@ def decode(
     samplers = [Sampler(sampling, prompt.text_ids(), inputs.input_ids.device) for prompt in prompts]
     ends = end_tokens(model)
     running = set(range(len(prompts)))
-    step = _steps(model.decoder, inputs)
+    steps = _Steps(model.decoder, inputs, reuse)
     next_ids = [model.pad_id] * len(prompts)
+    answer: list[int] = []  # of the first row
     made = 0
-    while running:
-        logits = step(next_ids)  # (B, vocabulary)
-        made += 1
-        tokens = [(row, samplers[row].choose(logits[row])) for row in sorted(running)]
-        for row, token in tokens:
-            next_ids[row] = token
-        stopped = yield tokens
-        running -= {row for row, token in tokens if token in ends or made >= limits[row]}
-        running -= set(stopped or ())
+    sound = False  # whether all layers of the KV cache are equally long
+    try:
+        while running:
+            sound = False
+            logits = steps.next(next_ids)  # (B, vocabulary)
+            sound = True
+            made += 1
+            tokens = [(row, samplers[row].choose(logits[row])) for row in sorted(running)]
+            for row, token in tokens:
+                next_ids[row] = token
+            answer.append(next_ids[0])
+            stopped = yield tokens
+            running -= {row for row, token in tokens if token in ends or made >= limits[row]}
+            running -= set(stopped or ())
+    finally:
+        if reuse is not None and sound:
+            reuse.keep(steps.cache, answer)
 
 
-def _steps(decoder: PreTrainedModel, inputs: DecoderInputs) -> Callable[[list[int]], torch.Tensor]:
-    """A function that gives the next logits: of the prefill first, then of one more token a row."""
-    mask, position = inputs.attention_mask, inputs.position_ids[:, -1:]
-    cache = None
+class _Steps:
+    """Gives the next logits: of the prefill first, then of one more token a row."""
+
+    def __init__(
+        self, decoder: PreTrainedModel, inputs: DecoderInputs, reuse: Reuse | None
+    ) -> None:
+        self._decoder, self._inputs = decoder, inputs
+        self._mask, self._position = inputs.attention_mask, inputs.position_ids[:, -1:]
+        self._reused = reuse.positions if reuse is not None else 0
+        self.cache: Any = reuse.cache() if reuse is not None else None
+        self._started = False
 
     @torch.inference_mode()
-    def step(tokens: list[int]) -> torch.Tensor:
-        nonlocal mask, position, cache
-        if cache is None:
-            output = decoder(
-                inputs_embeds=inputs.inputs_embeds,
-                attention_mask=mask,
-                position_ids=inputs.position_ids,
+    def next(self, tokens: list[int]) -> torch.Tensor:
+        """Logits of *shape* (B, vocabulary).
+
+        Parameters
+        ----------
+        tokens
+            The last tokens, one a row; not looked at in the prefill.
+        """
+        if self._started:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+            self._position = self._position + 1
+            output = self._decoder(
+                input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
+                attention_mask=self._mask,
+                position_ids=self._position,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+        else:
+            self._started = True
+            output = self._decoder(
+                inputs_embeds=self._inputs.inputs_embeds[:, self._reused :],
+                attention_mask=self._mask,
+                position_ids=self._inputs.position_ids[:, self._reused :],
+                past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
-        else:
-            mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
-            position = position + 1
-            output = decoder(
-                input_ids=torch.tensor(tokens, device=mask.device)[:, None],
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        cache = output.past_key_values
+        self.cache = output.past_key_values
         logits: torch.Tensor = output.logits[:, -1]
         return logits
-
-    return step
 
 
 def end_tokens(model: RefragModel) -> frozenset[int]:

@@ -17,6 +17,7 @@ from refrag_rag.model import RefragModel
 from refrag_rag.policies import Policy, budget, get_policy, needs_of
 from refrag_rag.preparation import Laps, OnMiss, Preparation
 from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.reuse import PromptCache
 from refrag_rag.sampling import Sampling
 from refrag_rag.scoring import SCORERS
 from refrag_rag.spans import neutralise
@@ -52,6 +53,10 @@ class Refrag:
     scores
         Names of scores that `precompute` computes, beside those that `policy` needs:
         ``perplexity``.
+    prompt_cache
+        How many KV caches of prompts with their answers to keep, so that the next turn of a chat
+        prefills only what is new; each takes the decoder's memory for that many positions. See
+        `PromptCache`.
 
     Raises
     ------
@@ -69,6 +74,7 @@ class Refrag:
         on_miss: OnMiss = "encode",
         vectors: VectorType = "float16",
         scores: Collection[str] = (),
+        prompt_cache: int = 0,
     ) -> None:
         if on_miss not in ("encode", "text"):
             raise InputError(f"on_miss = {on_miss!r}; expected 'encode' or 'text'.")
@@ -83,6 +89,7 @@ class Refrag:
         self.p = p
         self.on_miss = on_miss
         self.scores = frozenset(scores)
+        self.prompt_cache = PromptCache(model, prompt_cache)
         self._lookup = PassageLookup(model, self.store, dtype=vectors)
         self._preparation = Preparation(model, self._lookup, on_miss)
 
@@ -97,6 +104,7 @@ class Refrag:
         on_miss: OnMiss = "encode",
         vectors: VectorType = "float16",
         scores: Collection[str] = (),
+        prompt_cache: int = 0,
         **options: Any,
     ) -> "Refrag":
         """Load a model by name, folder or hub id, and open the store.
@@ -118,6 +126,7 @@ class Refrag:
             on_miss=on_miss,
             vectors=vectors,
             scores=scores,
+            prompt_cache=prompt_cache,
         )
 
     @property
@@ -312,7 +321,8 @@ class Refrag:
         ends = end_tokens(self.model)
         kept = TOOL_MARKERS if tools else ()
         texts = [AnswerText(self.model.tokenizer, ends, settings.stop, kept) for _ in prompts]
-        steps = decode(self.model, compressed, settings)
+        reuse = self.prompt_cache.start(compressed)
+        steps = decode(self.model, compressed, settings, reuse)
         for tokens in _until_stopped(steps, texts):
             clock[1:] = [clock[1] if len(clock) > 1 else time.perf_counter()]
             for row, token in tokens:
@@ -321,7 +331,8 @@ class Refrag:
         for row, text in enumerate(texts):
             rest = text.fresh(final=True)
             timings = _timings(laps, start=clock[0], first=clock[1])
-            yield row, rest, _answer(text, compressed[row], timings)
+            reused = reuse.positions if reuse is not None else 0
+            yield row, rest, _answer(text, compressed[row], timings, reused)
 
     def _prepare(
         self,
@@ -352,6 +363,8 @@ def _until_stopped(
             tokens = steps.send({row for row, text in enumerate(texts) if text.stopped})
     except StopIteration:
         return
+    finally:
+        steps.close()  # a reader may go away before the end
 
 
 def _sampling(arguments: dict[str, Any]) -> Sampling:
@@ -366,7 +379,7 @@ def _timings(laps: Laps, *, start: float, first: float) -> Timings:
     return Timings(*laps, ttft_s=first - start, decode_s=now - first, total_s=now - start)
 
 
-def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings) -> Answer:
+def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings, reused: int) -> Answer:
     counts = Counts(
         positions=prompt.positions,
         plain_positions=prompt.plain_positions,
