@@ -13,7 +13,8 @@ SCALES = np.dtype("<u2")
 class Int8:
     """Symmetric, in groups, so that one outlier dimension costs only its neighbours precision.
 
-    A scale is a bf16, rounded up: full range in two bytes, and no code is cut off.
+    A scale is a bf16, rounded: full range in two bytes, and off by so little that the largest code
+    stays 127. So what was read and is put again comes out the same.
     """
 
     name = "int8"
@@ -29,14 +30,14 @@ class Int8:
         chunks, width = vectors.shape
         padded = np.zeros((chunks, _groups(width) * GROUP), np.float32)
         padded[:, :width] = vectors
-        groups = padded.reshape(chunks, -1, GROUP)
+        groups = padded.reshape(chunks, _groups(width), GROUP)
         exact = np.abs(groups).max(axis=-1) / np.float32(LARGEST)
-        halves = (exact.view(np.uint32) + 0xFFFF) >> 16
+        halves = (exact.view(np.uint32) + 0x8000) >> 16
         if (halves & 0x7F80 == 0x7F80).any():
             raise too_large(self.name)
         scales = _scales(halves)
         codes = np.rint(groups / np.where(scales, scales, 1)[..., None]).astype(np.int8)
-        kept = codes.reshape(chunks, -1)[:, :width]
+        kept = codes.reshape(padded.shape)[:, :width]
         return bytes(halves.astype(SCALES).tobytes() + kept.tobytes())
 
     def decode(self, data: bytes | memoryview, out: Vectors) -> None:
@@ -46,7 +47,7 @@ class Int8:
         halves = np.frombuffer(data, SCALES, count).astype(np.uint32)
         codes = np.frombuffer(data, np.int8, offset=count * SCALES.itemsize)
         codes = codes.reshape(chunks, width)
-        scales = _scales(halves).reshape(chunks, -1)
+        scales = _scales(halves).reshape(chunks, _groups(width))
         each = np.repeat(scales, GROUP, axis=1)[:, :width]
         np.multiply(codes, each, out=out, casting="same_kind")
 
