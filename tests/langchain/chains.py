@@ -1,0 +1,94 @@
+"""A vector store over a few documents, and chains around it as an app developer writes them."""
+
+import asyncio
+import re
+import zlib
+
+from langchain_classic.retrievers import ContextualCompressionRetriever
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import Field
+
+from refrag_rag.langchain import ChatRefrag, RefragCompressor, RefragIndexer
+
+WIDTH = 64
+TEXTS = {
+    "Titanic": "The captain of the Titanic was Edward Smith. The Titanic was lost in 1912. "
+    "The builder of the Titanic was Harland and Wolff. The Titanic is known for its stairs.",
+    "Nintendo": "The head office of Nintendo is in Kyoto. Nintendo was founded in 1889. "
+    "Nintendo makes games. The founder of Nintendo was Fusajiro Yamauchi.",
+    "Danube": "The Danube flows into the Black Sea. The Danube is 2,850 km long. "
+    "The largest town on the Danube is Vienna. The Danube begins in Germany.",
+}
+QUESTION = "Who was the captain of the Titanic?"
+OTHER = "Where is the head office of Nintendo?"
+PROMPT = ChatPromptTemplate.from_messages(
+    [("system", "Answer from the context.\n\n{context}"), ("human", "{input}")]
+)
+
+
+def documents():
+    return [Document(text, id=name, metadata={"source": name}) for name, text in TEXTS.items()]
+
+
+class HashedWords(Embeddings):
+    """Bag of words, hashed: a deterministic embedding without a model."""
+
+    def embed_query(self, text):
+        vector = [0.01] * WIDTH
+        for word in re.findall(r"\w+", text.lower()):
+            vector[zlib.crc32(word.encode()) % WIDTH] += 1.0
+        return vector
+
+    def embed_documents(self, texts):
+        return [self.embed_query(text) for text in texts]
+
+
+class OtherModel(GenericFakeChatModel):
+    """Another chat model, which reads only text: says its messages, remembers its prompts."""
+
+    prompts: list = Field(default_factory=list)
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.prompts.append(messages)
+        return super()._generate(messages, stop, run_manager, **kwargs)
+
+
+def other_model(*texts):
+    return OtherModel(messages=iter([AIMessage(text) for text in texts]))
+
+
+class Chain:
+    """Indexed documents, a retriever that marks what it finds, and the chat model."""
+
+    def __init__(self, engine, **settings):
+        self.engine = engine
+        self.chat = ChatRefrag(engine, **{"max_tokens": 8, **settings})
+        self.store = InMemoryVectorStore(HashedWords())
+        self.store.add_documents(RefragIndexer(engine).transform_documents(documents()))
+        self.plain = self.store.as_retriever(search_kwargs={"k": 2})
+        self.retriever = self.compressed(RefragCompressor())
+
+    def compressed(self, compressor):
+        return ContextualCompressionRetriever(base_compressor=compressor, base_retriever=self.plain)
+
+    def stored(self):
+        """Documents as the vector store has them."""
+        return self.store.get_by_ids(list(TEXTS))
+
+
+def join(found):
+    return "\n\n".join(document.page_content for document in found)
+
+
+def collect(stream):
+    """What an async iterator gives."""
+
+    async def read():
+        return [item async for item in stream]
+
+    return asyncio.run(read())
