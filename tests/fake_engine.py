@@ -10,6 +10,7 @@ class FakeEngine:
     """Answers with a script, word by word, and remembers what it was asked."""
 
     model_name, context_window, namespace = "fake", 4096, "fake-1"
+    takes_tools = False
 
     def __init__(self, script="a b c", *, is_chat_model=True, error=None, step_s=0.0):
         self.script, self.is_chat_model = script, is_chat_model

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_chat_prompt
 from llama_index.core.base.llms.types import (
-    AudioBlock,
     ChatMessage,
     ChatResponse,
     ChatResponseAsyncGen,
@@ -14,37 +13,37 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
-    DocumentBlock,
-    ImageBlock,
     LLMMetadata,
-    MessageRole,
-    VideoBlock,
 )
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.custom import CustomLLM
-from llama_index.core.llms.llm import default_completion_to_prompt
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 
-from refrag_rag.errors import InputError
+from refrag_rag.llama_index.messages import (
+    chosen_tools,
+    plain_messages,
+    reply,
+    report,
+    stream_with_tool_calls,
+    tool_reply,
+    tool_selections,
+)
+from refrag_rag.llama_index.options import generation_options, tool_names
 from refrag_rag.llama_index.owner import EngineOwner, visible_errors
 from refrag_rag.threads import read_in_thread
+from refrag_rag.tools import parse_tool_calls
 
 if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
+
     from refrag_rag.answer import Answer, Delta
     from refrag_rag.engine import Refrag
 
-Prompt = str | list[dict[str, str]]
-
-_OPTIONS = {
-    *("max_new_tokens", "stop", "temperature", "top_p", "top_k", "repetition_penalty", "seed"),
-    *("question", "policy", "p"),
-}
-_ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
-_ROLES = {"developer": "system", "chatbot": "assistant", "model": "assistant", "function": "tool"}
-_MEDIA = (ImageBlock, AudioBlock, VideoBlock, DocumentBlock)
+Prompt = str | list[dict[str, Any]]
 
 
-class RefragLLM(EngineOwner, CustomLLM):
+class RefragLLM(EngineOwner, FunctionCallingLLM):
     """LLM for query engines, chat engines and agents; spans in its prompts become vectors.
 
     Every answer carries its counts and timings: ``response.raw`` and
@@ -52,6 +51,9 @@ class RefragLLM(EngineOwner, CustomLLM):
     cache hits and so on. A call takes ``max_new_tokens`` (or ``max_tokens``), ``stop``,
     ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``p``, ``policy`` and
     ``question``; an unknown name is an `InputError`.
+
+    It calls functions where the model's chat template has a place for tools; elsewhere
+    ``metadata.is_function_calling_model`` is False and giving it tools is an `InputError`.
 
     Parameters
     ----------
@@ -76,7 +78,7 @@ class RefragLLM(EngineOwner, CustomLLM):
 
     def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
         super().__init__(engine, **settings)
-        _options(self.generate_kwargs)
+        generation_options(self.generate_kwargs)
 
     @classmethod
     def class_name(cls) -> str:
@@ -90,6 +92,7 @@ class RefragLLM(EngineOwner, CustomLLM):
             context_window=self.context_window or self.engine.context_window,
             num_output=self.max_new_tokens,
             is_chat_model=self._is_chat,
+            is_function_calling_model=self._uses_template and self.engine.takes_tools,
             model_name=self.model_name,
         )
 
@@ -151,6 +154,38 @@ class RefragLLM(EngineOwner, CustomLLM):
         """Answer a conversation piece by piece, in a thread that stops when nobody reads on."""
         return read_in_thread(lambda: self._stream_chat(messages, kwargs))
 
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Read the tool calls of a response.
+
+        Raises
+        ------
+        RefragError
+            If there is none, unless `error_on_no_tool_call` is False.
+        """
+        return tool_selections(response.message, needed=error_on_no_tool_call)
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence["BaseTool"],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Arguments of `chat`. A template cannot force a call: `tool_required` stays a wish."""
+        asked = ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg
+        return {
+            "messages": [*(chat_history or ()), *([asked] if asked else ())],
+            "tools": chosen_tools(tools, tool_choice) or None,
+            "parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
+
     @property
     def _is_chat(self) -> bool:
         return self.engine.is_chat_model if self.is_chat_model is None else self.is_chat_model
@@ -159,7 +194,7 @@ class RefragLLM(EngineOwner, CustomLLM):
         self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
     ) -> CompletionResponse:
         answer = self._generate(self._completion_prompt(prompt, formatted), kwargs)
-        return CompletionResponse(text=answer.text, **_report(answer))
+        return CompletionResponse(text=answer.text, **report(answer))
 
     def _stream_complete(
         self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
@@ -167,19 +202,31 @@ class RefragLLM(EngineOwner, CustomLLM):
         text = ""
         for delta in self._stream(self._completion_prompt(prompt, formatted), kwargs):
             text += delta.text
-            yield CompletionResponse(text=text, delta=delta.text, **_report(delta.answer))
+            yield CompletionResponse(text=text, delta=delta.text, **report(delta.answer))
 
     def _chat(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatResponse:
-        answer = self._generate(self._chat_prompt(messages), kwargs)
-        return ChatResponse(message=_reply(answer.text), **_report(answer))
+        options = dict(kwargs)
+        parallel = options.pop("parallel_tool_calls", True)
+        answer = self._generate(self._chat_prompt(messages), options)
+        message = reply(answer.text)
+        if names := tool_names(self.generate_kwargs | options):
+            parsed = parse_tool_calls(answer.text, names)
+            message = tool_reply(parsed.text, parsed, parallel=parallel)
+        return ChatResponse(message=message, **report(answer))
 
     def _stream_chat(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
     ) -> ChatResponseGen:
+        options = dict(kwargs)
+        parallel = options.pop("parallel_tool_calls", True)
+        deltas = self._stream(self._chat_prompt(messages), options)
+        if names := tool_names(self.generate_kwargs | options):
+            yield from stream_with_tool_calls(deltas, names, parallel)
+            return
         text = ""
-        for delta in self._stream(self._chat_prompt(messages), kwargs):
+        for delta in deltas:
             text += delta.text
-            yield ChatResponse(message=_reply(text), delta=delta.text, **_report(delta.answer))
+            yield ChatResponse(message=reply(text), delta=delta.text, **report(delta.answer))
 
     def _generate(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> "Answer":
         with visible_errors():
@@ -192,7 +239,11 @@ class RefragLLM(EngineOwner, CustomLLM):
     def _settings(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the engine: this LLM's fields, then generate_kwargs, then the call's."""
         own = {"max_new_tokens": self.max_new_tokens, "policy": self.policy, "p": self.p}
-        return _options(own) | _options(self.generate_kwargs) | _options(kwargs)
+        return (
+            generation_options(own)
+            | generation_options(self.generate_kwargs)
+            | generation_options(kwargs)
+        )
 
     def _completion_prompt(self, prompt: str, formatted: bool) -> Prompt:
         if formatted:
@@ -204,65 +255,13 @@ class RefragLLM(EngineOwner, CustomLLM):
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return [*system, {"role": "user", "content": prompt}]
 
+    @property
+    def _uses_template(self) -> bool:
+        """Whether conversations go through the model's chat template."""
+        return self._is_chat and self.messages_to_prompt in (None, generic_chat_prompt)
+
     def _chat_prompt(self, messages: Sequence[ChatMessage]) -> Prompt:
-        plain = [_plain_message(message) for message in messages]
-        own_format = self.messages_to_prompt not in (None, generic_chat_prompt)
-        if own_format or not self._is_chat:
-            return str((self.messages_to_prompt or generic_chat_prompt)(messages))
-        return plain
-
-
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments under the engine's names; those that are None are left out.
-
-    Raises
-    ------
-    InputError
-        For a name that the engine does not take.
-    """
-    options = {_ALIASES.get(name, name): value for name, value in given.items()}
-    sample = options.pop("do_sample", None)
-    unknown = sorted(options.keys() - _OPTIONS)
-    if unknown:
-        raise InputError(
-            f"unknown generation arguments {unknown}; expected some of {sorted(_OPTIONS)}. "
-            "Remove them from the call or from generate_kwargs."
-        )
-    if sample is not None:
-        options["temperature"] = (options.get("temperature") or 1.0) if sample else 0.0
-    if isinstance(options.get("stop"), str):
-        options["stop"] = (options["stop"],)
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _plain_message(message: ChatMessage) -> dict[str, str]:
-    """Turn a message into role and text, with the roles that chat templates know.
-
-    Raises
-    ------
-    InputError
-        If it holds an image, audio, video or document: this model reads text.
-    """
-    media = [type(block).__name__ for block in message.blocks if isinstance(block, _MEDIA)]
-    if media:
-        raise InputError(
-            f"a {message.role.value} message holds {media}; expected text. "
-            "Leave other media out of the prompt, or use a multimodal LLM."
-        )
-    role = _ROLES.get(message.role.value, message.role.value)
-    return {"role": role, "content": message.content or ""}
-
-
-def _reply(text: str) -> ChatMessage:
-    # Counts stay out of the message: memories keep messages and print what is attached to them.
-    return ChatMessage(role=MessageRole.ASSISTANT, content=text)
-
-
-def _report(answer: "Answer | None") -> dict[str, Any]:
-    """`raw` and `additional_kwargs` of a response, plain numbers only."""
-    if answer is None:
-        return {}
-    counts = answer.metadata()
-    positions, new = answer.counts.positions, answer.counts.new_tokens
-    usage = {"prompt_tokens": positions, "completion_tokens": new, "total_tokens": positions + new}
-    return {"raw": {**counts, "usage": usage}, "additional_kwargs": counts}
+        plain = plain_messages(messages)
+        if self._uses_template:
+            return plain
+        return str((self.messages_to_prompt or generic_chat_prompt)(messages))

@@ -1,0 +1,213 @@
+"""Chat messages of LlamaIndex, to the shape that chat templates read and back."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.llms.types import (
+    AudioBlock,
+    ChatMessage,
+    ChatResponse,
+    ChatResponseGen,
+    DocumentBlock,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ToolCallBlock,
+    VideoBlock,
+)
+from llama_index.core.llms.llm import ToolSelection
+
+from refrag_rag.errors import InputError, RefragError
+from refrag_rag.tools import AnswerStream, ParsedAnswer
+
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
+
+    from refrag_rag.answer import Answer, Delta
+
+_ROLES = {"developer": "system", "chatbot": "assistant", "model": "assistant", "function": "tool"}
+_MEDIA = (ImageBlock, AudioBlock, VideoBlock, DocumentBlock)
+
+
+def plain_messages(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
+    """Turn messages into role, text and tool calls, with the roles that chat templates know.
+
+    A tool's result carries the name of the tool whose call it answers.
+
+    Raises
+    ------
+    InputError
+        If one holds an image, audio, video or document: this model reads text.
+    """
+    plain = []
+    names: dict[str, str] = {}  # of tools, by the id of the call
+    for message in messages:
+        calls = _openai_calls(message)
+        names.update(_names(calls))
+        plain.append(_plain_message(message, calls, names))
+    return plain
+
+
+def reply(text: str) -> ChatMessage:
+    """Make the assistant's message.
+
+    Counts stay out of it: memories keep messages and print what is attached to them.
+    """
+    return ChatMessage(role=MessageRole.ASSISTANT, content=text)
+
+
+def tool_reply(text: str, answer: ParsedAnswer, *, parallel: bool) -> ChatMessage:
+    """Make the assistant's message with its tool calls, the first one only if not `parallel`.
+
+    What was marked as a call and cannot be read stays in the text.
+    """
+    text = "\n".join(filter(None, [text, *(call.text for call in answer.invalid)]))
+    blocks: list[Any] = [TextBlock(text=text)] if text else []
+    for call in answer.calls if parallel else answer.calls[:1]:
+        blocks.append(
+            ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
+        )
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks or [TextBlock(text="")])
+    if calls := _openai_calls(message):  # LlamaIndex's structured streams look for them there
+        message.additional_kwargs["tool_calls"] = calls
+    return message
+
+
+def stream_with_tool_calls(
+    deltas: "Iterator[Delta]", names: Sequence[str], parallel: bool
+) -> ChatResponseGen:
+    """Text at once; what may be a call is held back, and the calls come with the last piece."""
+    stream, text = AnswerStream(names), ""
+    for delta in deltas:
+        piece = stream.add(delta.text)
+        if delta.answer is None:
+            text += piece
+            yield ChatResponse(message=reply(text), delta=piece)
+            continue
+        rest = stream.finish()
+        message = tool_reply(text + piece + rest.text, rest, parallel=parallel)
+        last = (message.content or "")[len(text) :]
+        yield ChatResponse(message=message, delta=last, **report(delta.answer))
+
+
+def tool_selections(message: ChatMessage, *, needed: bool) -> list[ToolSelection]:
+    """Read the tool calls of an assistant's message.
+
+    Raises
+    ------
+    RefragError
+        If a call is `needed` and there is none.
+    """
+    found = [
+        ToolSelection(
+            tool_id=block.tool_call_id or "",
+            tool_name=block.tool_name,
+            tool_kwargs=_arguments(block.tool_kwargs),
+        )
+        for block in message.blocks
+        if isinstance(block, ToolCallBlock)
+    ]
+    if needed and not found:
+        raise RefragError(
+            f"The model called no tool and answered {message.content!r}; expected a call. A chat "
+            "template cannot force one: ask again, allow more new tokens, or use a stronger model."
+        )
+    return found
+
+
+def chosen_tools(
+    tools: Sequence["BaseTool"], choice: str | Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Describe the tools in OpenAI's shape; only the one that `choice` names, if it names one.
+
+    Raises
+    ------
+    InputError
+        If there is no tool of that name.
+    """
+    described = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
+    name = choice.get("function", {}).get("name") if isinstance(choice, Mapping) else choice
+    if name == "none":
+        return []
+    if name in (None, "auto", "any", "required"):
+        return described
+    chosen = [tool for tool in described if tool["function"]["name"] == name]
+    if not chosen:
+        names = [tool["function"]["name"] for tool in described]
+        raise InputError(
+            f"tool_choice = {choice!r}; expected 'auto', 'any', 'required', 'none' or one of "
+            f"{names}."
+        )
+    return chosen
+
+
+def report(answer: "Answer | None") -> dict[str, Any]:
+    """`raw` and `additional_kwargs` of a response, plain numbers only."""
+    if answer is None:
+        return {}
+    counts = answer.metadata()
+    positions, new = answer.counts.positions, answer.counts.new_tokens
+    usage = {"prompt_tokens": positions, "completion_tokens": new, "total_tokens": positions + new}
+    return {"raw": {**counts, "usage": usage}, "additional_kwargs": counts}
+
+
+def _plain_message(
+    message: ChatMessage, calls: list[dict[str, Any]], names: Mapping[str, str]
+) -> dict[str, Any]:
+    media = [type(block).__name__ for block in message.blocks if isinstance(block, _MEDIA)]
+    if media:
+        raise InputError(
+            f"a {message.role.value} message holds {media}; expected text. "
+            "Leave other media out of the prompt, or use a multimodal LLM."
+        )
+    role = _ROLES.get(message.role.value, message.role.value)
+    plain: dict[str, Any] = {"role": role, "content": message.content or ""}
+    if calls:
+        plain["tool_calls"] = calls
+    if role == "tool" and (call := message.additional_kwargs.get("tool_call_id")):
+        plain["tool_call_id"] = call
+        if name := message.additional_kwargs.get("name") or names.get(call):
+            plain["name"] = name
+    return plain
+
+
+def _openai_calls(message: ChatMessage) -> list[dict[str, Any]]:
+    """Tool calls in OpenAI's shape; older code keeps them in that shape beside the message."""
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    if not blocks:
+        return [_mapping(call) for call in message.additional_kwargs.get("tool_calls") or ()]
+    return [
+        {
+            "type": "function",
+            "id": block.tool_call_id or "",
+            "function": {"name": block.tool_name, "arguments": block.tool_kwargs},
+        }
+        for block in blocks
+    ]
+
+
+def _arguments(given: dict[str, Any] | str) -> dict[str, Any]:
+    """Arguments as an object; text that is none gives no arguments, and the tool complains."""
+    if isinstance(given, dict):
+        return given
+    with suppress(ValueError):
+        read = json.loads(given)
+        if isinstance(read, dict):
+            return read
+    return {}
+
+
+def _mapping(call: Any) -> dict[str, Any]:
+    return dict(call) if isinstance(call, Mapping) else call.model_dump()
+
+
+def _names(calls: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Names of the called tools by the ids of the calls, where both are given."""
+    functions = ((call.get("id"), call.get("function")) for call in calls)
+    return {
+        id_: function["name"]
+        for id_, function in functions
+        if isinstance(id_, str) and isinstance(function, Mapping) and "name" in function
+    }
