@@ -18,6 +18,7 @@ FLOORS = (
     ("reuse", "decode", "lookup", "scoring", "threads"),
     ("preparation",),
     ("engine",),
+    ("extract",),
     ("training", "llama_index", "langchain"),
     ("evaluation", "doctor"),
     ("demo",),

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from typing_extensions import override
 
 from refrag_rag.errors import InputError
+from refrag_rag.extract import EXTRACTION, Output, Unchosen, check_extraction, extract
 from refrag_rag.langchain.owner import EngineOwner
 from refrag_rag.spans import Span, find_spans, neutralise, strip_spans, wrap
 
@@ -180,16 +181,32 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
 
 
 class RefragCompressor(BaseDocumentCompressor):
-    """Marks retrieved documents as compressible; put it last, just before the model.
+    """Marks retrieved documents as compressible, or shortens them; put it last, before the model.
 
     Returns new documents in the same order with the same ids and metadata, and with their text
     between markers (`strip_documents` undoes it). Documents without text stay as they are.
+
+    With ``output="text"`` a model that takes only text reads each document shortened to the chunks
+    that the policy would expand, see `refrag_rag.extract`; that cannot be undone.
 
     Parameters
     ----------
     engine
         With it, documents that the store does not have are encoded here, in one batch, and not
-        one by one as the model meets them. Not needed.
+        one by one as the model meets them. Only ``text`` needs it.
+    output
+        ``spans`` for `ChatRefrag`, ``text`` for other models.
+    budget, policy
+        For ``text``: the largest fraction of the chunks to keep, of all documents together, and
+        who chooses them. None: the engine's.
+    unchosen
+        For ``text``: whether a document of which nothing was chosen stays (its text is then
+        ``…``).
+
+    Raises
+    ------
+    InputError
+        If the settings cannot be used.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -201,8 +218,13 @@ class RefragCompressor(BaseDocumentCompressor):
     score_key: str = Field(
         default="relevance_score", description="Metadata key of the retrieval score."
     )
+    output: Output = Field(default="spans", description="Spans, or the chosen chunks as text.")
+    budget: float | None = Field(default=None, description="Text: fraction of chunks to keep.")
+    policy: Any = Field(default=None, description="Text: name or policy that chooses the chunks.")
+    unchosen: Unchosen = Field(default="keep", description="Text: documents with nothing chosen.")
 
     def __init__(self, engine: "Refrag | None" = None, **data: Any) -> None:
+        check_extraction(engine, **{name: data[name] for name in EXTRACTION if name in data})
         super().__init__(**{"engine": engine, **data})
 
     @override
@@ -212,13 +234,15 @@ class RefragCompressor(BaseDocumentCompressor):
         query: str,
         callbacks: Callbacks | None = None,
     ) -> list[Document]:
-        """Mark documents; `acompress_documents` does the same in a thread.
+        """Mark or shorten documents; `acompress_documents` does the same in a thread.
 
         Raises
         ------
         InputError
             If something is not a document.
         """
+        if self.output == "text":
+            return self._shortened([_as_document(document) for document in documents], query)
         if self.engine is not None and documents:
             precompute_documents(self.engine, documents, title_key=self.title_key)
         return [self._wrap(_as_document(document)) for document in documents]
@@ -227,11 +251,27 @@ class RefragCompressor(BaseDocumentCompressor):
         text = span_text(document, title_key=self.title_key)
         if not text:
             return _with_text(document, document.page_content)
-        marked = _whole_span(document.page_content)
+        return _with_text(document, wrap(text, score=self._retrieval_score(document)))
+
+    def _shortened(self, documents: Sequence[Document], query: str) -> list[Document]:
+        extracts = extract(
+            self.engine,
+            [span_text(document, title_key=self.title_key) for document in documents],
+            query,
+            budget=self.budget,
+            policy=self.policy,
+            scores=[self._retrieval_score(document) for document in documents],
+        )
+        return [
+            _with_text(document, one.text or document.page_content)
+            for document, one in zip(documents, extracts, strict=True)
+            if one.kept or not one.chunks or self.unchosen == "keep"
+        ]
+
+    def _retrieval_score(self, document: Document) -> float | None:
         score = _score(document.metadata.get(self.score_key))
-        if score is None and marked is not None:
-            score = marked.score
-        return _with_text(document, wrap(text, score=score))
+        marked = _whole_span(document.page_content)
+        return marked.score if score is None and marked is not None else score
 
 
 def is_document(value: object) -> bool:

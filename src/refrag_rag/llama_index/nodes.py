@@ -2,7 +2,7 @@
 
 import types
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from llama_index.core.base.llms.types import TextBlock
 from llama_index.core.bridge.pydantic import PrivateAttr
@@ -21,8 +21,15 @@ MetadataPlace = Literal["compressed", "text", "drop"]
 N = TypeVar("N", bound=BaseNode)
 
 
+class Short(NamedTuple):
+    """A passage, and what an LLM that takes only text is shown of it."""
+
+    passage: str
+    text: str
+
+
 class SpanView(_AnyNode):
-    """Mixin: in LLM mode the content is a compressible span; all else is as the node has it.
+    """Mixin: in LLM mode the content is a span, or a shortened passage; all else is the node's.
 
     The span is made anew at every reading, so a later postprocessor may still change the text.
     """
@@ -30,6 +37,7 @@ class SpanView(_AnyNode):
     _base: type[BaseNode]
     _place: MetadataPlace
     _hint: float | None
+    _short: Short | None
 
     def unmarked(self, metadata_mode: MetadataMode) -> str:
         """Content as the node's own class gives it, without markers."""
@@ -54,7 +62,7 @@ class SpanView(_AnyNode):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the plain node and how it is shown: the class itself is made on demand."""
-        return mark, (_recast(self._base, self), self._place, self._hint)
+        return mark, (_recast(self._base, self), self._place, self._hint, self._short)
 
 
 def passage_text(node: BaseNode, metadata: MetadataPlace) -> str | None:
@@ -85,7 +93,9 @@ def passage_text(node: BaseNode, metadata: MetadataPlace) -> str | None:
     return node.get_content(metadata_mode=MetadataMode.LLM)
 
 
-def mark(node: BaseNode, metadata: MetadataPlace, score: float | None) -> BaseNode:
+def mark(
+    node: BaseNode, metadata: MetadataPlace, score: float | None, short: Short | None = None
+) -> BaseNode:
     """Make the node that shows its passage as a span to the LLM; the given node stays as it is.
 
     Parameters
@@ -96,6 +106,8 @@ def mark(node: BaseNode, metadata: MetadataPlace, score: float | None) -> BaseNo
         Where its metadata goes.
     score
         Retrieval score, a hint for policies.
+    short
+        What to show in place of the span.
 
     Returns
     -------
@@ -108,6 +120,7 @@ def mark(node: BaseNode, metadata: MetadataPlace, score: float | None) -> BaseNo
     marked = cast(SpanView, _recast(cls, node))
     marked._place = metadata
     marked._hint = None if score is None else float(score)
+    marked._short = short
     return marked
 
 
@@ -129,6 +142,9 @@ def _pieces(node: SpanView, place: MetadataPlace, score: float | None) -> tuple[
     if passage is None:
         return "", node.unmarked(MetadataMode.LLM)
     before = node.get_metadata_str(mode=MetadataMode.LLM).strip() if place == "text" else ""
+    if node._short is not None:  # of the text as it was; a later postprocessor may have changed it
+        known = node._short.passage == passage
+        return neutralise(before), node._short.text if known else neutralise(passage)
     own = _own_text(node) or ""
     metadata = len(passage) - len(own) if passage.endswith(own) else 0
     return neutralise(before), wrap(passage, score=score, metadata=metadata)
@@ -140,10 +156,11 @@ def _marked_class(base: type[BaseNode]) -> type[BaseNode]:
     namespace = {
         "__module__": __name__,
         "__doc__": f"A {base.__name__} whose LLM content is a compressible span.",
-        "__annotations__": {"_place": str, "_hint": float | None},
+        "__annotations__": {"_place": str, "_hint": float | None, "_short": Short | None},
         "_base": PrivateAttr(default=base),
         "_place": PrivateAttr(default="compressed"),
         "_hint": PrivateAttr(default=None),
+        "_short": PrivateAttr(default=None),
     }
     name, bases = f"Refrag{base.__name__}", (SpanView, base)
     made = types.new_class(name, bases, exec_body=lambda body: body.update(namespace))

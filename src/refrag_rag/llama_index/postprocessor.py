@@ -1,12 +1,22 @@
-"""RefragPostprocessor: marks retrieved passages as compressible."""
+"""RefragPostprocessor: marks retrieved passages as compressible, or shortens them."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from refrag_rag.llama_index.nodes import MetadataPlace, mark, passage_text
+from refrag_rag.extract import (
+    EXTRACTION,
+    Output,
+    Unchosen,
+    check_extraction,
+    extract,
+    missing_engine,
+)
+from refrag_rag.llama_index.nodes import MetadataPlace, Short, mark, passage_text
+from refrag_rag.llama_index.owner import visible_errors
 
 if TYPE_CHECKING:
     from refrag_rag.engine import Refrag
@@ -18,6 +28,9 @@ class RefragPostprocessor(BaseNodePostprocessor):
     Put it last: other postprocessors that read LLM mode would see the markers. Nodes, scores and
     order stay; the LLM alone sees the span. Nodes without text, with media, or empty pass through.
 
+    With ``output="text"`` an LLM that takes only text reads each passage shortened to the chunks
+    that the policy would expand, see `refrag_rag.extract`.
+
     Parameters
     ----------
     engine
@@ -26,16 +39,33 @@ class RefragPostprocessor(BaseNodePostprocessor):
     metadata
         What happens to the metadata that nodes show to the LLM: ``compressed`` with the text,
         printed before it as ``text``, or ``drop``.
+    output
+        ``spans`` for `RefragLLM`, ``text`` for others; ``text`` needs an engine.
+    budget, policy
+        For ``text``: the largest fraction of the chunks to keep, of all nodes together, and who
+        chooses them. None: the engine's.
+    unchosen
+        For ``text``: whether a node of which nothing was chosen stays (its text is then ``…``).
+
+    Raises
+    ------
+    InputError
+        If the settings cannot be used.
     """
 
     metadata: MetadataPlace = Field(
         default="compressed", description="Where the metadata meant for the LLM goes."
     )
+    output: Output = Field(default="spans", description="Spans, or the chosen chunks as text.")
+    budget: float | None = Field(default=None, description="Text: fraction of chunks to keep.")
+    policy: str | None = Field(default=None, description="Text: who chooses the chunks.")
+    unchosen: Unchosen = Field(default="keep", description="Text: nodes without a chosen chunk.")
     _engine: "Refrag | None" = PrivateAttr(default=None)
 
     def __init__(
         self, engine: "Refrag | None" = None, metadata: MetadataPlace = "compressed", **data: Any
     ) -> None:
+        check_extraction(engine, **{name: data[name] for name in EXTRACTION if name in data})
         super().__init__(**{**data, "metadata": metadata})
         self._engine = engine
 
@@ -53,10 +83,40 @@ class RefragPostprocessor(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
+        passages = [passage_text(item.node, self.metadata) for item in nodes]
+        if self.output == "text":
+            question = query_bundle.query_str if query_bundle is not None else ""
+            return self._shortened(nodes, passages, question)
         if self._engine is not None:
-            passages = (passage_text(item.node, self.metadata) for item in nodes)
             self._engine.precompute([text for text in passages if text is not None])
         return [
             item.model_copy(update={"node": mark(item.node, self.metadata, item.score)})
             for item in nodes
         ]
+
+    def _shortened(
+        self, nodes: Sequence[NodeWithScore], passages: Sequence[str | None], question: str
+    ) -> list[NodeWithScore]:
+        if self._engine is None:  # a copy in another process
+            raise missing_engine()
+        found = [(item, text) for item, text in zip(nodes, passages, strict=True) if text]
+        with visible_errors():
+            extracts = extract(
+                self._engine,
+                [text for _, text in found],
+                question,
+                budget=self.budget,
+                policy=self.policy,
+                scores=[item.score for item, _ in found],
+            )
+        shortened = []
+        left = iter(extracts)
+        for item, text in zip(nodes, passages, strict=True):
+            if not text:
+                shortened.append(item)
+                continue
+            one = next(left)
+            if one.kept or self.unchosen == "keep":
+                node = mark(item.node, self.metadata, item.score, Short(text, one.text))
+                shortened.append(item.model_copy(update={"node": node}))
+        return shortened
