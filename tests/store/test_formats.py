@@ -154,7 +154,7 @@ def test_values_fill_their_pages(tmp_path, chunks, tokens):
     with LMDBStore(tmp_path) as store:
         keys = [passage_key(str(i)) for i in range(60)]
         page, before = store.map_info()["page"], store.map_info()["used_pages"]
-        store.put("n" * 32, {key: made for key in keys})
+        store.put("n" * 32, dict.fromkeys(keys, made))
         used = (store.map_info()["used_pages"] - before) * page / 60
         whole_pages = -(-(len(made.to_bytes()) + 16) // page) * page
         assert used < min(1.15 * len(made.to_bytes()) + 300, whole_pages + 250)

@@ -172,6 +172,8 @@ class Environment:
             lock=True,
             max_readers=512,
         )
+        if not self.read_only:
+            self.db.reader_check()  # a killed reader would keep old pages from being used again
 
 
 def _to_disk(path: Path) -> None:
