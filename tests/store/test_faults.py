@@ -260,7 +260,7 @@ def test_a_file_system_without_room(tmp_path):
         env=os.environ | {"CODE": FULL},
     )
     assert run.returncode == 0, run.stderr
-    assert "No space left" in run.stdout
+    assert "Is the disk full?" in run.stdout
 
 
 def filled(path):
