@@ -22,9 +22,35 @@ def same(one, other):
     return one.to_bytes() == other.to_bytes()
 
 
-@pytest.fixture(params=["memory", "lmdb"])
+def byte_store(path):
+    pytest.importorskip("langchain_classic")
+    from langchain_classic.storage import LocalFileStore
+
+    from refrag_rag.langchain.stores import ByteChunkStore
+
+    return ByteChunkStore(LocalFileStore(path))
+
+
+def key_value_store(_path):
+    pytest.importorskip("llama_index.core")
+    from llama_index.core.storage.kvstore import SimpleKVStore
+
+    from refrag_rag.llama_index.stores import KVChunkStore
+
+    return KVChunkStore(SimpleKVStore())
+
+
+STORES = {
+    "memory": lambda path: MemoryStore(),
+    "lmdb": LMDBStore,
+    "byte store": byte_store,
+    "key-value store": key_value_store,
+}
+
+
+@pytest.fixture(params=STORES)
 def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else LMDBStore(tmp_path / "store")
+    made = STORES[request.param](tmp_path / "store")
     yield made
     made.close()
 

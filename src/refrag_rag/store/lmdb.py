@@ -258,7 +258,8 @@ class LMDBStore:
                 environment.resize(2 * environment.db.info()["map_size"])
             except (OSError, lmdb.Error) as error:
                 raise StoreError(
-                    f"{self.path} cannot be written ({error}). Nothing was changed. Is the disk full?"
+                    f"{self.path} cannot be written ({error}). Nothing was changed. Is the disk "
+                    "full?"
                 ) from error
 
     def _writable(self) -> Environment:
