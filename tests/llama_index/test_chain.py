@@ -1,8 +1,5 @@
-"""LlamaIndex adapters in real chains: FAISS index, synthesizers, chat engines, ingestion."""
+"""LlamaIndex adapters over a FAISS index: places of metadata, hits and misses, persistence."""
 
-import asyncio
-import re
-import zlib
 from typing import Any
 
 import pytest
@@ -18,21 +15,19 @@ from llama_index.core import (
     VectorStoreIndex,
     load_index_from_storage,
 )
-from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
-from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import MetadataMode, NodeWithScore
+from llama_index.core.schema import MetadataMode
 from llama_index.vector_stores.faiss import FaissVectorStore
 
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 from refrag_rag.spans import CLOSE, find_spans
+from tests.llama_index.chains import WIDTH, HashedWords
 
-WIDTH = 32
 DOCUMENTS = [
     Document(text=text, id_=name, metadata={"title": name})
     for name, text in {
@@ -49,27 +44,6 @@ SHORT_REFINE = PromptTemplate("{context_msg}\nQ: {query_str}\nWas: {existing_ans
 def splitter():
     """A splitter that counts words: its default tokenizer does not travel to other processes."""
     return SentenceSplitter(chunk_size=64, chunk_overlap=0, tokenizer=str.split)
-
-
-def memory(llm):
-    """A memory that counts as the model does (the default one leaves a database open)."""
-    return ChatMemoryBuffer.from_defaults(tokenizer_fn=llm.tokenizer(), token_limit=1000)
-
-
-class HashedWords(BaseEmbedding):
-    """Bag of words, hashed: a deterministic embedding without a model."""
-
-    def _get_text_embedding(self, text):
-        vector = [0.01] * WIDTH
-        for word in re.findall(r"\w+", text.lower()):
-            vector[zlib.crc32(word.encode()) % WIDTH] += 1.0
-        return vector
-
-    def _get_query_embedding(self, query):
-        return self._get_text_embedding(query)
-
-    async def _aget_query_embedding(self, query):
-        return self._get_query_embedding(query)
 
 
 class KeepCounts(BaseEventHandler):
@@ -155,71 +129,6 @@ def test_the_postprocessor_encodes_what_is_missing(engine, counts):
     chain = Chain(engine, transform=False)
     chain.query_engine(node_postprocessors=[RefragPostprocessor(engine)]).query(QUESTION)
     assert passages_read(counts) == [(2, 0)]
-
-
-def test_async_and_streaming_give_the_same_answer(engine):
-    chain = Chain(engine)
-    plain = str(chain.query_engine().query(QUESTION))
-    streaming = chain.query_engine(streaming=True)
-
-    async def ask():
-        answer = await chain.query_engine().aquery(QUESTION)
-        stream = await streaming.aquery(QUESTION)
-        return str(answer), "".join([piece async for piece in stream.async_response_gen()])
-
-    assert "".join(streaming.query(QUESTION).response_gen) == plain
-    assert asyncio.run(ask()) == (plain, plain)
-
-
-@pytest.mark.parametrize("mode", ["context", "condense_plus_context"])
-def test_chat_engines_keep_markers_out_of_the_memory(engine, counts, mode):
-    chain = Chain(engine)
-    chat = chain.index.as_chat_engine(
-        chat_mode=mode,
-        llm=chain.llm,
-        similarity_top_k=2,
-        node_postprocessors=[chain.mark],
-        context_template="{context_str}",
-        context_prompt="{context_str}",
-        condense_prompt="{chat_history}\n{question}",
-        system_prompt="Answer.",
-        memory=memory(chain.llm),
-    )
-    chat.chat(QUESTION)
-    "".join(chat.stream_chat("And of Aru?").response_gen)
-    assert len(chat.chat_history) == 4
-    assert all(CLOSE not in message.content for message in chat.chat_history)
-    assert passages_read(counts)[0] == passages_read(counts)[-1] == (2, 0)
-
-
-def test_a_chat_engine_streams_from_an_event_loop(engine, counts):
-    chain = Chain(engine)
-    chat = chain.index.as_chat_engine(
-        chat_mode="context",
-        llm=chain.llm,
-        node_postprocessors=[chain.mark],
-        system_prompt="S",
-        memory=memory(chain.llm),
-    )
-
-    async def ask():
-        response = await chat.astream_chat(QUESTION)
-        return "".join([piece async for piece in response.async_response_gen()])
-
-    assert asyncio.run(ask()) == chat.chat_history[-1].content
-    assert passages_read(counts) == [(2, 0)]
-
-
-def test_ingestion_in_worker_processes_fills_the_store(engine, tmp_path):
-    engine.model.save_pretrained(tmp_path / "model")
-    settings = {"model_name": str(tmp_path / "model"), "store": tmp_path / "store"}
-    steps = [splitter(), RefragTransform(**settings)]
-    pipeline = IngestionPipeline(transformations=steps, disable_cache=True)
-    nodes = pipeline.run(documents=DOCUMENTS, num_workers=2)
-    nodes = RefragPostprocessor().postprocess_nodes([NodeWithScore(node=node) for node in nodes])
-    prompt = "\n".join(node.node.get_content(metadata_mode=MetadataMode.LLM) for node in nodes)
-    raw = RefragLLM(**settings, max_new_tokens=2).complete(prompt).raw
-    assert (raw["cache_hits"], raw["cache_misses"]) == (3, 0)
 
 
 def test_an_ingestion_cache_hit_heals_as_misses(engine, monkeypatch):
