@@ -181,7 +181,7 @@ def _span_segments(span: SpanChunks, chunk_ids: ChunkIds) -> Iterator[Segment]:
     """Runs of neighbouring chunks that are all vectors or all text."""
     for first, last in _runs(span.expanded):
         texts = LazyTexts(last - first, partial(_part, span.texts, first, last))
-        read = partial(_read, chunk_ids, texts, _ids(span.entry, first, last))
+        read = partial(_read, chunk_ids, texts, partial(_ids, span.entry, first, last))
         if span.expanded[first]:
             yield TextSegment(read(), partial("".join, texts), "expanded")
         else:
@@ -198,7 +198,7 @@ def _runs(expanded: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def _ids(entry: PassageEntry, first: int, last: int) -> NDArray[np.int32]:
-    if last - first == len(entry.chunk_lengths):
+    if last - first == len(entry.embeddings):
         return entry.token_ids
     start = int(entry.chunk_lengths[:first].sum())
     return entry.token_ids[start : start + int(entry.chunk_lengths[first:last].sum())]
@@ -208,8 +208,10 @@ def _part(texts: Sequence[str], first: int, last: int) -> Sequence[str]:
     return texts[first:last]
 
 
-def _read(chunk_ids: ChunkIds, texts: Sequence[str], ids: NDArray[np.int32]) -> tuple[int, ...]:
-    return chunk_ids(texts, ids.tolist())
+def _read(
+    chunk_ids: ChunkIds, texts: Sequence[str], ids: Callable[[], NDArray[np.int32]]
+) -> tuple[int, ...]:
+    return chunk_ids(texts, ids().tolist())
 
 
 def _count(read: Callable[[], tuple[int, ...]]) -> int:

@@ -111,10 +111,25 @@ def needs(folder: Path) -> Needs:
     return Needs(count, stored, *_cache(config.get_text_config()))
 
 
+def bfloat16_instructions() -> bool:
+    """Whether this processor multiplies bfloat16 by itself."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def cpu_dtype_line(native: bool) -> str:
+    """What to expect of dtypes on a processor, in one line."""
+    if native:
+        return "float32 by default; dtype='bfloat16' halves the memory, and this CPU computes in it"
+    return "float32 by default; dtype='bfloat16' is slower here, the CPU has no instructions for it"
+
+
 def report(model: str | None = None) -> Iterator[str]:
     """Lines for people; the last one is the advice."""
     machine = this_machine()
     yield f"machine   {machine.device}, {machine.memory / GIB:.1f} GiB free"
+    if not machine.accelerated:
+        yield f"dtype     {cpu_dtype_line(bfloat16_instructions())}"
     yield f"python    {platform.python_version()} on {platform.system()}"
     yield "packages  " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     for extra, modules in EXTRAS.items():

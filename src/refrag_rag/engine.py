@@ -94,7 +94,7 @@ class Refrag:
         self._preparation = Preparation(model, self._lookup, on_miss)
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913 - settings of an engine, by name
         cls,
         name_or_path: str | Path = "tiny",
         *,
@@ -105,6 +105,7 @@ class Refrag:
         vectors: VectorType = "float16",
         scores: Collection[str] = (),
         prompt_cache: int = 0,
+        compile: bool = False,
         **options: Any,
     ) -> "Refrag":
         """Load a model by name, folder or hub id, and open the store.
@@ -113,10 +114,15 @@ class Refrag:
         ----------
         store
             A path for the store on disk, a store, or nothing for one in memory.
+        compile
+            Compile the decoder with ``torch.compile`` when it is first used, which takes a while
+            and needs a C++ compiler on CPUs.
         **options
             See `refrag_rag.checkpoints.load`: dtype, device, device_map, revision ...
         """
         model = RefragModel.from_pretrained(name_or_path, **options)
+        if compile:
+            model.decoder.compile(dynamic=True)  # prompts differ in length
         opened = open_store(store) if store is None or isinstance(store, str | Path) else store
         return cls(
             model,

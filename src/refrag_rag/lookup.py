@@ -3,8 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +17,10 @@ from refrag_rag.chunking import ChunkedPassage, LazyTexts, cut_text
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION, Choice, Chunks, Policy, budget, choose
-from refrag_rag.rows import join_rows
+from refrag_rag.rows import RowBuffers, join_rows
 from refrag_rag.scoring import SCORERS, Scorer
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
+from refrag_rag.store.rows import read_rows
 
 VectorType = Literal["float16", "float32"]
 logger = logging.getLogger(__name__)
@@ -36,9 +38,8 @@ class Found:
         Whether the store had it.
     encode_s
         Its share of the time spent encoding and scoring, in seconds.
-    scores
-        Per-chunk scores under the names that policies know, each *shape* (L,); those that were
-        needed are all there, NaN where they are not known.
+    needed
+        Names of the scores that were needed, and under which they are stored.
     """
 
     text: str
@@ -46,7 +47,7 @@ class Found:
     hit: bool
     as_text: bool = False
     encode_s: float = 0.0
-    scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    needed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def chunked(self) -> ChunkedPassage:
@@ -61,8 +62,16 @@ class Found:
 
     def texts(self) -> LazyTexts:
         """L chunk texts, cut when they are read."""
-        ends = self.entry.char_ends
-        return LazyTexts(len(ends), lambda: cut_text(self.text, ends.tolist()))
+        count = len(self.entry.embeddings)
+        return LazyTexts(count, lambda: cut_text(self.text, self.entry.char_ends.tolist()))
+
+    @cached_property
+    def scores(self) -> Mapping[str, NDArray[np.float32]]:
+        """Per-chunk scores under the names that policies know, each *shape* (L,).
+
+        Those that were needed are all there, NaN where they are not known.
+        """
+        return _visible(self.entry, self.needed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +90,35 @@ class Asked:
     embeddings: NDArray[Any] | None = None
 
 
+class LazyScores(Mapping[str, NDArray[np.float32]]):
+    """Scores that are put together when a policy looks at them.
+
+    Parameters
+    ----------
+    make
+        Puts them together.
+    """
+
+    def __init__(self, make: Callable[[], Mapping[str, NDArray[np.float32]]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _scores(self) -> Mapping[str, NDArray[np.float32]]:
+        return self._make()
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        """The scores of that name."""
+        return self._scores[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names."""
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        """How many names."""
+        return len(self._scores)
+
+
 class PassageLookup:
     """Looks passages up under the model's fingerprint.
 
@@ -96,6 +134,7 @@ class PassageLookup:
 
     def __init__(self, model: RefragModel, store: ChunkStore, *, dtype: VectorType) -> None:
         self._model, self._store, self._dtype = model, store, np.dtype(dtype)
+        self._buffers = RowBuffers(pinned=model.device.type == "cuda")
         self._scorers: dict[str, Scorer] = {}
         self._lock = threading.Lock()
 
@@ -139,7 +178,8 @@ class PassageLookup:
         """
         if not texts:
             return {}
-        entries = self._store.get(self.namespace, [passage_key(text) for text in texts])
+        keys = [passage_key(text) for text in texts]
+        entries = read_rows(self._store, self.namespace, keys, self._buffers.allocate)
         known = zip(texts, entries, strict=True)
         found = {text: Found(text, entry, hit=True) for text, entry in known if entry is not None}
         missing = [self._model.chunker.chunk(text) for text in texts if text not in found]
@@ -148,9 +188,9 @@ class PassageLookup:
             found |= self._complete(found, missing, names, batch_size, must_keep)
         else:
             found |= {passage.text: self._as_text(passage) for passage in missing}
-        return {
-            text: replace(one, scores=_visible(one.entry, names)) for text, one in found.items()
-        }
+        if not names:
+            return found
+        return {text: replace(one, needed=names) for text, one in found.items()}
 
     def embed(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Chunk embeddings of texts that are not kept, such as questions.
@@ -212,7 +252,7 @@ class PassageLookup:
         if getattr(self._store, "read_only", False) and not must_keep:
             logger.info("The store is read-only: %d passages were made but not kept.", len(made))
             return
-        entries = {passage_key(text): one.entry for text, one in made.items()}
+        entries = {passage_key(text): _own(one.entry) for text, one in made.items()}
         self._store.put(self.namespace, entries)
 
     def _stored_name(self, name: str) -> str:
@@ -247,7 +287,7 @@ def expand(
             texts=LazyTexts(len(mask), lambda: [text for one in texts for text in one]),
             passages=np.repeat(np.arange(len(sizes)), sizes),
             embeddings=join_rows([item.entry.embeddings for item in items]),
-            scores=_common_scores([item.scores for item in items]),
+            scores=LazyScores(lambda: _common_scores([item.scores for item in items])),
             retrieval=[span.score for span in parsed.spans],
             question=asked.embeddings,
         )
@@ -284,7 +324,21 @@ def _visible(entry: PassageEntry, names: Mapping[str, str]) -> dict[str, NDArray
 
 
 def _with_score(entry: PassageEntry, name: str, values: NDArray[np.float32]) -> PassageEntry:
-    return replace(entry, scores={**entry.scores, name: values})
+    return PassageEntry(
+        entry.embeddings,
+        entry.token_ids,
+        entry.chunk_lengths,
+        entry.char_ends,
+        {**entry.scores, name: values},
+    )
+
+
+def _own(entry: PassageEntry) -> PassageEntry:
+    """An entry with memory of its own: a store may keep it, and would keep the whole buffer."""
+    if entry.embeddings.base is None:
+        return entry
+    copied: Any = np.array(entry.embeddings)
+    return replace(entry, embeddings=copied)
 
 
 def _entry(

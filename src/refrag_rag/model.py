@@ -133,7 +133,8 @@ class RefragModel(nn.Module):
             return tokens
         parameter = next(self.projector.parameters())
         runs = _runs(vector_mask) if self.projector.needs_runs else None
-        vectors = self.projector(embeddings.to(parameter.device, parameter.dtype), runs)
+        moved = embeddings.to(parameter.device).to(parameter.dtype)  # as few bytes as can be
+        vectors = self.projector(moved, runs)
         return tokens.masked_scatter(vector_mask[..., None], vectors.to(tokens))
 
     def forward(
