@@ -36,17 +36,19 @@ class Script:
 
 
 @contextmanager
-def scripted(model, *lines):
+def scripted(model, *lines, rule=None):
     """Let the decoder of `model` say `lines`, one a generated answer, each with its end token.
 
-    A line may be an exception: it is raised in the forward. A batch takes one line a row.
+    A line may be an exception: it is raised in the forward. A batch takes one line a row. After
+    the last line, `rule` says what follows on a prompt's text, where it is given.
     """
     script = Script(list(lines))
-    player = _Player(model.tokenizer, script)
+    player = _Player(model.tokenizer, script, rule)
     build_inputs = model.decoder_inputs
 
     def decoder_inputs(prompts):
         script.prompts += prompts
+        player.asked.prompts = list(prompts)
         return build_inputs(prompts)
 
     model.decoder_inputs = decoder_inputs
@@ -60,8 +62,9 @@ def scripted(model, *lines):
 
 
 class _Player:
-    def __init__(self, tokenizer, script):
-        self._tokenizer, self._script = tokenizer, script
+    def __init__(self, tokenizer, script, rule):
+        self._tokenizer, self._script, self._rule = tokenizer, script, rule
+        self.asked = threading.local()  # prompts whose forward comes next, in this thread
         self._lock = threading.Lock()
         self._running = {}  # id of the KV cache -> the cache, and what its rows still say
 
@@ -72,7 +75,7 @@ class _Player:
         cache = output.past_key_values
         with self._lock:
             if inputs.get("inputs_embeds") is not None:
-                rows = [self._next() for _ in range(output.logits.shape[0])]
+                rows = [self._next(prompt) for prompt in self.asked.prompts]
                 self._script.positions += inputs["attention_mask"].sum(-1).tolist()
                 self._running[id(cache)] = cache, rows
             _, rows = self._running[id(cache)]
@@ -80,9 +83,12 @@ class _Player:
         output.logits[:, -1] = -1e4
         output.logits[torch.arange(len(tokens)), -1, tokens] = 1e4
 
-    def _next(self):
-        assert self._script.lines, "the script has ended, and the model was asked again"
-        line = self._script.lines.pop(0)
+    def _next(self, prompt):
+        assert self._script.lines or self._rule, "the script has ended, and the model is asked"
+        if self._script.lines:
+            line = self._script.lines.pop(0)
+        else:
+            line = self._rule("".join(getattr(part, "text", "") for part in prompt.segments))
         if isinstance(line, BaseException):
             raise line
         ids = self._tokenizer(line, add_special_tokens=False).input_ids

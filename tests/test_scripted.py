@@ -30,3 +30,9 @@ def test_an_exception_is_raised_and_an_unused_line_is_found(engine):
         engine.generate(PROMPT)
     with pytest.raises(AssertionError, match="never said"), scripted(engine.model, "x"):
         pass
+
+
+def test_a_rule_goes_on_after_the_lines(engine):
+    with scripted(engine.model, "first", rule=lambda text: "no" if "Who" in text else "yes"):
+        said = [engine.generate(p, max_new_tokens=20).text for p in (PROMPT, PROMPT, "Where?")]
+    assert said == ["first", "no", "yes"]
