@@ -26,7 +26,7 @@ FLOORS = (
 )
 FRAMEWORKS = {
     "llama_index": {"llama_index", "demo"},
-    "llama_index_instrumentation": {"demo"},
+    "llama_index_instrumentation": {"llama_index"},
     "langchain": {"langchain"},
     "langchain_core": {"langchain", "demo"},
     "langchain_classic": {"langchain", "demo"},

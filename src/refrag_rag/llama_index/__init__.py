@@ -11,9 +11,18 @@ Examples
 ... )
 """
 
+from refrag_rag.llama_index.events import RefragAnswerEvent, collect_answers
 from refrag_rag.llama_index.llm import RefragLLM
 from refrag_rag.llama_index.nodes import MetadataPlace, passage_text
 from refrag_rag.llama_index.postprocessor import RefragPostprocessor
 from refrag_rag.llama_index.transform import RefragTransform
 
-__all__ = ["MetadataPlace", "RefragLLM", "RefragPostprocessor", "RefragTransform", "passage_text"]
+__all__ = [
+    "MetadataPlace",
+    "RefragAnswerEvent",
+    "RefragLLM",
+    "RefragPostprocessor",
+    "RefragTransform",
+    "collect_answers",
+    "passage_text",
+]

@@ -20,6 +20,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 
+from refrag_rag.llama_index.events import send
 from refrag_rag.llama_index.messages import (
     chosen_tools,
     plain_messages,
@@ -230,11 +231,16 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
 
     def _generate(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> "Answer":
         with visible_errors():
-            return self.engine.generate(prompt, **self._settings(kwargs))
+            answer = self.engine.generate(prompt, **self._settings(kwargs))
+        send(answer)
+        return answer
 
     def _stream(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> "Iterator[Delta]":
         with visible_errors():
-            yield from self.engine.stream(prompt, **self._settings(kwargs))
+            for delta in self.engine.stream(prompt, **self._settings(kwargs)):
+                if delta.answer is not None:
+                    send(delta.answer)
+                yield delta
 
     def _settings(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the engine: this LLM's fields, then generate_kwargs, then the call's."""

@@ -1,0 +1,94 @@
+"""Every answer of `RefragLLM` as an event of LlamaIndex's instrumentation."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index_instrumentation import get_dispatcher
+
+if TYPE_CHECKING:
+    from refrag_rag.answer import Answer
+
+_handlers = threading.Lock()
+
+
+class RefragAnswerEvent(BaseEvent):
+    """An answer is complete: sent once for each, streamed or not, from sync and async calls.
+
+    Attributes
+    ----------
+    text
+        The answer.
+    metadata
+        Counts and timings, the same as in ``response.raw`` of the LLM; JSON knows their types.
+    """
+
+    text: str
+    metadata: dict[str, Any]
+    _answer: "Answer" = PrivateAttr()
+
+    @classmethod
+    def of(cls, answer: "Answer") -> "RefragAnswerEvent":
+        """Make the event of an answer."""
+        event = cls(text=answer.text, metadata=answer.metadata())
+        event._answer = answer
+        return event
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name in traces."""
+        return "RefragAnswerEvent"
+
+    @property
+    def answer(self) -> "Answer":
+        """The engine's answer, which Jupyter shows passage by passage; not part of a dump."""
+        return self._answer
+
+
+class _Collector(BaseEventHandler):
+    """Keeps the answers that it sees."""
+
+    events: list[RefragAnswerEvent] = Field(default_factory=list)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "RefragAnswerCollector"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # equal contents must not make one collector another
+
+    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+        if isinstance(event, RefragAnswerEvent):
+            self.events.append(event)
+
+
+def send(answer: "Answer") -> None:
+    """Send the event of an answer to all handlers."""
+    get_dispatcher(__name__).event(RefragAnswerEvent.of(answer))
+
+
+@contextmanager
+def collect_answers() -> Iterator[list[RefragAnswerEvent]]:
+    """Collect the answers that any `RefragLLM` gives meanwhile, in the order of their ends.
+
+    Also those of other threads: ``tags`` of an event (`instrument_tags`) tell whose it is. A
+    streamed answer comes when it was read to its end.
+
+    Examples
+    --------
+    >>> with collect_answers() as answers:                                  # doctest: +SKIP
+    ...     response = query_engine.query("Who was the captain of the Titanic?")
+    >>> answers[-1].metadata["positions_saved"]                             # doctest: +SKIP
+    """
+    collector, handlers = _Collector(), get_dispatcher().event_handlers
+    with _handlers:
+        handlers.append(collector)
+    try:
+        yield collector.events
+    finally:
+        with _handlers:
+            handlers.remove(collector)
