@@ -1,16 +1,21 @@
 .PHONY: demo test test-all lint docs modes bench
 PYTHON ?= python3
 VENV = .venv/.installed
+ALL = .venv/.all
 
 demo: $(VENV) ; .venv/bin/refrag demo
 test: $(VENV) ; .venv/bin/python -m pytest
-test-all: $(VENV) ; .venv/bin/python -m pytest -m ""
+test-all: $(ALL) ; .venv/bin/python -m pytest -m ""
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
-modes: $(VENV) ; .venv/bin/python -m pytest --modes docs/results/modes.json -m mode && .venv/bin/python docs/build.py
+modes: $(ALL) ; .venv/bin/python -m pytest --modes docs/results/modes.json -m mode && .venv/bin/python docs/build.py
 bench: $(VENV) ; .venv/bin/refrag eval tiny --json docs/tiny-quality.json && .venv/bin/python docs/build.py
 
 $(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[demo,train,dev]'
 	touch $(VENV)
+
+$(ALL): $(VENV)
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vector-stores]'
+	touch $(ALL)
