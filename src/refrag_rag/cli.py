@@ -7,6 +7,7 @@ from pathlib import Path
 
 from refrag_rag import __version__
 from refrag_rag.errors import InputError, RefragError
+from refrag_rag.evaluation.latency_commands import add_commands as add_bench
 from refrag_rag.store.commands import add_commands as add_store
 
 HOME = Path(".refrag")
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     policies.set_defaults(run=_policies)
 
     add_store(commands, _read_index)
+    add_bench(commands)
     return parser
 
 

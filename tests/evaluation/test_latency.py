@@ -1,0 +1,159 @@
+"""`refrag bench latency` on a shape of two layers."""
+
+import json
+import math
+
+import pytest
+
+from refrag_rag import InputError, Refrag
+from refrag_rag.cli import main
+from refrag_rag.evaluation import latency_clock
+from refrag_rag.evaluation.latency_clock import TRIES, Run, Runs
+from refrag_rag.evaluation.latency_prompts import AROUND, Passages, prompt_around
+from refrag_rag.evaluation.latency_shapes import DECODERS, ENCODERS, random_model
+from refrag_rag.evaluation.latency_sides import kv_bytes, not_cached
+from refrag_rag.evaluation.latency_tables import PAPER, ceiling, markdown, overhead, plot, speed_up
+
+
+@pytest.fixture(scope="module")
+def shape():
+    return random_model("test", 16)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "latency.json"
+    arguments = "bench latency --model test --contexts 128 300 --k 8 16 --batches 1 2 --tokens 3"
+    assert main([*arguments.split(), "--rounds", "2", "--json", str(path)]) == 0
+    assert path.with_suffix(".png").exists()
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_every_cell_has_every_side_with_its_positions(report):
+    cells = report["cells"]
+    assert [(c["context"], c["batch"], c["k"]) for c in cells] == [
+        (n, b, k) for n in (128, 300) for b in (1, 2) for k in (8, 16)
+    ]
+    for cell in cells:
+        assert cell["full_positions"] == cell["context"] + AROUND
+        chunks = sum(
+            math.ceil(n / cell["k"]) for n in ([128] if cell["context"] == 128 else [256, 44])
+        )
+        assert cell["positions"] == chunks + AROUND
+        for side in ("plain", "cached", "not_cached"):
+            assert cell[side]["ttft"]["low"] <= cell[side]["ttft"]["median"]
+            assert cell[side]["runs"] == 2
+            assert cell[side]["ttit"]["median"] > 0
+            assert len(cell[side]["cpu_shares"]) == 2
+        assert cell["not_cached"]["encode"]["low"] > 0
+        assert cell["cached"]["encode"]["high"] == 0
+        assert cell["bare"]["seconds"]["median"] > 0
+    assert report["machine"]["versions"]["torch"]
+    assert report["machine"]["dtype"] == "float32"
+
+
+def test_kv_memory_is_what_the_compressed_length_allows(report):
+    for cell in report["cells"]:
+        chunks = cell["positions"] - AROUND
+        allowed = (chunks + AROUND) / (cell["context"] + AROUND)
+        share = cell["kv_bytes"]["ours"] / cell["kv_bytes"]["plain"]
+        assert share <= allowed * 1.02
+        assert share == pytest.approx(allowed)
+
+
+@pytest.mark.parametrize("k", [8, 16, 32])
+def test_kv_memory_of_whole_passages(k):
+    model = random_model("test", k)
+    engine = Refrag(model, policy="none")
+    context = 512
+    prompt = prompt_around(engine, Passages(model).passages(context))
+    plain, ours = (kv_bytes(engine, [prompt], policy) for policy in ("all", "none"))
+    assert ours / plain <= (math.ceil(context / k) + AROUND) / (context + AROUND) * 1.02
+    shape = DECODERS["test"]
+    width = 2 * shape.layers * shape.kv_heads * shape.width // shape.heads * 4
+    assert plain == (context + AROUND) * width
+
+
+def test_tables_give_the_ratios(report):
+    text = markdown(report)
+    cell = report["cells"][0]
+    assert f"{speed_up(cell):.1f}x | {ceiling(cell):.1f}x" in text
+    assert f"{overhead(cell):.2f}" in text
+    assert text.count("| 128 |") == 8  # two tables, two batch sizes, two k
+    assert "the paper's" not in text
+    as_paper = report | {"settings": {**report["settings"], "model": "llama-7b"}}
+    as_paper["cells"] = [c | {"context": 16384} for c in report["cells"]]
+    assert "| 16.53x |" in markdown(as_paper)
+    assert "| about 9.2x |" in markdown(as_paper)
+
+
+def test_plots_are_drawn(report, tmp_path):
+    plot(report, tmp_path / "new" / "a.png")
+    assert (tmp_path / "new" / "a.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("tokens", [1, 44, 256])
+def test_passages_have_exactly_so_many_tokens(shape, tokens):
+    assert len(shape.chunker.chunk(Passages(shape).passage(tokens)).token_ids) == tokens
+
+
+def test_prompts_have_so_many_positions_outside(shape):
+    engine = Refrag(shape, policy="none")
+    prompt = prompt_around(engine, Passages(shape).passages(512))
+    assert engine.compress(prompt).positions == 512 // 16 + AROUND
+    with pytest.raises(InputError, match="No question"):
+        prompt_around(engine, Passages(shape).passages(64), positions=1)
+
+
+def test_not_cached_encodes_every_time(shape):
+    engine = Refrag(shape)
+    prompt = prompt_around(engine, Passages(shape).passages(64))
+    work = not_cached(shape, [prompt], 1)
+    assert work()["encode"] > 0
+    assert work()["encode"] > 0
+
+
+def run(share):
+    return Run(seconds=1.0, cpu_share=share, peak=0, values={"ttft": share})
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept", "thrown", "disturbed"),
+    [
+        ([0.95], [0.95], 0, 0),
+        ([0.3, 0.95], [0.95], 1, 0),
+        ([0.3] * TRIES, [0.3], TRIES - 1, 1),
+    ],
+)
+def test_a_run_without_the_cores_is_thrown_away(monkeypatch, shares, kept, thrown, disturbed):
+    left = iter(shares)
+    monkeypatch.setattr(latency_clock, "timed", lambda work, threads: run(next(left)))
+    runs = Runs(threads=2)
+    runs.measure(dict)
+    assert [one.cpu_share for one in runs.kept] == kept
+    assert (runs.thrown_away, runs.disturbed) == (thrown, disturbed)
+
+
+def test_a_run_is_held_against_the_best_of_its_kind():
+    runs = Runs(threads=2, kept=[run(0.98)])
+    assert not runs.undisturbed(run(0.8))
+    assert runs.undisturbed(run(0.93))
+    assert Runs(threads=0, kept=[run(0.98)]).undisturbed(run(0.01))
+
+
+def test_peak_memory_is_seen():
+    def work():
+        return {"n": float(len(bytearray(64 << 20)))}
+
+    assert latency_clock.timed(work, 1).peak > 32 << 20
+
+
+def test_every_shape_names_an_encoder():
+    for shape in DECODERS.values():
+        assert shape.encoder in ENCODERS
+        assert shape.width % shape.heads == 0
+    assert set(PAPER) == {8, 16, 32}
+    with pytest.raises(InputError, match="expected one of smollm-135m"):
+        random_model("gpt-5", 16)
+    with pytest.raises(InputError, match="roberta-base"):
+        random_model("test", 16, encoder="none")
