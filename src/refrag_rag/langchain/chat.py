@@ -1,6 +1,5 @@
 """ChatRefrag: a LangChain chat model that reads marked documents as vectors."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,10 +17,11 @@ from refrag_rag.errors import InputError
 from refrag_rag.langchain.messages import as_prompt
 from refrag_rag.langchain.settings import GenerationSettings
 from refrag_rag.langchain.structured import parsed_json
-from refrag_rag.langchain.tool_calls import ChunkMaker, Tools, answer_message, chosen_tools
+from refrag_rag.langchain.tool_calls import ChunkMaker, answer_message, chosen_tools
 from refrag_rag.threads import read_in_thread
 
 if TYPE_CHECKING:
+    from refrag_rag.answer import Answer
     from refrag_rag.engine import Refrag
 
 AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
@@ -132,12 +132,8 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        tools: Tools = kwargs.pop("tools", None) or ()
-        arguments = self._arguments(stop, kwargs)
-        prompt = as_prompt(messages, is_chat_model=self.engine.is_chat_model)
-        answer = self.engine.generate(prompt, **arguments, **_offered(tools))
-        message = answer_message(answer, tools, self.model_name)
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        prompt, arguments = self._request(messages, stop, kwargs)
+        return self._result(self.engine.generate(prompt, **arguments), arguments)
 
     @override
     def _stream(
@@ -147,11 +143,9 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        tools: Tools = kwargs.pop("tools", None) or ()
-        arguments = self._arguments(stop, kwargs)
-        prompt = as_prompt(messages, is_chat_model=self.engine.is_chat_model)
-        maker = ChunkMaker(tools, self.model_name)
-        for delta in self.engine.stream(prompt, **arguments, **_offered(tools)):
+        prompt, arguments = self._request(messages, stop, kwargs)
+        maker = ChunkMaker(arguments.get("tools", ()), self.model_name)
+        for delta in self.engine.stream(prompt, **arguments):
             message = maker.chunk(delta)
             if message is None:
                 continue
@@ -168,7 +162,9 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await asyncio.to_thread(self._generate, messages, stop, **kwargs)
+        # Read piece by piece: a caller that is cancelled stops the thread at the next token.
+        results = [one async for one in read_in_thread(lambda: self._steps(messages, stop, kwargs))]
+        return next(result for result in results if result is not None)
 
     @override
     async def _astream(
@@ -183,6 +179,24 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
+    def _steps(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> Iterator[ChatResult | None]:
+        """Yield nothing at every step, and the result in the end."""
+        prompt, arguments = self._request(messages, stop, kwargs)
+        for delta in self.engine.stream(prompt, **arguments):
+            yield None if delta.answer is None else self._result(delta.answer, arguments)
 
-def _offered(tools: Tools) -> dict[str, Tools]:
-    return {"tools": tools} if tools else {}
+    def _request(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> tuple[str | list[dict[str, Any]], dict[str, Any]]:
+        """Return the engine's prompt and arguments."""
+        rest = {name: value for name, value in kwargs.items() if name != "tools"}
+        arguments = self._arguments(stop, rest)
+        if tools := kwargs.get("tools"):
+            arguments["tools"] = tools
+        return as_prompt(messages, is_chat_model=self.engine.is_chat_model), arguments
+
+    def _result(self, answer: "Answer", arguments: Mapping[str, Any]) -> ChatResult:
+        message = answer_message(answer, arguments.get("tools", ()), self.model_name)
+        return ChatResult(generations=[ChatGeneration(message=message)])
