@@ -10,13 +10,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "refrag_rag"
 # From the ground up; a module may import from its own floor and from those below it.
 FLOORS = (
     ("errors",),
+    ("extras",),
     ("config", "spans", "tokenization", "answer", "readings", "inspection", "tools", "rows"),
     ("chunking", "prompt", "adapter", "store", "policies", "chat_template"),
     ("projector", "windows"),
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),
     ("reuse", "decode", "lookup", "scoring", "threads"),
-    ("preparation",),
+    ("encoder_pool",),
+    ("preparation", "precompute"),
     ("engine",),
     ("extract",),
     ("training", "llama_index", "langchain"),

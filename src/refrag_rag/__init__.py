@@ -6,6 +6,7 @@ from refrag_rag.engine import Refrag
 from refrag_rag.errors import (
     CheckpointError,
     InputError,
+    MissingExtraError,
     PromptTooLongError,
     RefragError,
     StoreError,
@@ -21,6 +22,7 @@ __all__ = [
     "Counts",
     "Delta",
     "InputError",
+    "MissingExtraError",
     "PrecomputeReport",
     "PromptTooLongError",
     "Refrag",

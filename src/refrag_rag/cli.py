@@ -8,6 +8,7 @@ from pathlib import Path
 from refrag_rag import __version__
 from refrag_rag.errors import InputError, RefragError
 from refrag_rag.evaluation.latency_commands import add_commands as add_bench
+from refrag_rag.extras import RETRIEVAL, need
 from refrag_rag.store.commands import add_commands as add_store
 
 HOME = Path(".refrag")
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    need("demo", "refrag demo")
     from refrag_rag.demo.run import run_demo
 
     for line in run_demo(options.ask):
@@ -100,6 +102,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
+    need("demo", "refrag index")
     from refrag_rag.demo.library import CHUNKS, build_index, save_index
     from refrag_rag.engine import Refrag
 
@@ -110,6 +113,7 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _ask(options: argparse.Namespace) -> None:
+    need("demo", "refrag ask")
     from refrag_rag.demo.ask import Asker
     from refrag_rag.demo.library import CHUNKS, open_index
     from refrag_rag.engine import Refrag
@@ -125,6 +129,7 @@ def _ask(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    need("train", "refrag train")
     from refrag_rag.training.commands import main as train
 
     train([options.stage, *options.rest])
@@ -138,6 +143,7 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    need("demo", "refrag eval", RETRIEVAL)
     from refrag_rag.evaluation.run import evaluate
 
     for line in evaluate(
@@ -162,6 +168,7 @@ def _read_index(path: Path, metadata: str) -> Iterable[str]:
 
 
 def _policies(options: argparse.Namespace) -> None:
+    need("demo", "refrag policies", RETRIEVAL)
     from refrag_rag.evaluation.expansion import measure_policies
 
     for line in measure_policies(

@@ -21,5 +21,9 @@ class PromptTooLongError(RefragError):
     """A prompt that takes more positions than the decoder has."""
 
 
+class MissingExtraError(RefragError, ImportError):
+    """Something needs an optional dependency that is not installed."""
+
+
 class TrainingError(RefragError):
     """A training run that cannot go on; its last state is kept."""

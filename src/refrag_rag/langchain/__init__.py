@@ -15,6 +15,10 @@ Examples
 
 from typing import TYPE_CHECKING, Any
 
+from refrag_rag.extras import need
+
+need("langchain", "refrag_rag.langchain")
+
 from refrag_rag.langchain.chat import ChatRefrag
 from refrag_rag.langchain.documents import (
     RefragCompressor,

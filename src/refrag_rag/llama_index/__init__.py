@@ -11,6 +11,10 @@ Examples
 ... )
 """
 
+from refrag_rag.extras import need
+
+need("llama-index", "refrag_rag.llama_index")
+
 from refrag_rag.llama_index.events import RefragAnswerEvent, collect_answers
 from refrag_rag.llama_index.llm import RefragLLM
 from refrag_rag.llama_index.nodes import MetadataPlace, passage_text
