@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from refrag_rag.evaluation.store_commands import add_store
+
 
 def add_commands(commands: Any) -> None:
     """Add ``bench`` with its own commands to the parser of ``refrag``."""
@@ -28,6 +30,7 @@ def add_commands(commands: Any) -> None:
         help="for one context and batch size; then two rounds are enough (default: 180)",
     )  # fmt: skip
     latency.set_defaults(run=_latency)
+    add_store(kinds)
 
 
 def _model(parser: argparse.ArgumentParser) -> None:

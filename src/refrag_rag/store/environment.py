@@ -66,11 +66,15 @@ class Environment:
         Do not write.
     map_size
         First size of the memory map in bytes.
+    read_ahead
+        Whether the kernel reads ahead.
     """
 
-    def __init__(self, path: Path, *, read_only: bool, map_size: int) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool, map_size: int, read_ahead: bool = True
+    ) -> None:
         self.path, self.read_only, self.handles = path, read_only, 0
-        self._map_size = map_size
+        self._map_size, self._read_ahead = map_size, read_ahead
         self._gate = Gate()
         self._lock = os.open(path / IN_USE, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT)
         try:
@@ -171,6 +175,7 @@ class Environment:
             readonly=self.read_only,
             lock=True,
             max_readers=512,
+            readahead=self._read_ahead,
         )
         if not self.read_only:
             self.db.reader_check()  # a killed reader would keep old pages from being used again

@@ -42,6 +42,10 @@ class LMDBStore:
     vectors
         Format of the chunk embeddings that are put from now on: ``fp16``, ``fp32``, ``bf16`` or
         ``int8``. By default the one of their dtype. Entries in any format are read.
+    read_ahead
+        Whether the kernel reads ahead. Without it a store that is larger than the memory reads
+        random passages sooner, and a small one is slower at first. The first handle of a path in
+        a process decides.
 
     Raises
     ------
@@ -56,11 +60,12 @@ class LMDBStore:
         read_only: bool = False,
         map_size: int = FIRST_MAP,
         vectors: str | None = None,
+        read_ahead: bool = True,
     ) -> None:
         self.vectors = None if vectors is None else get_format(vectors).name
         self.path = Path(path).expanduser().resolve()
         self.read_only = read_only
-        self._map_size = map_size
+        self._map_size, self._read_ahead = map_size, read_ahead
         self._process = 0
         self._environment()
 
@@ -223,7 +228,12 @@ class LMDBStore:
         try:
             if not self.read_only:
                 self.path.mkdir(parents=True, exist_ok=True)
-            environment = Environment(self.path, read_only=self.read_only, map_size=self._map_size)
+            environment = Environment(
+                self.path,
+                read_only=self.read_only,
+                map_size=self._map_size,
+                read_ahead=self._read_ahead,
+            )
         except (OSError, lmdb.Error) as error:
             if new:
                 shutil.rmtree(self.path, ignore_errors=True)
