@@ -23,6 +23,7 @@ from refrag_rag.langchain.chat import ChatRefrag
 from refrag_rag.langchain.documents import (
     RefragCompressor,
     RefragIndexer,
+    forget_documents,
     precompute_documents,
     span_text,
     strip_documents,
@@ -37,6 +38,7 @@ __all__ = [
     "RefragCompressor",
     "RefragIndexer",
     "RefragLLM",
+    "forget_documents",
     "precompute_documents",
     "span_text",
     "strip_documents",
