@@ -12,7 +12,7 @@ from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION, Policy, budget, needs_of
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.spans import Span, split_spans
-from refrag_rag.tokenization import PromptTokenizer
+from refrag_rag.tokenization import PromptTokenizer, readable
 
 OnMiss = Literal["encode", "text"]
 
@@ -110,7 +110,7 @@ class Preparation:
                 around = 2 * (expanded + 1) if model.boundary else 0
                 ids += [model.pad_id] * (chunks + expanded * (model.config.k - 1) + around)
             else:
-                ids += model.tokenizer(piece, add_special_tokens=False).input_ids
+                ids += model.tokenizer(readable(piece), add_special_tokens=False).input_ids
         return ids
 
     def _asked(

@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.errors import CheckpointError
 
+_HALVES = re.compile("[\ud800-\udfff]")
+
 
 def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """The Rust tokenizer behind a Hugging Face tokenizer.
@@ -45,6 +47,14 @@ def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerB
     )
 
 
+def readable(text: str) -> str:
+    """Replace halves of characters, which no tokenizer reads, one for one.
+
+    They come from JSON and PDF files that were cut between the two halves.
+    """
+    return _HALVES.sub("\ufffd", text)
+
+
 class PlainTokenizer:
     """Tokenises text from documents. Control tokens cannot come out, whatever the text says.
 
@@ -69,7 +79,7 @@ class PlainTokenizer:
         Some vocabularies contain the names of control tokens as ordinary pieces; where one comes
         out, the text is cut in its middle and both halves are tokenised alone.
         """
-        encoding: Encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding: Encoding = self._tokenizer.encode(readable(text), add_special_tokens=False)
         ids, offsets = list(encoding.ids), list(encoding.offsets)
         for id_, (start, end) in zip(ids, offsets, strict=True):
             if id_ in self._control and end - start > 1:
@@ -112,7 +122,8 @@ class PromptTokenizer:
         """Tokenise once; runs of token ids alternate with indices into `slots`."""
         place = {self._slots[name]: index for index, name in enumerate(slots)}
         parts: list[list[int] | int] = [[]]
-        for id_ in self._tokenizer.encode(text, add_special_tokens=special_tokens).ids:
+        encoding = self._tokenizer.encode(readable(text), add_special_tokens=special_tokens)
+        for id_ in encoding.ids:
             if id_ in place:
                 parts += [place[id_], []]
             elif isinstance(parts[-1], list):
