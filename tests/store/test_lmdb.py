@@ -2,33 +2,14 @@
 
 import gc
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
 from refrag_rag import StoreError
 from refrag_rag.store import LMDBStore
+from tests.store.processes import Child
 from tests.store.test_stores import entry, same
-
-HEAD = """
-import sys
-from refrag_rag.store import LMDBStore
-from tests.store.test_stores import entry
-"""
-
-
-def child(code, *arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-c", HEAD + code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
-        text=True,
-        **options,
-    )
 
 
 def test_two_handles_of_one_path_share_an_environment(tmp_path):
@@ -43,12 +24,12 @@ def test_two_handles_of_one_path_share_an_environment(tmp_path):
 def test_another_process_reads_what_was_written(tmp_path):
     with LMDBStore(tmp_path) as store:
         store.put("a", {"x": entry(seed=4)})
-        reader = child(
-            "s = LMDBStore(sys.argv[1], read_only=True)\n"
-            "print(s.get('a', ['x'])[0].to_bytes() == entry(seed=4).to_bytes())",
-            tmp_path,
-        )
-        assert reader.communicate()[0].strip() == "True"
+
+        def read(say):
+            with LMDBStore(tmp_path, read_only=True) as mine:
+                say(same(mine.get("a", ["x"])[0], entry(seed=4)))
+
+        assert Child(read).wait() == [True]
 
 
 def test_a_forked_child_opens_anew(tmp_path):
@@ -78,44 +59,25 @@ def test_arrays_survive_later_writes(tmp_path):
         np.testing.assert_array_equal(got.embeddings, before)
 
 
-def test_a_killed_writer_leaves_all_or_nothing(tmp_path):
-    LMDBStore(tmp_path).close()
-    writer = child(
-        "s = LMDBStore(sys.argv[1]); n = 0\n"
-        "while True:\n"
-        "    s.put('a', {f'{n}-{i}': entry(chunks=40, seed=i) for i in range(20)}); n += 1\n"
-        "    print(n, flush=True)",
-        tmp_path,
-    )
-    for _ in range(3):
-        writer.stdout.readline()
-    time.sleep(0.01)
-    writer.send_signal(signal.SIGKILL)
-    writer.communicate()
-    with LMDBStore(tmp_path) as store:
-        keys = list(store.keys("a"))
-        groups = {}
-        for key in keys:
-            groups.setdefault(key.split("-")[0], []).append(key)
-        assert len(groups) >= 3
-        assert all(len(group) == 20 for group in groups.values())
-        assert all(found is not None for found in store.get("a", keys))
-
-
 def test_the_map_grows_by_itself_also_for_other_processes(tmp_path):
     with LMDBStore(tmp_path, map_size=1 << 18) as store:
         store.put("a", {"first": entry()})
-        reader = child(
-            "s = LMDBStore(sys.argv[1], map_size=1 << 18); s.get('a', ['first'])\n"
-            "print('open', flush=True); sys.stdin.readline()\n"
-            "print(len([e for e in s.get('a', [f'k{i}' for i in range(60)]) if e]))",
-            tmp_path,
-        )
-        assert reader.stdout.readline().strip() == "open"
+        waiting, go = os.pipe()
+
+        def read(say):
+            with LMDBStore(tmp_path, map_size=1 << 18) as mine:
+                mine.get("a", ["first"])
+                say(0)
+                os.read(waiting, 1)
+                say(sum(one is not None for one in mine.get("a", [f"k{i}" for i in range(60)])))
+
+        reader = Child(read)
+        assert reader.first() == b"0\n"
         for i in range(60):
             store.put("a", {f"k{i}": entry(chunks=64, width=256, seed=i)})
         assert (tmp_path / "data.mdb").stat().st_size > 1 << 18
-        assert reader.communicate("go\n")[0].strip() == "60"
+        os.write(go, b"!")
+        assert reader.wait() == [60]
 
 
 def test_one_put_larger_than_the_map(tmp_path):
@@ -142,13 +104,19 @@ def test_compaction_removes_deleted_bytes(tmp_path):
 def test_compaction_refuses_while_another_process_has_it_open(tmp_path):
     with LMDBStore(tmp_path) as store:
         store.put("a", {"x": entry()})
-        other = child(
-            "s = LMDBStore(sys.argv[1]); print('open', flush=True); sys.stdin.readline()", tmp_path
-        )
-        assert other.stdout.readline().strip() == "open"
+        waiting, go = os.pipe()
+
+        def hold(say):
+            with LMDBStore(tmp_path):
+                say(0)
+                os.read(waiting, 1)
+
+        other = Child(hold)
+        other.first()
         with pytest.raises(StoreError, match="another process"):
             store.compact()
-        other.communicate("\n")
+        os.write(go, b"!")
+        other.wait()
         store.compact()
         assert same(store.get("a", ["x"])[0], entry())
 
