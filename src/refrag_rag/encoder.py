@@ -56,8 +56,19 @@ class ChunkEncoder(nn.Module):
             )
 
     @torch.inference_mode()
-    def encode(self, passages: Sequence[ChunkedPassage], *, batch_size: int = 64) -> list[Tensor]:
+    def encode(
+        self,
+        passages: Sequence[ChunkedPassage],
+        *,
+        batch_size: int = 64,
+        windows: Sequence[Sequence[Window]] | None = None,
+    ) -> list[Tensor]:
         """Embed all chunks of passages; batches are sorted by length.
+
+        Parameters
+        ----------
+        windows
+            What `windows` gives for each passage, if that is at hand.
 
         Returns
         -------
@@ -69,7 +80,8 @@ class ChunkEncoder(nn.Module):
         InputError
             If one chunk alone is longer than the encoder's window.
         """
-        windows = [list(self.windows(passage)) for passage in passages]
+        if windows is None:
+            windows = [list(self.windows(passage)) for passage in passages]
         flat = [(p, w) for p, group in enumerate(windows) for w in range(len(group))]
         flat.sort(key=lambda place: len(windows[place[0]][place[1]].ids))
         results: dict[tuple[int, int], Tensor] = {}
@@ -134,10 +146,11 @@ class ChunkEncoder(nn.Module):
 
 
 def _mean(states: Tensor, window: Window) -> Tensor:
+    rows = [row for row, share in enumerate(window.shares) for _ in share]
+    places = [place for share in window.shares for place, _ in share]
+    values = [weight for share in window.shares for _, weight in share]
     weights = torch.zeros(len(window.shares), states.shape[0], dtype=states.dtype)
-    for row, share in enumerate(window.shares):
-        for place, weight in share:
-            weights[row, place] = weight
+    weights[rows, places] = torch.tensor(values, dtype=states.dtype)
     return weights.to(states.device) @ states  # (chunks, encoder_width)
 
 

@@ -5,8 +5,6 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from refrag_rag.answer import Answer, Counts, Delta, PrecomputeReport, Timings
 from refrag_rag.assembly import Prompt
 from refrag_rag.chat_template import Tool, takes_tools
@@ -15,6 +13,7 @@ from refrag_rag.errors import InputError
 from refrag_rag.lookup import PassageLookup, VectorType
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import Policy, budget, get_policy, needs_of
+from refrag_rag.precompute import Precompute
 from refrag_rag.preparation import Laps, OnMiss, Preparation
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.reuse import PromptCache
@@ -24,8 +23,6 @@ from refrag_rag.spans import neutralise
 from refrag_rag.stopping import AnswerText
 from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
 from refrag_rag.tools import TOOL_MARKERS
-
-PASSAGES_AT_ONCE = 256  # precompute writes to the store after so many
 
 
 class Refrag:
@@ -161,11 +158,18 @@ class Refrag:
         return self._lookup.namespace
 
     def precompute(
-        self, texts: Iterable[str], *, batch_size: int = 64, progress: bool = False
+        self,
+        texts: Iterable[str],
+        *,
+        batch_size: int = 64,
+        workers: int = 1,
+        progress: bool = False,
     ) -> PrecomputeReport:
         """Encode passages that the store has not, and keep them. Calling again costs nothing.
 
         Scores that the engine was built with, and those of its policy, are computed and kept too.
+        What is encoded is kept in groups: a run that was killed goes on from there when it is
+        called again.
 
         Parameters
         ----------
@@ -173,30 +177,24 @@ class Refrag:
             Passages, as they will stand in spans.
         batch_size
             Encoder windows at once.
+        workers
+            Processes that encode, on CPUs. Each imports the script that runs, which needs the
+            guard ``if __name__ == "__main__":``.
         progress
-            Show a bar.
+            Show a bar with passages per second and an estimate.
 
         Raises
         ------
         StoreError
             If there is something to keep and the store cannot be written.
+        InputError
+            If an argument cannot be used.
         """
         needs = self.scores | (needs_of(self.policy) & set(SCORERS))
-        started = time.perf_counter()
-        passages = list(dict.fromkeys(t for t in map(neutralise, texts) if t.strip()))
-        hits = encoded = chunks = 0
-        with tqdm(total=len(passages), unit="passage", disable=not progress) as bar:
-            for start in range(0, len(passages), PASSAGES_AT_ONCE):
-                part = passages[start : start + PASSAGES_AT_ONCE]
-                found = self._lookup.find(
-                    part, encode=True, needs=needs, batch_size=batch_size, must_keep=True
-                )
-                hits += sum(item.hit for item in found.values())
-                encoded += sum(not item.hit for item in found.values())
-                chunks += sum(len(item.entry.chunk_lengths) for item in found.values())
-                bar.update(len(part))
-        seconds = time.perf_counter() - started
-        return PrecomputeReport(len(passages), chunks, encoded, hits, seconds)
+        run = Precompute(
+            self.model, self._lookup, needs=needs, batch_size=batch_size, workers=workers
+        )
+        return run.run(texts, progress=progress)
 
     def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
         """Remove passages from the store, such as those of deleted documents.

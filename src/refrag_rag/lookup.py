@@ -192,6 +192,39 @@ class PassageLookup:
             return found
         return {text: replace(one, needed=names) for text, one in found.items()}
 
+    def known(
+        self, texts: Sequence[str], *, needs: Collection[str] = ()
+    ) -> tuple[dict[str, int], list[str]]:
+        """Passages that the store has, with how many chunks; and those that lack a needed score."""
+        names = {self._stored_name(name) for name in needs}
+        keys = [passage_key(text) for text in texts]
+        entries = read_rows(self._store, self.namespace, keys, self._buffers.allocate)
+        found = {text: e for text, e in zip(texts, entries, strict=True) if e is not None}
+        lacking = [t for t, entry in found.items() if names and names - entry.scores.keys()]
+        return {text: len(entry.embeddings) for text, entry in found.items()}, lacking
+
+    def add(
+        self,
+        passages: Sequence[ChunkedPassage],
+        embeddings: Sequence[NDArray[Any]],
+        *,
+        needs: Collection[str] = (),
+    ) -> None:
+        """Keep passages that were encoded elsewhere, with the scores that are needed.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be written.
+        """
+        made = {
+            passage.text: Found(passage.text, _entry(passage, array.astype(self._dtype)), hit=False)
+            for passage, array in zip(passages, embeddings, strict=True)
+        }
+        for name in needs:
+            made |= self._score(list(made.values()), name)
+        self._keep(made, must_keep=True)
+
     def embed(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Chunk embeddings of texts that are not kept, such as questions.
 
