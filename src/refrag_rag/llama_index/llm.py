@@ -1,8 +1,8 @@
 """RefragLLM: a LlamaIndex LLM that reads marked passages as vectors."""
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_chat_prompt
 from llama_index.core.base.llms.types import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from refrag_rag.engine import Refrag
 
 Prompt = str | list[dict[str, Any]]
+Response = TypeVar("Response", CompletionResponse, ChatResponse)
 
 
 class RefragLLM(EngineOwner, FunctionCallingLLM):
@@ -133,8 +134,8 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
-        """Answer a prompt, in a thread."""
-        return await asyncio.to_thread(self._complete, prompt, formatted, kwargs)
+        """Answer a prompt, in a thread that stops when nobody waits for it."""
+        return await _last(read_in_thread(lambda: self._stream_complete(prompt, formatted, kwargs)))
 
     @llm_completion_callback()
     async def astream_complete(
@@ -145,8 +146,8 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Answer a conversation, in a thread."""
-        return await asyncio.to_thread(self._chat, messages, kwargs)
+        """Answer a conversation, in a thread that stops when nobody waits for it."""
+        return await _last(read_in_thread(lambda: self._stream_chat(messages, kwargs)))
 
     @llm_chat_callback()
     async def astream_chat(
@@ -271,3 +272,10 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         if self._uses_template:
             return plain
         return str((self.messages_to_prompt or generic_chat_prompt)(messages))
+
+
+async def _last(responses: AsyncGenerator[Response, None]) -> Response:
+    """Read a stream to its end; its last response, which holds everything, is the answer."""
+    async with aclosing(responses):
+        found = [response async for response in responses]
+    return found[-1].model_copy(update={"delta": None})
