@@ -6,10 +6,16 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
+
+import figures
 
 from refrag_rag.cli import build_parser
+from refrag_rag.errors import RefragError
 from refrag_rag.evaluation.expansion import markdown as policy_tables
 from refrag_rag.evaluation.quality import markdown
+from refrag_rag.training.commands import SERVING, STAGES
+from refrag_rag.training.commands import main as train
 
 DOCS = Path(__file__).parent
 CARD = DOCS.parent / "src/refrag_rag/models/tiny/README.md"
@@ -18,19 +24,62 @@ POLICIES = DOCS / "results" / "policies.json"
 MODES = DOCS / "results" / "modes.json"
 
 
-def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
-    yield parser.prog, parser.format_help()
+def cli_page() -> str:
+    """All commands, from the parsers themselves: the same on every Python and terminal."""
+    page = "# Command line\n\nMade by `make docs` from the commands' own parsers.\n"
+    for command in (*commands(build_parser()), *training_commands()):
+        page += f"\n## {command.prog}\n\n{_about(command)}\n\n{_arguments(command)}"
+    return page
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and all below it."""
+    yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield command.prog, command.format_help()
+            helps = {choice.dest: choice.help for choice in action._choices_actions}
+            for name, command in action.choices.items():
+                command.description = command.description or helps.get(name)
+                yield from commands(command)
 
 
-def cli_page() -> str:
-    page = "# Command line\n\nMade by `make docs`.\n"
-    for name, text in commands(build_parser()):
-        page += f"\n## {name}\n\n```text\n{text.rstrip()}\n```\n"
-    return page
+def training_commands() -> Iterator[argparse.ArgumentParser]:
+    """The commands below `refrag train` make their parsers when they run: stop them there."""
+
+    class Parsed(Exception):
+        pass
+
+    def stop(parser: argparse.ArgumentParser, *_: object) -> None:
+        raise Parsed(parser)
+
+    for name in (*STAGES, *SERVING):
+        try:
+            with patch.object(argparse.ArgumentParser, "parse_args", stop):
+                train([name])
+        except Parsed as found:
+            parser = found.args[0]
+            parser.prog = f"refrag train {name}"
+            yield parser
+        except RefragError:  # it has no options of its own
+            continue
+
+
+def _about(command: argparse.ArgumentParser) -> str:
+    text = " ".join((command.description or "").split())
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _arguments(command: argparse.ArgumentParser) -> str:
+    rows = []
+    for action in command._actions:
+        if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
+            continue
+        names = ", ".join(f"`{name}`" for name in action.option_strings)
+        value = action.metavar or (action.dest.upper() if names else action.dest)
+        takes = "" if names and action.nargs == 0 else f" `{value}`"
+        text = (action.help or "").replace("|", "\\|")
+        rows.append(f"| {(names + takes).strip()} | {text} |\n")
+    return "| argument | meaning |\n|---|---|\n" + "".join(rows) if rows else ""
 
 
 def tables() -> str:
@@ -109,6 +158,20 @@ def modes() -> str:
     return "\n".join(f"## {name}\n\n{rows}" for name, rows in parts.items())
 
 
+def site(folder: Path) -> None:
+    """Build the pages as HTML; a warning is an error.
+
+    Raises
+    ------
+    SystemExit
+        If a page, a link or a name of the API reference is missing.
+    """
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    build(load_config(str(DOCS.parent / "mkdocs.yml"), site_dir=str(folder)))
+
+
 if __name__ == "__main__":
     insert(DOCS / "modes.md", modes())
     insert(DOCS / "models.md", architectures())
@@ -118,3 +181,5 @@ if __name__ == "__main__":
     if FIGURES.exists():
         for path in (CARD, DOCS / "results.md"):
             insert(path, tables())
+    figures.write(DOCS / "figures")
+    site(DOCS.parent / "site")

@@ -1,18 +1,34 @@
-"""The examples run as they stand."""
+"""The examples run as they stand, and the notebooks show what they say."""
 
+import ast
+import difflib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+
+from examples.execute import execute, faults
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = ("langchain_rag.py", "llama_index_rag.py")
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+SLOW = ("train_your_own",)  # three training stages
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_example_runs_and_prints_an_answer(path, tmp_path):
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_example_runs_and_prints_an_answer(name, tmp_path):
     run = subprocess.run(
-        [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.strip()
@@ -21,3 +37,68 @@ def test_example_runs_and_prints_an_answer(path, tmp_path):
 def test_the_training_script_is_valid_bash():
     script = EXAMPLES / "train_tiny.sh"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+        for path in NOTEBOOKS
+    ],
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_a_notebook_runs(path, tmp_path):
+    done = execute(path, tmp_path)
+    assert faults(done) == []
+    code = [cell for cell in done.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+
+
+@each_notebook
+def test_a_notebook_is_kept_with_its_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert faults(notebook) == []
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert any(cell.outputs for cell in code)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"output_type": "error", "ename": "E", "evalue": "", "traceback": []},
+        {"output_type": "stream", "name": "stderr", "text": "UserWarning: this"},
+        {"output_type": "stream", "name": "stdout", "text": "see /home/me/model"},
+        {
+            "output_type": "display_data",
+            "metadata": {},
+            "data": {"text/plain": "PosixPath('/tmp/x')"},
+        },
+    ],
+)
+def test_faults_are_found(output):
+    cell = nbformat.v4.new_code_cell()
+    cell.outputs = [nbformat.from_dict(output)]
+    assert faults(nbformat.v4.new_notebook(cells=[cell]))
+
+
+def tagged(name, tag):
+    """Lines of the cell with a tag, without comments."""
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+    ast.parse(cell.source)
+    return [re.sub(r"\s*#.*", "", line) for line in cell.source.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstart_llama_index", "quickstart_langchain", "add_to_an_existing_chain"]
+)
+def test_three_lines_make_the_difference(name):
+    before, after = tagged(name, "without"), tagged(name, "with")
+    assert not any(line.lstrip().startswith(("import", "from")) for line in (*before, *after))
+    new = [line for line in difflib.ndiff(before, after) if line.startswith("+ ")]
+    assert 0 < len(new) <= 3, new
+    for line in new:
+        assert re.search(r"Refrag\w*\(", line), line
