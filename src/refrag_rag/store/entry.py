@@ -116,18 +116,23 @@ class StoredEntry(PassageEntry):
     """
 
     @classmethod
-    def over(cls, embeddings: Vectors, start: bytes, header: Header) -> "StoredEntry":
-        """Take the rows, and the entry's bytes up to its chunk embeddings."""
+    def over(cls, rows: Vectors, first: int, start: bytes, header: Header) -> "StoredEntry":
+        """Take the rows from `first` on, and the entry's bytes up to its chunk embeddings."""
         made = object.__new__(cls)
-        made.__dict__.update(embeddings=embeddings, _start=start, _header=header)
+        made.__dict__["_parts"] = rows, first, start, header
         return made
 
     def __getattr__(self, name: str) -> Any:
-        """Read the small arrays."""
-        if name not in SmallArrays._fields:
+        """Read what is asked for, with what is beside it."""
+        own = self.__dict__
+        if name == "embeddings":
+            rows, first, _, header = own["_parts"]
+            own[name] = rows[first : first + header.chunks]
+        elif name in SmallArrays._fields:
+            own.update(read_small(*own["_parts"][2:])._asdict())
+        else:
             raise AttributeError(name)
-        self.__dict__.update(read_small(self._start, self._header)._asdict())
-        return self.__dict__[name]
+        return own[name]
 
 
 def _from_safetensors(data: bytes) -> PassageEntry:

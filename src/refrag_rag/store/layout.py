@@ -88,7 +88,7 @@ class Pieces(NamedTuple):
 
 def is_entry(data: Buffer) -> bool:
     """Whether the bytes claim to be an entry in this layout."""
-    return bytes(data[: len(MAGIC)]) == MAGIC
+    return data[: len(MAGIC)] == MAGIC
 
 
 def damaged(reason: str) -> StoreError:
@@ -147,8 +147,8 @@ def read_header(data: Buffer) -> Header:
     if format is None:
         raise StoreError(f"An entry in format {name!r}; expected one of {', '.join(FORMATS)}.")
     fine = ids in UNSIGNED and lengths in UNSIGNED and ends in UNSIGNED
-    least = tokens * ids + chunks * (lengths + ends)
-    if not fine or payload != format.size(chunks, width) or small < least:
+    enough = tokens * ids + chunks * (lengths + ends) <= small
+    if not (fine and enough and payload == format.size(chunks, width)):
         raise damaged("sizes that do not fit together")
     return Header(ids, lengths, ends, format, chunks, width, tokens, small, payload, crc)
 
