@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from refrag_rag.inspection import Inspection, fragment
 from refrag_rag.readings import SpanReading
 
 FinishReason = Literal["stop", "length"]
@@ -80,6 +81,17 @@ class Timings:
     decode_s: float
     total_s: float
 
+    def parts(self) -> tuple[tuple[str, float], ...]:
+        """Parts of the total with their seconds, one after the other."""
+        prefill = self.ttft_s - self.lookup_s - self.encode_s - self.assemble_s
+        return (
+            ("look-up", self.lookup_s),
+            ("encode", self.encode_s),
+            ("lay out", self.assemble_s),
+            ("prefill", max(0.0, prefill)),
+            ("decode", self.decode_s),
+        )
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -111,6 +123,21 @@ class Answer:
         """Counts, timings and finish reason, flat, in types that JSON knows."""
         timings = {name: round(value, 6) for name, value in asdict(self.timings).items()}
         return {"finish_reason": self.finish_reason, **self.counts.flat(), **timings}
+
+    def inspection(self) -> Inspection:
+        """What `refrag_rag.inspection.render` shows."""
+        return Inspection(
+            question=self.question,
+            readings=self.readings,
+            positions=self.counts.positions,
+            plain_positions=self.counts.plain_positions,
+            answer=self.text,
+            seconds=self.timings.parts(),
+        )
+
+    def _repr_html_(self) -> str:
+        """For Jupyter."""
+        return fragment(self.inspection())
 
 
 @dataclass(frozen=True)

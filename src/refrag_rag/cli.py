@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refrag_rag import __version__
 from refrag_rag.errors import InputError, RefragError
@@ -11,7 +12,11 @@ from refrag_rag.evaluation.latency_commands import add_commands as add_bench
 from refrag_rag.extras import RETRIEVAL, need
 from refrag_rag.store.commands import add_commands as add_store
 
+if TYPE_CHECKING:
+    from refrag_rag.demo.ask import Reading
+
 HOME = Path(".refrag")
+PAGE = Path("refrag.html")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,17 +34,18 @@ def build_parser() -> argparse.ArgumentParser:
     index.set_defaults(run=_index)
 
     ask = commands.add_parser("ask", help="ask the folder that was indexed")
-    ask.add_argument("question")
-    ask.add_argument("--top-k", type=int, default=8, help="passages to retrieve (default: 8)")
-    reading = ask.add_mutually_exclusive_group()
-    reading.add_argument("--full-text", action="store_true", help="read the passages as plain text")
-    reading.add_argument(
-        "--policy", help="which chunks stay text: exact, exact+lexical ... (default: lexical)"
-    )
-    ask.add_argument("-p", "--budget", type=float, help="largest fraction of chunks that stay text")
     ask.add_argument("--show", action="store_true", help="print the counts of the answer")
     ask.set_defaults(run=_ask)
-    for command in (index, ask):
+
+    inspect = commands.add_parser("inspect", help="ask, and write what the decoder read as HTML")
+    inspect.add_argument(
+        "--out", type=Path, default=PAGE, metavar="FILE.html",
+        help=f"where to write the page (default: {PAGE})",
+    )  # fmt: skip
+    inspect.set_defaults(run=_inspect)
+    for command in (ask, inspect):
+        _question_arguments(command)
+    for command in (index, ask, inspect):
         command.add_argument("--model", default="tiny", help="embedded name, folder or hub id")
         command.add_argument(
             "--home", type=Path, default=HOME, help="where index and embeddings are kept"
@@ -82,6 +88,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _question_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("question")
+    command.add_argument("--top-k", type=int, default=8, help="passages to retrieve (default: 8)")
+    reading = command.add_mutually_exclusive_group()
+    reading.add_argument("--full-text", action="store_true", help="read the passages as plain text")
+    reading.add_argument(
+        "--policy", help="which chunks stay text: exact, exact+lexical ... (default: lexical)"
+    )
+    command.add_argument(
+        "-p", "--budget", type=float, help="largest fraction of chunks that stay text"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of our own end with a message and status 1."""
     options = build_parser().parse_args(arguments)
@@ -114,6 +133,24 @@ def _index(options: argparse.Namespace) -> None:
 
 def _ask(options: argparse.Namespace) -> None:
     need("demo", "refrag ask")
+    reading = _read(options)
+    print(reading.text)
+    if options.show:
+        print("\n".join(f"{name}: {value}" for name, value in reading.counts.items()))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    need("demo", "refrag inspect")
+    from refrag_rag.inspection import render
+
+    if not options.out.parent.is_dir():
+        raise InputError(f"{options.out} lies in no folder; expected one that exists.")
+    reading = _read(options)
+    options.out.write_text(render(reading.answer, title=options.question), encoding="utf-8")
+    print(f"{reading.text}\n{options.out}")
+
+
+def _read(options: argparse.Namespace) -> "Reading":
     from refrag_rag.demo.ask import Asker
     from refrag_rag.demo.library import CHUNKS, open_index
     from refrag_rag.engine import Refrag
@@ -122,10 +159,7 @@ def _ask(options: argparse.Namespace) -> None:
     engine = Refrag.load(options.model, store=options.home / CHUNKS)
     policy = "all" if options.full_text else options.policy
     asker = Asker(index, engine, top_k=options.top_k, policy=policy, p=options.budget)
-    reading = asker.ask(options.question)
-    print(reading.text)
-    if options.show:
-        print("\n".join(f"{name}: {value}" for name, value in reading.counts.items()))
+    return asker.ask(options.question)
 
 
 def _train(options: argparse.Namespace) -> None:

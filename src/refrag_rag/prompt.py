@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from refrag_rag.inspection import Inspection, fragment
 from refrag_rag.readings import SpanReading
 
 TextRole = Literal["prompt", "expanded", "boundary"]
@@ -147,6 +148,14 @@ class CompressedPrompt:
     def embeddings(self) -> list[NDArray[np.floating]]:
         """The chunk embeddings in reading order, one (V, D_enc) array a run."""
         return [s.embeddings for s in self.segments if isinstance(s, VectorSegment)]
+
+    def inspection(self) -> Inspection:
+        """What `refrag_rag.inspection.render` shows."""
+        return Inspection(self.question, self.readings, self.positions, self.plain_positions)
+
+    def _repr_html_(self) -> str:
+        """For Jupyter."""
+        return fragment(self.inspection())
 
     def __str__(self) -> str:
         """Render for people: text as it is, each vector as ``<chunk text>``."""
