@@ -92,7 +92,7 @@ def test_an_answer_says_how_each_span_was_read(engine, policy):
     assert ["".join(reading.texts()) for reading in answer.readings] == PASSAGES
     assert [reading.retrieval for reading in answer.readings] == [0.5, 0.5]
     assert sum(int(r.expanded.sum()) for r in answer.readings) == answer.counts.expanded
-    assert expected_chunks(prompt) == expected_chunks(answer) or policy == "random"
+    assert expected_chunks(prompt) == expected_chunks(answer)
     assert [r.scores is not None for r in answer.readings] == [
         policy in ("lexical", "retrieval")
     ] * 2
@@ -128,7 +128,7 @@ def test_ranks_stretch_over_all_passages_and_leave_out_what_has_no_score():
 def test_the_parts_of_the_time_make_up_the_whole(engine):
     timings = answered(engine).timings
     assert sum(seconds for _, seconds in timings.parts()) == pytest.approx(
-        timings.total_s, rel=0.05
+        timings.total_s, rel=1e-3
     )
 
 
@@ -161,9 +161,8 @@ def test_nothing_of_a_document_becomes_markup(evil):
     page = render(evil)
     found = Elements(page)
     assert found.chunks == expected_chunks(evil)
-    assert not set(found.names) & {"script", "img", "svg", "iframe", "br"}
+    assert not set(found.names) & {"script", "img", "svg", "iframe"}
     assert found.foreign == []
-    assert "//" not in re.sub(r"<[pm][^>]*>.*?</p>", "", page.split("</style>")[0])
 
 
 def test_the_page_fetches_nothing(engine):
