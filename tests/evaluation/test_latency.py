@@ -157,3 +157,36 @@ def test_every_shape_names_an_encoder():
         random_model("gpt-5", 16)
     with pytest.raises(InputError, match="roberta-base"):
         random_model("test", 16, encoder="none")
+
+
+def test_precompute_is_held_against_a_bare_loop(tmp_path, capsys):
+    path = tmp_path / "precompute.json"
+    arguments = "bench precompute --model test --passages 20 --rounds 2 --batch-size 8"
+    assert main([*arguments.split(), "--json", str(path)]) == 0
+    found = json.loads(path.read_text("utf-8"))
+    assert found["ours"]["encoded"] == {"median": 20.0, "low": 20.0, "high": 20.0}
+    assert found["share_of_bare"] == pytest.approx(
+        found["bare"]["seconds"]["median"] / found["ours"]["seconds"]["median"]
+    )
+    assert f"reaches {found['share_of_bare']:.0%}" in capsys.readouterr().out
+
+
+def test_both_frameworks_end_to_end_with_their_stages(tmp_path, capsys):
+    path = tmp_path / "frameworks.json"
+    arguments = "bench frameworks --model test --passages 3 --rounds 2 --tokens 2"
+    assert main([*arguments.split(), "--json", str(path)]) == 0
+    chains = json.loads(path.read_text("utf-8"))["chains"]
+    assert set(chains) == {"LlamaIndex", "LangChain"}
+    for chain in chains.values():
+        assert chain["cache_hits"] == 3
+        assert chain["positions"] < chain["plain_positions"] / 2
+        ours = chain["ours"]
+        parts = [ours[stage]["median"] for stage in (
+            "framework", "spans and tokenizer", "store", "layout", "inputs", "projector", "prefill"
+        )]  # fmt: skip
+        assert min(parts) >= 0
+        assert ours["decode"]["low"] > 0
+        assert sum(parts) <= ours["ttft"]["high"] * 1.5
+        assert chain["plain"]["projector"]["high"] == 0
+    assert path.with_suffix(".png").exists()
+    assert "| LangChain |" in capsys.readouterr().out

@@ -30,6 +30,33 @@ def add_commands(commands: Any) -> None:
         help="for one context and batch size; then two rounds are enough (default: 180)",
     )  # fmt: skip
     latency.set_defaults(run=_latency)
+
+    frameworks = kinds.add_parser(
+        "frameworks", help="LlamaIndex and LangChain chains end to end, and where the time goes"
+    )
+    frameworks.add_argument("--model", default="smollm-135m", help="a shape")
+    frameworks.add_argument("--k", type=int, default=16, help="tokens of a chunk (default: 16)")
+    frameworks.add_argument("--passages", type=int, default=80, help="of 256 tokens (default: 80)")
+    frameworks.add_argument("--tokens", type=int, default=1, help="of each answer (default: 1)")
+    frameworks.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    frameworks.add_argument(
+        "--plain-rounds", type=int, default=1, help="of the chains without us (default: 1)"
+    )
+    frameworks.add_argument("--device", default="cpu", help="(default: cpu)")
+    frameworks.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    frameworks.set_defaults(run=_frameworks)
+
+    precompute = kinds.add_parser(
+        "precompute", help="encoding passages, against a bare loop of the encoder"
+    )
+    precompute.add_argument("--model", default="smollm-135m", help="a shape, or a checkpoint")
+    precompute.add_argument("--passages", type=int, default=512, help="(default: 512)")
+    precompute.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    precompute.add_argument("--batch-size", type=int, default=64, help="windows (default: 64)")
+    precompute.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    precompute.add_argument("--device", default="cpu", help="(default: cpu)")
+    precompute.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    precompute.set_defaults(run=_precompute)
     add_store(kinds)
 
 
@@ -65,3 +92,36 @@ def _latency(options: argparse.Namespace) -> None:
     for line in measure_latency(settings, options.json):
         print(line, flush=True)
     plot(json.loads(options.json.read_text(encoding="utf-8")), options.json.with_suffix(".png"))
+
+
+def _frameworks(options: argparse.Namespace) -> None:
+    # The chains are built with frameworks, which the library below imports nowhere.
+    from importlib import import_module
+
+    measure = import_module("refrag_rag.demo.latency").measure_frameworks
+    for line in measure(
+        options.model,
+        options.json,
+        k=options.k,
+        passages=options.passages,
+        tokens=options.tokens,
+        rounds=options.rounds,
+        plain_rounds=options.plain_rounds,
+        device=options.device,
+    ):
+        print(line, flush=True)
+
+
+def _precompute(options: argparse.Namespace) -> None:
+    from refrag_rag.evaluation.latency_precompute import measure_precompute
+
+    for line in measure_precompute(
+        options.model,
+        options.json,
+        passages=options.passages,
+        rounds=options.rounds,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=options.device,
+    ):
+        print(line, flush=True)
