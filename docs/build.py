@@ -127,10 +127,36 @@ def policies() -> str:
     return "\n".join(lines) + "\n"
 
 
-def insert(path: Path, text: str) -> None:
+def speed() -> None:
+    """Tables of the benchmarks that were run, each from its own file."""
+    from refrag_rag.demo.latency import frameworks_table
+    from refrag_rag.evaluation.latency_chat import chat_table
+    from refrag_rag.evaluation.latency_precompute import precompute_table
+    from refrag_rag.evaluation.latency_tables import markdown as latency_tables
+
+    pictures = {"latency": "Speed-ups over the context", "frameworks": "Where the time goes"}
+    tables = {
+        "latency": latency_tables,
+        "frameworks": frameworks_table,
+        "chat": chat_table,
+        "precompute": precompute_table,
+    }
+    for name, table in tables.items():
+        path = DOCS / "results" / f"{name}.json"
+        if path.exists():
+            text = table(json.loads(path.read_text("utf-8")))
+            if name in pictures:
+                text += f"\n![{pictures[name]}](results/{name}.png)\n"
+            insert(DOCS / "speed.md", text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
+
+
+def insert(
+    path: Path, text: str, marks: tuple[str, str] = ("<!-- figures -->", "<!-- end -->")
+) -> None:
     """Replace what stands between the two marks of a page."""
     page = path.read_text("utf-8")
-    marked = re.compile(r"(<!-- figures -->\n).*(<!-- end -->)", re.DOTALL)
+    first, last = map(re.escape, marks)
+    marked = re.compile(rf"({first}\n).*({last})", re.DOTALL)
     path.write_text(marked.sub(lambda m: m[1] + text + m[2], page), encoding="utf-8")
 
 
@@ -181,5 +207,6 @@ if __name__ == "__main__":
     if FIGURES.exists():
         for path in (CARD, DOCS / "results.md"):
             insert(path, tables())
+    speed()
     figures.write(DOCS / "figures")
     site(DOCS.parent / "site")

@@ -31,6 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     index = commands.add_parser("index", help="index a folder and precompute chunk embeddings")
     index.add_argument("folder", type=Path)
+    index.add_argument(
+        "--workers", type=int, default=1, help="processes that encode, on CPUs (default: 1)"
+    )
     index.set_defaults(run=_index)
 
     ask = commands.add_parser("ask", help="ask the folder that was indexed")
@@ -126,7 +129,7 @@ def _index(options: argparse.Namespace) -> None:
     from refrag_rag.engine import Refrag
 
     engine = Refrag.load(options.model, store=options.home / CHUNKS)
-    index = build_index(options.folder, engine)
+    index = build_index(options.folder, engine, workers=options.workers, progress=True)
     save_index(index, options.home)
     print(f"{len(index.docstore.docs)} passages of {options.folder} in {options.home}")
 

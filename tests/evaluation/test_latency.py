@@ -190,3 +190,14 @@ def test_both_frameworks_end_to_end_with_their_stages(tmp_path, capsys):
         assert chain["plain"]["projector"]["high"] == 0
     assert path.with_suffix(".png").exists()
     assert "| LangChain |" in capsys.readouterr().out
+
+
+def test_the_second_turn_of_a_chat_is_mostly_reused(tmp_path, capsys):
+    path = tmp_path / "chat.json"
+    arguments = "bench chat --model test --context 512 --rounds 2"
+    assert main([*arguments.split(), "--json", str(path)]) == 0
+    found = json.loads(path.read_text("utf-8"))
+    assert found["reused"] >= 512 // 16 + AROUND
+    assert found["positions"] - found["reused"] < 60
+    assert found["same_token"]
+    assert f"{found['reused']} of them reused" in capsys.readouterr().out

@@ -32,8 +32,15 @@ def embedding_model() -> BaseEmbedding:
     return HuggingFaceEmbedding(model_name=str(embedding_model_folder()), device="cpu")
 
 
-def build_index(folder: Path, engine: Refrag) -> VectorStoreIndex:
+def build_index(
+    folder: Path, engine: Refrag, *, workers: int = 1, progress: bool = False
+) -> VectorStoreIndex:
     """Read, split, precompute chunk embeddings, embed and index all documents of a folder.
+
+    Parameters
+    ----------
+    workers, progress
+        See `Refrag.precompute`.
 
     Raises
     ------
@@ -50,10 +57,11 @@ def build_index(folder: Path, engine: Refrag) -> VectorStoreIndex:
     for document in documents:  # only the text is worth positions
         document.excluded_llm_metadata_keys = list(document.metadata)
         document.excluded_embed_metadata_keys = list(document.metadata)
-    steps: list[TransformComponent] = [
-        SentenceSplitter(chunk_size=PASSAGE_TOKENS, chunk_overlap=0),
-        RefragTransform(engine),
-    ]
+    splitter = SentenceSplitter(chunk_size=PASSAGE_TOKENS, chunk_overlap=0)
+    nodes = splitter.get_nodes_from_documents(documents)
+    # All at once is sorted by length; the transformation below then finds everything there.
+    engine.precompute((node.get_content() for node in nodes), workers=workers, progress=progress)
+    steps: list[TransformComponent] = [splitter, RefragTransform(engine)]
     embedder = embedding_model()
     width = len(embedder.get_text_embedding("width"))
     storage = StorageContext.from_defaults(

@@ -46,6 +46,15 @@ def add_commands(commands: Any) -> None:
     frameworks.add_argument("--json", type=Path, required=True, help="where to write the figures")
     frameworks.set_defaults(run=_frameworks)
 
+    chat = kinds.add_parser("chat", help="the second turn of a chat, with and without prompt_cache")
+    chat.add_argument("--model", default="smollm-135m", help="a shape")
+    chat.add_argument("--k", type=int, default=16, help="tokens of a chunk (default: 16)")
+    chat.add_argument("--context", type=int, default=4096, help="tokens in spans (default: 4096)")
+    chat.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    chat.add_argument("--device", default="cpu", help="(default: cpu)")
+    chat.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    chat.set_defaults(run=_chat)
+
     precompute = kinds.add_parser(
         "precompute", help="encoding passages, against a bare loop of the encoder"
     )
@@ -122,6 +131,20 @@ def _precompute(options: argparse.Namespace) -> None:
         rounds=options.rounds,
         batch_size=options.batch_size,
         workers=options.workers,
+        device=options.device,
+    ):
+        print(line, flush=True)
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from refrag_rag.evaluation.latency_chat import measure_chat
+
+    for line in measure_chat(
+        options.model,
+        options.json,
+        k=options.k,
+        context=options.context,
+        rounds=options.rounds,
         device=options.device,
     ):
         print(line, flush=True)
