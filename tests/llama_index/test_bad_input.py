@@ -3,7 +3,13 @@
 import json
 
 import pytest
-from llama_index.core import Document, PromptTemplate, VectorStoreIndex, get_response_synthesizer
+from llama_index.core import (
+    Document,
+    PromptHelper,
+    PromptTemplate,
+    VectorStoreIndex,
+    get_response_synthesizer,
+)
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
@@ -122,7 +128,8 @@ def squeezed(text):
 @mode(
     "prompts that the framework cuts inside a passage",
     "degrades",
-    "the cut passage is read as text; `Settings.tokenizer = llm.tokenizer()` avoids it",
+    "the cut passage is read as text; with `Settings.tokenizer = llm.tokenizer()` nothing is cut "
+    "that fits",
 )
 def test_repacked_passages_lose_nothing(chain, recorded, cut):
     """A window that is too small on the framework's count: spans are cut, every word is read."""
@@ -136,6 +143,22 @@ def test_repacked_passages_lose_nothing(chain, recorded, cut):
     read = " ".join(read_as_text(recorded, call.prompt)[0] for call in recorded.calls)
     assert strip_spans(read) == read  # half a marker may be left, as text
     assert [word for word in A.split() if word not in read] == []
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_our_token_counter_keeps_passages_whole(chain, recorded, ours):
+    """A prompt helper that counts as the decoder does cuts nothing that fits."""
+    tokenizer = chain.llm.tokenizer() if ours else None
+    helper = PromptHelper(context_window=600, num_output=8, tokenizer=tokenizer)
+    template = PromptTemplate("{context_str}\nQ: {query_str}")
+    synthesizer = get_response_synthesizer(
+        chain.llm, prompt_helper=helper, text_qa_template=template, refine_template=template
+    )
+    nodes = chain.index.as_retriever(similarity_top_k=2).retrieve(QUESTION)
+    synthesizer.synthesize(QUESTION, chain.mark.postprocess_nodes(nodes))
+    assert (len(recorded.calls) == 1) == ours
+    if ours:
+        check_vectors(recorded, hits=2)
 
 
 # --- documents that want to be more than text ----------------------------------------------

@@ -58,8 +58,10 @@ def over(retriever, chain, way="sync", marks=None):
 # --- retrievers ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("fusion", ["reciprocal_rerank", "relative_score", "simple"])
+@pytest.mark.parametrize(
+    ("fusion", "way"),
+    [("simple", "sync"), ("relative_score", "async"), *(("reciprocal_rerank", w) for w in WAYS)],
+)
 @mode("retriever `QueryFusionRetriever`")
 def test_query_fusion(chain, recorded, way, fusion):
     retriever = QueryFusionRetriever(
