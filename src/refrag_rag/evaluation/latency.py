@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from refrag_rag.engine import Refrag
-from refrag_rag.evaluation.latency_clock import Runs, load_average
+from refrag_rag.evaluation.latency_clock import TRIES, Runs, load_average
 from refrag_rag.evaluation.latency_machine import machine
 from refrag_rag.evaluation.latency_prompts import AROUND, PASSAGE, Passages, prompt_around
 from refrag_rag.evaluation.latency_shapes import DECODERS, random_model
@@ -50,6 +50,8 @@ class Settings:
         Runs of every side; fewer, but at least two, once `budget` is spent.
     budget
         Seconds for one context and batch size.
+    tries
+        Most runs for one figure, where neighbours disturb.
     encoder, device, dtype
         See `random_model`.
     """
@@ -61,6 +63,7 @@ class Settings:
     tokens: int = 9
     rounds: int = 5
     budget: float = 180.0
+    tries: int = TRIES
     encoder: str | None = None
     device: str = "cpu"
     dtype: str | None = None
@@ -167,7 +170,8 @@ def _cells(
 def _take_turns(works: Mapping[tuple[str, int], Work], settings: Settings) -> dict[Any, Runs]:
     """One run of every side after the other, round by round."""
     on_cpu = torch.device(settings.device).type == "cpu"
-    runs = {name: Runs(torch.get_num_threads() if on_cpu else 0) for name in works}
+    threads = torch.get_num_threads() if on_cpu else 0
+    runs = {name: Runs(threads, settings.tries) for name in works}
     started = time.perf_counter()
     for name, work in works.items():  # warm up; the long sides are warm through the short ones
         if name[1]:

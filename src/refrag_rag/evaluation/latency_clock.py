@@ -12,7 +12,7 @@ import torch
 
 FLOOR = 0.7  # of the cores; a run that had less of them was disturbed
 SHARE = 0.9  # of what the best run of its kind had
-TRIES = 4  # runs for one figure, the first included
+TRIES = 4  # runs for one figure, the first included, unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Runs:
     ----------
     threads
         Of PyTorch; 0 where the work is an accelerator's, and CPU time says nothing.
+    tries
+        Most runs for one figure.
     kept
         Runs that count.
     thrown_away
@@ -54,16 +56,17 @@ class Runs:
     """
 
     threads: int
+    tries: int = TRIES
     kept: list[Run] = field(default_factory=list)
     thrown_away: int = 0
     disturbed: int = 0
 
     def measure(self, work: Callable[[], dict[str, float]]) -> None:
-        """Run until the cores were ours, at most `TRIES` times."""
-        for attempt in range(TRIES):
+        """Run until the cores were ours, at most `tries` times."""
+        for attempt in range(self.tries):
             run = timed(work, self.threads)
             fine = self.undisturbed(run)
-            if fine or attempt == TRIES - 1:
+            if fine or attempt == self.tries - 1:
                 self.disturbed += not fine
                 self.kept.append(run)
                 return

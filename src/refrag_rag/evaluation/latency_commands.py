@@ -29,6 +29,10 @@ def add_commands(commands: Any) -> None:
         "--budget", type=float, default=180.0, metavar="SECONDS",
         help="for one context and batch size; then two rounds are enough (default: 180)",
     )  # fmt: skip
+    latency.add_argument(
+        "--tries", type=int, default=4,
+        help="most runs for one figure, where neighbours disturb (default: 4)",
+    )  # fmt: skip
     latency.set_defaults(run=_latency)
 
     frameworks = kinds.add_parser(
@@ -94,6 +98,7 @@ def _latency(options: argparse.Namespace) -> None:
         tokens=options.tokens,
         rounds=options.rounds,
         budget=options.budget,
+        tries=options.tries,
         encoder=options.encoder,
         device=options.device,
         dtype=options.dtype,
