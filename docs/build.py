@@ -150,6 +150,28 @@ def speed() -> None:
             insert(DOCS / "speed.md", text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
 
 
+def ablations() -> None:
+    """Tables of the ablations that were run, with what was read to train and to measure."""
+    from refrag_rag.training.ablations import markdown
+
+    for name in ("curriculum", "reconstruction"):
+        path = DOCS / "results" / f"{name}.json"
+        if path.exists():
+            found = json.loads(path.read_text("utf-8"))
+            settings, gap = found["settings"], found["difference"]
+            versions = ", ".join(f"{one} {number}" for one, number in found["versions"].items())
+            read = f"{settings['tokens']:,} tokens" if settings["tokens"] else ""
+            head = (
+                f"k = {settings['k']}, up to {found['chunks']} chunks, "
+                f"{read or str(settings['steps']) + ' steps'} of {settings['batch_size']} examples "
+                f"an arm, learning rate {settings['lr']}, decoder of `{settings['model']}`, "
+                f"seeds {settings['seeds']}; {gap['examples']} held-out examples of each length. "
+                f"Python {found['python']}, {versions}; {found['machine']}.\n\n"
+            )
+            marks = (f"<!-- {name} -->", f"<!-- end {name} -->")
+            insert(DOCS / "training.md", head + markdown(found), marks)
+
+
 def insert(
     path: Path, text: str, marks: tuple[str, str] = ("<!-- figures -->", "<!-- end -->")
 ) -> None:
@@ -207,6 +229,7 @@ if __name__ == "__main__":
     if FIGURES.exists():
         for path in (CARD, DOCS / "results.md"):
             insert(path, tables())
+    ablations()
     speed()
     figures.write(DOCS / "figures")
     site(DOCS.parent / "site")
