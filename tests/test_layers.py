@@ -16,11 +16,11 @@ FLOORS = (
     ("projector", "windows"),
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),
-    ("reuse", "decode", "lookup", "scoring", "threads"),
+    ("reuse", "decode", "lookup", "expanding", "scoring", "threads"),
     ("encoder_pool",),
     ("preparation", "precompute"),
     ("engine",),
-    ("extract",),
+    ("extract", "ray_job"),
     ("training", "llama_index", "langchain"),
     ("evaluation", "doctor"),
     ("demo",),
@@ -38,6 +38,7 @@ FRAMEWORKS = {
     "accelerate": {"training"},
     "datasets": {"training"},
     "peft": {"checkpoints"},
+    "ray": {"ray_job"},
 }
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -34,6 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--workers", type=int, default=1, help="processes that encode, on CPUs (default: 1)"
     )
+    index.add_argument("--ray", action="store_true", help="the workers are those of a Ray cluster")
+    index.add_argument(
+        "--shards", type=Path, metavar="FOLDER",
+        help="with --ray: where workers write; all machines of the cluster share it",
+    )  # fmt: skip
     index.set_defaults(run=_index)
 
     ask = commands.add_parser("ask", help="ask the folder that was indexed")
@@ -129,7 +134,17 @@ def _index(options: argparse.Namespace) -> None:
     from refrag_rag.engine import Refrag
 
     engine = Refrag.load(options.model, store=options.home / CHUNKS)
-    index = build_index(options.folder, engine, workers=options.workers, progress=True)
+
+    def precompute(texts: Sequence[str]) -> None:
+        if options.ray:
+            from refrag_rag.ray_job import precompute_on_ray as on_ray
+
+            name, workers, folder = options.model, options.workers, options.shards
+            on_ray(engine, texts, model=name, workers=workers, folder=folder)
+        else:
+            engine.precompute(texts, workers=options.workers, progress=True)
+
+    index = build_index(options.folder, engine, precompute=precompute)
     save_index(index, options.home)
     print(f"{len(index.docstore.docs)} passages of {options.folder} in {options.home}")
 

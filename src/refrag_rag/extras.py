@@ -9,6 +9,7 @@ EXTRAS = {
     "llama-index": ("llama_index.core",),
     "langchain": ("langchain_core",),
     "train": ("accelerate", "matplotlib", "yaml"),
+    "ray": ("ray", "ray.data"),
     "demo": (
         "llama_index.core",
         "llama_index.embeddings.huggingface",

@@ -1,9 +1,9 @@
-"""Passages by their text: from the store, or encoded now; and which of their chunks become text."""
+"""Passages by their text: from the store, or encoded now."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refrag_rag.assembly import ParsedPrompt, SpanChunks
 from refrag_rag.chunking import ChunkedPassage, LazyTexts, cut_text
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import QUESTION, Choice, Chunks, Policy, budget, choose
-from refrag_rag.rows import RowBuffers, join_rows
+from refrag_rag.policies import QUESTION
+from refrag_rag.rows import RowBuffers
 from refrag_rag.scoring import SCORERS, Scorer
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
 from refrag_rag.store.rows import read_rows
@@ -72,51 +71,6 @@ class Found:
         Those that were needed are all there, NaN where they are not known.
         """
         return _visible(self.entry, self.needed)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
-    """A question.
-
-    Attributes
-    ----------
-    text
-        Its words.
-    embeddings
-        *Shape:* (Q, D_enc); its chunk embeddings, if the policy needs them.
-    """
-
-    text: str
-    embeddings: NDArray[Any] | None = None
-
-
-class LazyScores(Mapping[str, NDArray[np.float32]]):
-    """Scores that are put together when a policy looks at them.
-
-    Parameters
-    ----------
-    make
-        Puts them together.
-    """
-
-    def __init__(self, make: Callable[[], Mapping[str, NDArray[np.float32]]]) -> None:
-        self._make = make
-
-    @cached_property
-    def _scores(self) -> Mapping[str, NDArray[np.float32]]:
-        return self._make()
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        """The scores of that name."""
-        return self._scores[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Names."""
-        return iter(self._scores)
-
-    def __len__(self) -> int:
-        """How many names."""
-        return len(self._scores)
 
 
 class PassageLookup:
@@ -303,42 +257,6 @@ class PassageLookup:
     def _as_text(self, passage: ChunkedPassage) -> Found:
         nothing = np.zeros((len(passage), self._model.config.chunk_width), self._dtype)
         return Found(passage.text, _entry(passage, nothing), hit=False, as_text=True)
-
-
-def expand(
-    parsed: ParsedPrompt, found: Mapping[str, Found], policy: Policy, share: float, asked: Asked
-) -> list[SpanChunks]:
-    """Let the policy choose among all chunks of one prompt, under the budget `share`."""
-    items = [found[span.text] for span in parsed.spans]
-    if not items:
-        return []
-    texts = [item.texts() for item in items]
-    sizes = [len(one) for one in texts]
-    mask, scores = Choice(np.zeros(sum(sizes), bool))
-    if len(mask):
-        chunks = Chunks(
-            texts=LazyTexts(len(mask), lambda: [text for one in texts for text in one]),
-            passages=np.repeat(np.arange(len(sizes)), sizes),
-            embeddings=join_rows([item.entry.embeddings for item in items]),
-            scores=LazyScores(lambda: _common_scores([item.scores for item in items])),
-            retrieval=[span.score for span in parsed.spans],
-            question=asked.embeddings,
-        )
-        mask, scores = choose(policy, chunks, asked.text, budget(share, len(mask)))
-    turns = np.cumsum(sizes)[:-1]
-    ranked = [None] * len(items) if scores is None else np.split(scores, turns)
-    return [
-        SpanChunks(item.entry, text, part | item.as_text, item.hit, rank)
-        for item, text, part, rank in zip(items, texts, np.split(mask, turns), ranked, strict=True)
-    ]
-
-
-def _common_scores(
-    passages: Sequence[Mapping[str, NDArray[np.float32]]],
-) -> dict[str, NDArray[np.float32]]:
-    """Scores that every passage has, over all chunks."""
-    names = set.intersection(*(set(scores) for scores in passages))
-    return {name: np.concatenate([scores[name] for scores in passages]) for name in names}
 
 
 def _visible(entry: PassageEntry, names: Mapping[str, str]) -> dict[str, NDArray[np.float32]]:

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 
 from refrag_rag.assembly import ParsedPrompt, Prompt, assemble, parse
 from refrag_rag.chat_template import Tool
-from refrag_rag.lookup import Asked, PassageLookup, expand
+from refrag_rag.expanding import Asked, expand
+from refrag_rag.lookup import PassageLookup
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION, Policy, budget, needs_of
 from refrag_rag.prompt import CompressedPrompt

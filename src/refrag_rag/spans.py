@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 OPEN, CLOSE = "[[refrag]]", "[[/refrag]]"
+# What the adapters log once, as they cannot see which LLM will read the prompt.
+MARKED = (
+    "Passages are marked for RefragLLM or ChatRefrag. Any other LLM reads their full text between "
+    "two markers; output='text' shortens it for such an LLM."
+)
 _MARKER = re.compile(r"\[\[(/?)refrag([^\[\]\n]{0,80})\]\]")
 _LOOKALIKE = re.compile(r"\[\[(?=/?refrag)", re.IGNORECASE)
 _HINTS = re.compile(r"(?: score=(-?\d{1,12}(?:\.\d{1,12})?))?(?: metadata=(\d{1,9}))?")

@@ -39,7 +39,7 @@ from refrag_rag.langchain import (
     span_text,
     strip_documents,
 )
-from refrag_rag.spans import find_spans, wrap
+from refrag_rag.spans import MARKED, find_spans, wrap
 
 HUMAN = [HumanMessage("Hello?")]
 
@@ -535,3 +535,11 @@ def test_token_counts_come_from_the_engine():
     own = RefragLLM(FakeEngine(), custom_get_token_ids=lambda text: [1] * len(text))
     assert own.get_num_tokens("abcd") == 4
     assert own.get_token_ids("ab") == [1, 1]
+
+
+def test_what_other_models_read_is_logged_once(caplog):
+    caplog.set_level("INFO", "refrag_rag")
+    compressor = RefragCompressor()
+    for _ in range(2):
+        compressor.compress_documents([Document(page_content="Tarsk is high.")], "How high?")
+    assert [record.message for record in caplog.records] == [MARKED]

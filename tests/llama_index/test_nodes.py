@@ -27,7 +27,7 @@ from refrag_rag.llama_index import (
     RefragTransform,
     passage_text,
 )
-from refrag_rag.spans import find_spans, neutralise
+from refrag_rag.spans import MARKED, find_spans, neutralise
 from tests.fake_engine import FakeEngine
 
 MODES = ["compressed", "text", "drop"]
@@ -209,3 +209,11 @@ def test_settings_that_cannot_work_are_refused(tmp_path):
         pickle.dumps(RefragTransform(FakeEngine()))
     assert pickle.loads(pickle.dumps(RefragTransform(store=tmp_path))).store == str(tmp_path)
     assert pickle.loads(pickle.dumps(RefragPostprocessor(FakeEngine(), "drop"))).metadata == "drop"
+
+
+def test_what_other_llms_read_is_logged_once(caplog):
+    caplog.set_level("INFO", "refrag_rag")
+    postprocessor = RefragPostprocessor()
+    for _ in range(2):
+        postprocessor.postprocess_nodes([NodeWithScore(node=TextNode(text="Tarsk is high."))])
+    assert [record.message for record in caplog.records] == [MARKED]

@@ -1,7 +1,7 @@
 """A folder of documents, indexed with LlamaIndex, FAISS and a sentence-transformers model."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,14 +33,14 @@ def embedding_model() -> BaseEmbedding:
 
 
 def build_index(
-    folder: Path, engine: Refrag, *, workers: int = 1, progress: bool = False
+    folder: Path, engine: Refrag, *, precompute: Callable[[Sequence[str]], object] | None = None
 ) -> VectorStoreIndex:
     """Read, split, precompute chunk embeddings, embed and index all documents of a folder.
 
     Parameters
     ----------
-    workers, progress
-        See `Refrag.precompute`.
+    precompute
+        Encodes all passages into the engine's store, in another way than `Refrag.precompute`.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def build_index(
     splitter = SentenceSplitter(chunk_size=PASSAGE_TOKENS, chunk_overlap=0)
     nodes = splitter.get_nodes_from_documents(documents)
     # All at once is sorted by length; the transformation below then finds everything there.
-    engine.precompute((node.get_content() for node in nodes), workers=workers, progress=progress)
+    (precompute or engine.precompute)([node.get_content() for node in nodes])
     steps: list[TransformComponent] = [splitter, RefragTransform(engine)]
     embedder = embedding_model()
     width = len(embedder.get_text_embedding("width"))

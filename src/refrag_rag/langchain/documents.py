@@ -1,5 +1,6 @@
 """Documents: precomputed when they are indexed, marked when they were retrieved."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -7,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, BaseDocumentTransformer, Document
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
 from refrag_rag.errors import InputError
 from refrag_rag.extract import EXTRACTION, Output, Unchosen, check_extraction, extract
 from refrag_rag.langchain.owner import EngineOwner
-from refrag_rag.spans import Span, find_spans, neutralise, strip_spans, wrap
+from refrag_rag.spans import MARKED, Span, find_spans, neutralise, strip_spans, wrap
 
 if TYPE_CHECKING:
     from refrag_rag.answer import PrecomputeReport
     from refrag_rag.engine import Refrag
 
+logger = logging.getLogger(__name__)
 # A checkpointer gives documents of a tool message back as dicts.
 AnyDocument = Document | Mapping[str, Any]
 
@@ -222,6 +224,7 @@ class RefragCompressor(BaseDocumentCompressor):
     budget: float | None = Field(default=None, description="Text: fraction of chunks to keep.")
     policy: Any = Field(default=None, description="Text: name or policy that chooses the chunks.")
     unchosen: Unchosen = Field(default="keep", description="Text: documents with nothing chosen.")
+    _noted: bool = PrivateAttr(default=False)
 
     def __init__(self, engine: "Refrag | None" = None, **data: Any) -> None:
         check_extraction(engine, **{name: data[name] for name in EXTRACTION if name in data})
@@ -243,6 +246,9 @@ class RefragCompressor(BaseDocumentCompressor):
         """
         if self.output == "text":
             return self._shortened([_as_document(document) for document in documents], query)
+        if not self._noted:
+            self._noted = True
+            logger.info(MARKED)
         if self.engine is not None and documents:
             precompute_documents(self.engine, documents, title_key=self.title_key)
         return [self._wrap(_as_document(document)) for document in documents]

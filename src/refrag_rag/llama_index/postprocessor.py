@@ -1,5 +1,6 @@
 """RefragPostprocessor: marks retrieved passages as compressible, or shortens them."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,12 @@ from refrag_rag.extract import (
 )
 from refrag_rag.llama_index.nodes import MetadataPlace, Short, mark, passage_text
 from refrag_rag.llama_index.owner import visible_errors
+from refrag_rag.spans import MARKED
 
 if TYPE_CHECKING:
     from refrag_rag.engine import Refrag
+
+logger = logging.getLogger(__name__)
 
 
 class RefragPostprocessor(BaseNodePostprocessor):
@@ -61,6 +65,7 @@ class RefragPostprocessor(BaseNodePostprocessor):
     policy: str | None = Field(default=None, description="Text: who chooses the chunks.")
     unchosen: Unchosen = Field(default="keep", description="Text: nodes without a chosen chunk.")
     _engine: "Refrag | None" = PrivateAttr(default=None)
+    _noted: bool = PrivateAttr(default=False)
 
     def __init__(
         self, engine: "Refrag | None" = None, metadata: MetadataPlace = "compressed", **data: Any
@@ -87,6 +92,9 @@ class RefragPostprocessor(BaseNodePostprocessor):
         if self.output == "text":
             question = query_bundle.query_str if query_bundle is not None else ""
             return self._shortened(nodes, passages, question)
+        if not self._noted:
+            self._noted = True
+            logger.info(MARKED)
         if self._engine is not None:
             self._engine.precompute([text for text in passages if text is not None])
         return [

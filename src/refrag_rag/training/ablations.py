@@ -68,12 +68,19 @@ class AblationSettings(LoopSettings):
 
 @dataclass(frozen=True)
 class Ablation:
-    """Two arms: how they are trained, and what their loss is measured on."""
+    """Two arms: how they are trained, and what their loss is measured on.
+
+    Attributes
+    ----------
+    by_tokens
+        Whether the arms are as long in tokens, and not in steps.
+    """
 
     control: str
     treated: str
     train: Callable[[AblationSettings, Path, Path, int], Arms]
     source: Source
+    by_tokens: bool = False
 
 
 def run(name: str, settings: AblationSettings) -> dict[str, Any]:
@@ -87,6 +94,10 @@ def run(name: str, settings: AblationSettings) -> dict[str, Any]:
         Of both arms. A finished arm is not trained again.
     """
     ablation = ABLATIONS[name]
+    if ablation.by_tokens and not settings.tokens:
+        raise InputError(
+            f"tokens = {settings.tokens}; expected --tokens N, what each arm reads in all."
+        )
     measured: dict[str, Measured] = {ablation.control: [], ablation.treated: []}
     for seed in settings.seeds:
         folder = settings.out / f"seed-{seed}"
@@ -152,14 +163,13 @@ def _curriculum(settings: AblationSettings, folder: Path, data: Path, seed: int)
 
 def _reconstruction(settings: AblationSettings, folder: Path, data: Path, seed: int) -> Arms:
     """Continuation after reconstruction, and from the start, with as many tokens in all."""
-    if settings.tokens is None:
-        raise InputError("tokens = None; expected --tokens N, what each arm reads in all.")
-    first = int(settings.tokens * settings.first)
+    tokens = settings.tokens or 0
+    first = int(tokens * settings.first)
     rebuilt = _settings(ReconstructSettings, settings, data, seed, out=folder / "rebuilt")
     rebuilt = replace(rebuilt, start=str(folder / START), tokens=first)
     start = _trained(reconstruct, rebuilt)
     then = _settings(PretrainSettings, settings, data, seed, out=folder / "rebuilt")
-    then = replace(then, start=str(start), tokens=settings.tokens - first)
+    then = replace(then, start=str(start), tokens=tokens - first)
     alone = _settings(PretrainSettings, settings, data, seed, out=folder / "straight")
     alone = replace(alone, start=str(folder / START))
     return {"straight": _trained(pretrain, alone), "rebuilt first": _trained(pretrain, then)}
@@ -250,7 +260,9 @@ def _figures(
 
 ABLATIONS = {
     "curriculum": Ablation("random order", "Table 8", _curriculum, _chunks),
-    "reconstruction": Ablation("straight", "rebuilt first", _reconstruction, _continuation),
+    "reconstruction": Ablation(
+        "straight", "rebuilt first", _reconstruction, _continuation, by_tokens=True
+    ),
 }
 
 

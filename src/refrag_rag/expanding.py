@@ -1,0 +1,96 @@
+"""Which chunks of a prompt become text: the policy chooses among all of them, under a budget."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refrag_rag.assembly import ParsedPrompt, SpanChunks
+from refrag_rag.chunking import LazyTexts
+from refrag_rag.lookup import Found
+from refrag_rag.policies import Choice, Chunks, Policy, budget, choose
+from refrag_rag.rows import join_rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """A question.
+
+    Attributes
+    ----------
+    text
+        Its words.
+    embeddings
+        *Shape:* (Q, D_enc); its chunk embeddings, if the policy needs them.
+    """
+
+    text: str
+    embeddings: NDArray[Any] | None = None
+
+
+class LazyScores(Mapping[str, NDArray[np.float32]]):
+    """Scores that are put together when a policy looks at them.
+
+    Parameters
+    ----------
+    make
+        Puts them together.
+    """
+
+    def __init__(self, make: Callable[[], Mapping[str, NDArray[np.float32]]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _scores(self) -> Mapping[str, NDArray[np.float32]]:
+        return self._make()
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        """The scores of that name."""
+        return self._scores[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names."""
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        """How many names."""
+        return len(self._scores)
+
+
+def expand(
+    parsed: ParsedPrompt, found: Mapping[str, Found], policy: Policy, share: float, asked: Asked
+) -> list[SpanChunks]:
+    """Let the policy choose among all chunks of one prompt, under the budget `share`."""
+    items = [found[span.text] for span in parsed.spans]
+    if not items:
+        return []
+    texts = [item.texts() for item in items]
+    sizes = [len(one) for one in texts]
+    mask, scores = Choice(np.zeros(sum(sizes), bool))
+    if len(mask):
+        chunks = Chunks(
+            texts=LazyTexts(len(mask), lambda: [text for one in texts for text in one]),
+            passages=np.repeat(np.arange(len(sizes)), sizes),
+            embeddings=join_rows([item.entry.embeddings for item in items]),
+            scores=LazyScores(lambda: _common_scores([item.scores for item in items])),
+            retrieval=[span.score for span in parsed.spans],
+            question=asked.embeddings,
+        )
+        mask, scores = choose(policy, chunks, asked.text, budget(share, len(mask)))
+    turns = np.cumsum(sizes)[:-1]
+    ranked = [None] * len(items) if scores is None else np.split(scores, turns)
+    return [
+        SpanChunks(item.entry, text, part | item.as_text, item.hit, rank)
+        for item, text, part, rank in zip(items, texts, np.split(mask, turns), ranked, strict=True)
+    ]
+
+
+def _common_scores(
+    passages: Sequence[Mapping[str, NDArray[np.float32]]],
+) -> dict[str, NDArray[np.float32]]:
+    """Scores that every passage has, over all chunks."""
+    names = set.intersection(*(set(scores) for scores in passages))
+    return {name: np.concatenate([scores[name] for scores in passages]) for name in names}
