@@ -17,5 +17,5 @@ $(VENV): pyproject.toml constraints.txt
 	touch $(VENV)
 
 $(ALL): $(VENV)
-	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vector-stores]'
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vector-stores,ray]'
 	touch $(ALL)

@@ -132,7 +132,8 @@ def _encode(
 
     # By length, so that the passages of a batch are alike.
     rows = [{"text": text} for text in sorted(texts, key=len)]
-    written = ray.data.from_items(rows).map_batches(
+    blocks = -(-len(rows) // BATCH)
+    written = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         ShardWriter,
         fn_constructor_args=(model, str(shards.resolve()), options),
         batch_size=BATCH,
