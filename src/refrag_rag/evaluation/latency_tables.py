@@ -156,7 +156,12 @@ def _spread(cell: Mapping[str, Any], side: str, name: str) -> str:
     found = cell[side][name]
     scale, unit = (1000, "ms") if found["median"] < 1 else (1, "s")
     low, middle, high = (found[place] * scale for place in ("low", "median", "high"))
-    return f"{middle:.3g} {unit} ({low:.3g} to {high:.3g})"
+    return f"{_short(middle)} {unit} ({_short(low)} to {_short(high)})"
+
+
+def _short(value: float) -> str:
+    """Three digits, and whole numbers above."""
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def _heading(report: Mapping[str, Any]) -> str:
