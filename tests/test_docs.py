@@ -2,7 +2,7 @@
 
 import ast
 import functools
-import importlib
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -23,9 +23,13 @@ ERRORS = [name for name in vars(errors) if name.endswith("Error")]
 @pytest.fixture(scope="module")
 def build():
     """The module `docs/build.py`."""
+    # By its path: a package of PyPI has the same name.
+    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+    module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(DOCS))
     try:
-        yield importlib.import_module("build")
+        spec.loader.exec_module(module)
+        yield module
     finally:
         sys.path.remove(str(DOCS))
 
