@@ -17,7 +17,6 @@ from examples.execute import execute, faults
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = ("langchain_rag.py", "llama_index_rag.py")
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
-SLOW = ("train_your_own",)  # three training stages
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -39,13 +38,7 @@ def test_the_training_script_is_valid_bash():
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
-        for path in NOTEBOOKS
-    ],
-)
+@each_notebook
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_a_notebook_runs(path, tmp_path):
     done = execute(path, tmp_path)
