@@ -68,6 +68,9 @@ def test_two_workers_fill_the_store_as_one_process_does(model_folder, engine, tm
     engine.precompute(TEXTS[:10])
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
+        with pytest.raises(InputError, match="expected the engine's"):
+            precompute_on_ray(engine, TEXTS[:20], model="tiny", folder=tmp_path / "others")
+        assert engine.store.namespaces() == [engine.namespace]
         imported = precompute_on_ray(
             engine, [*TEXTS, TEXTS[0], " "], model=model_folder, folder=tmp_path / "shards"
         )

@@ -133,6 +133,8 @@ def _index(options: argparse.Namespace) -> None:
     from refrag_rag.demo.library import CHUNKS, build_index, save_index
     from refrag_rag.engine import Refrag
 
+    if options.shards and not options.ray:
+        raise InputError(f"--shards {options.shards} without --ray; expected it only with it.")
     engine = Refrag.load(options.model, store=options.home / CHUNKS)
 
     def precompute(texts: Sequence[str]) -> None:

@@ -47,7 +47,7 @@ class ShardWriter:
         Returns
         -------
         dict
-            The path of the shard.
+            The namespace and the path of the shard.
         """
         texts = [str(text) for text in batch["text"]]
         self._engine.precompute(texts)
@@ -56,7 +56,7 @@ class ShardWriter:
         entries = {k: e for k, e in zip(keys, found, strict=True) if e is not None}
         path = write_shard(self._folder, self._engine.namespace, entries)
         self._engine.store.delete(self._engine.namespace, keys)
-        return {"shard": [str(path)]}
+        return {"namespace": [self._engine.namespace], "shard": [str(path)]}
 
 
 def precompute_on_ray(
@@ -115,19 +115,19 @@ def precompute_on_ray(
         missing = _missing(engine, texts)
         if not missing:
             return done
-        _encode(missing, model, shards, workers, options or {})
-        done = _take_in(engine, shards)
-        if left := _missing(engine, missing):
+        made = _encode(missing, model, shards, workers, options or {})
+        if strange := made - {engine.namespace}:
             raise InputError(
-                f"{len(left)} of {len(missing)} passages came back under another fingerprint than "
-                f"{engine.namespace}; expected workers with the engine's model, not {model!r}."
+                f"The workers' model {model!r} has the fingerprint {sorted(strange)}; expected the "
+                f"engine's, {engine.namespace}. Nothing was taken in; use another folder next time."
             )
-        return done
+        return _take_in(engine, shards)
 
 
 def _encode(
     texts: Sequence[str], model: str, shards: Path, workers: int, options: dict[str, Any]
-) -> None:
+) -> set[str]:
+    """Write the shards; the namespaces that they are under."""
     import ray.data
 
     # By length, so that the passages of a batch are alike.
@@ -139,7 +139,7 @@ def _encode(
         batch_size=BATCH,
         compute=ray.data.ActorPoolStrategy(size=workers),
     )
-    written.materialize()
+    return {str(row["namespace"]) for row in written.take_all()}
 
 
 def _missing(engine: Refrag, texts: Sequence[str]) -> list[str]:
