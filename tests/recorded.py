@@ -17,6 +17,13 @@ class Call:
     answer: Answer
 
     @property
+    def text(self):
+        """The prompt as one text."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n".join(message["content"] for message in self.prompt)
+
+    @property
     def layout(self):
         """The arguments that decide how the prompt is laid out."""
         names = ("question", "policy", "p", "tools")

@@ -1,8 +1,6 @@
 """LangChain adapters in real chains: vector store, LCEL, retrieval chains, a small real model."""
 
 import asyncio
-import re
-import zlib
 
 import pytest
 
@@ -14,7 +12,6 @@ from langchain_classic.chains.combine_documents import create_stuff_documents_ch
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
@@ -32,8 +29,8 @@ from refrag_rag.langchain import (
     strip_documents,
 )
 from refrag_rag.spans import find_spans, strip_spans, wrap
+from tests.langchain.chains import HashedWords
 
-WIDTH = 32
 QUESTION = "What is the capital of Kesh?"
 DOCUMENTS = [
     Document(text, id=name, metadata={"title": name})
@@ -46,19 +43,6 @@ DOCUMENTS = [
 CHAT = ChatPromptTemplate.from_messages(
     [("system", "Answer from the context.\n\n{context}"), ("human", "{input}")]
 )
-
-
-class HashedWords(Embeddings):
-    """Bag of words, hashed: a deterministic embedding without a model."""
-
-    def embed_query(self, text):
-        vector = [0.01] * WIDTH
-        for word in re.findall(r"\w+", text.lower()):
-            vector[zlib.crc32(word.encode()) % WIDTH] += 1.0
-        return vector
-
-    def embed_documents(self, texts):
-        return [self.embed_query(text) for text in texts]
 
 
 def retriever(compressor):

@@ -4,9 +4,7 @@ import asyncio
 import json
 import re
 import zlib
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -18,7 +16,6 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.node_parser import SentenceSplitter
 
 from refrag_rag import Refrag
-from refrag_rag.answer import Answer
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 from refrag_rag.prompt import TextSegment
 from refrag_rag.spans import CLOSE
@@ -76,46 +73,6 @@ class ScriptedLLM(CustomLLM):
     def stream_complete(self, prompt, formatted=False, **kwargs):
         self.prompts.append(prompt)
         yield CompletionResponse(text=self.script, delta=self.script)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One prompt that an engine answered."""
-
-    prompt: Any
-    arguments: dict[str, Any]
-    answer: Answer
-
-    @property
-    def text(self):
-        """The prompt as one text."""
-        if isinstance(self.prompt, str):
-            return self.prompt
-        return "\n".join(message["content"] for message in self.prompt)
-
-
-class RecordedEngine(Refrag):
-    """An engine that remembers what it was asked."""
-
-    def __init__(self, model, **settings):
-        super().__init__(model, **settings)
-        self.calls: list[Call] = []
-
-    def generate(self, prompt, **arguments):
-        answer = super().generate(prompt, **arguments)
-        self.calls.append(Call(prompt, arguments, answer))
-        return answer
-
-    def stream(self, prompt, **arguments):
-        for delta in super().stream(prompt, **arguments):
-            if delta.answer is not None:
-                self.calls.append(Call(prompt, arguments, delta.answer))
-            yield delta
-
-    @property
-    def asked(self):
-        """The calls whose prompts hold passages."""
-        return [call for call in self.calls if call.answer.counts.spans]
 
 
 class Chain:

@@ -6,7 +6,8 @@ pytest.importorskip("llama_index.core")
 
 from llama_index.core import Settings
 
-from tests.llama_index.chains import Chain, RecordedEngine
+from tests.llama_index.chains import Chain
+from tests.recorded import RecordedEngine
 
 
 @pytest.fixture

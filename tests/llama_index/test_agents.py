@@ -18,11 +18,11 @@ from tests.llama_index.chains import (
     QUESTION,
     TEXTS,
     Chain,
-    RecordedEngine,
     check_sources,
     check_vectors,
     query,
 )
+from tests.recorded import RecordedEngine
 from tests.scripted import scripted
 from tests.tool_templates import with_template
 

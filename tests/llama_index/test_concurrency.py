@@ -15,7 +15,8 @@ from refrag_rag.errors import PromptTooLongError
 from refrag_rag.llama_index import RefragLLM
 from refrag_rag.spans import wrap
 from refrag_rag.store import open_store
-from tests.llama_index.chains import TEXTS, Chain, RecordedEngine
+from tests.llama_index.chains import TEXTS, Chain
+from tests.recorded import RecordedEngine
 
 MANY = 32
 QUESTIONS = [

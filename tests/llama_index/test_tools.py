@@ -14,7 +14,7 @@ from refrag_rag.llama_index import RefragLLM
 from refrag_rag.llama_index.messages import plain_messages
 from refrag_rag.spans import wrap
 from tests.conftest import build_model
-from tests.llama_index.chains import RecordedEngine
+from tests.recorded import RecordedEngine
 from tests.scripted import scripted
 from tests.tool_templates import TEMPLATES, with_template
 
