@@ -1,4 +1,4 @@
-.PHONY: demo test test-all lint docs modes bench
+.PHONY: demo test test-all test-newest lint docs modes bench
 PYTHON ?= python3
 VENV = .venv/.installed
 ALL = .venv/.all
@@ -6,6 +6,7 @@ ALL = .venv/.all
 demo: $(VENV) ; .venv/bin/refrag demo
 test: $(VENV) ; .venv/bin/python -m pytest
 test-all: $(ALL) ; .venv/bin/python -m pytest -m ""
+test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install --quiet uv && .newest/bin/uv pip install --python .newest/bin/python --upgrade torch==2.13.0 -e '.[demo,train,dev]' && .newest/bin/python -m pytest
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
 modes: $(ALL) ; .venv/bin/python -m pytest --modes docs/results/modes.json -m mode && .venv/bin/python docs/build.py

@@ -150,6 +150,32 @@ def speed() -> None:
             insert(DOCS / "speed.md", text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
 
 
+def store() -> None:
+    """Tables of the store: its formats, and how it grows."""
+    from refrag_rag.evaluation import store_formats, store_growth
+
+    path = DOCS / "results" / "store.json"
+    if not path.exists():
+        return
+    found = json.loads(path.read_text("utf-8"))
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    machine = f"Python {found['python']}, {versions}; {found['machine']}.\n"
+    tables = {}
+    if found["formats"]:
+        questions = found["formats"][0]["answers"][0]["questions"]
+        head = f"`{found['model']}` ({found['fingerprint']}), {questions} held-out questions. "
+        tables["formats"] = head + machine + "\n" + store_formats.markdown(found["formats"])
+    if found["growth"]:
+        done = found["compaction"]
+        tail = (
+            f"\nDeleting {done['deleted']:,} of them took {done['delete_s']:.0f} s, compacting "
+            f"{done['compact_s']:.0f} s; {done['bytes_given_back'] / 1e9:.1f} GB were given back.\n"
+        )
+        tables["growth"] = machine + "\n" + store_growth.markdown(found["growth"]) + tail
+    for name, text in tables.items():
+        insert(DOCS / "store.md", text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
+
+
 def ablations() -> None:
     """Tables of the ablations that were run, with what was read to train and to measure."""
     from refrag_rag.training.ablations import markdown
@@ -231,5 +257,6 @@ if __name__ == "__main__":
             insert(path, tables())
     ablations()
     speed()
+    store()
     figures.write(DOCS / "figures")
     site(DOCS.parent / "site")

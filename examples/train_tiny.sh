@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains the embedded model from scratch on two CPU cores, in under four hours, policies included. Stop
-# it whenever you like: run again, it goes on. Usage: examples/train_tiny.sh RUN [FACTBOOK.jsonl.xz]
+# Trains a model like the embedded one from scratch on two CPU cores, in under two hours, and both policies
+# in half an hour more. Stop it whenever you like: run again, it goes on.
+# Usage: examples/train_tiny.sh RUN [FACTBOOK.jsonl.xz]
 set -euo pipefail
 run=$1
 book=${2:+--factbook $2}

@@ -22,8 +22,9 @@ from refrag_rag.spans import CLOSE, OPEN, find_spans
 from tests.hosted import hosted, reply
 from tests.langchain.chains import PROMPT
 from tests.langchain.chains import Chain as LangChain
-from tests.llama_index.chains import QUESTION, TEXTS, WAYS, check_sources, query
+from tests.llama_index.chains import WAYS, check_sources, query
 from tests.llama_index.chains import Chain as LlamaIndexChain
+from tests.sample_texts import QUESTION, TEXTS
 
 SHARE = 0.3
 

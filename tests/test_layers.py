@@ -17,7 +17,7 @@ FLOORS = (
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),
     ("reuse", "decode", "lookup", "expanding", "scoring", "threads"),
-    ("encoder_pool",),
+    ("encoder_pool", "answering"),
     ("preparation", "precompute"),
     ("engine",),
     ("extract", "ray_job"),

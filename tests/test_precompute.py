@@ -1,16 +1,20 @@
 """Precompute: sorted, ahead of the encoder, resumable, in several processes."""
 
+import copy
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from refrag_rag import InputError, Refrag
 from refrag_rag import precompute as module
+from refrag_rag.encoder_pool import worker_devices
 from refrag_rag.errors import RefragError
 from refrag_rag.precompute import ahead
 from refrag_rag.store import LMDBStore, MemoryStore, passage_key
@@ -108,6 +112,27 @@ def test_several_processes_give_the_same(model, monkeypatch):
         np.testing.assert_allclose(one.embeddings, other.embeddings, atol=2e-3)
         np.testing.assert_array_equal(one.char_ends, other.char_ends)
     assert engine.precompute(PASSAGES, workers=2).hits == 60
+
+
+def test_each_worker_takes_a_gpu_of_its_own(monkeypatch):
+    two = SimpleNamespace(device_count=lambda: 2)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: two)
+    cuda = torch.device("cuda")
+    assert worker_devices(cuda, 2) == [torch.device("cuda:0"), torch.device("cuda:1")]
+    with pytest.raises(InputError, match=r"workers = 3 .* 2 such devices"):
+        worker_devices(cuda, 3)
+    assert worker_devices(torch.device("cpu"), 3) == [torch.device("cpu")] * 3
+
+
+@pytest.mark.gpu
+def test_every_gpu_gives_the_same_as_the_cpu(model):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    here, there = Refrag(model), Refrag(copy.deepcopy(model).to("cuda"))
+    here.precompute(PASSAGES)
+    there.precompute(PASSAGES, workers=torch.cuda.device_count())
+    for one, other in zip(entries(here), entries(there), strict=True):
+        np.testing.assert_allclose(one.embeddings, other.embeddings, atol=2e-3)
 
 
 @pytest.mark.slow

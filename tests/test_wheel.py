@@ -19,15 +19,22 @@ requirements = pytest.importorskip("packaging.requirements")
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 ASK = "compressible('The tower is 30 metres high.') + ' How high is the tower?'"
+LANGCHAIN = (
+    "from refrag_rag import *; from refrag_rag.langchain import ChatRefrag; "
+    f"print(ChatRefrag(Refrag.load('tiny')).invoke({ASK}).text)"
+)
 CHECKS = {
     "": f"from refrag_rag import *; print(Refrag.load('tiny').generate({ASK}).text)",
     "llama-index": "from refrag_rag import *; from refrag_rag.llama_index import RefragLLM; "
     f"print(RefragLLM(Refrag.load('tiny')).complete({ASK}).text)",
-    "langchain": "from refrag_rag import *; from refrag_rag.langchain import ChatRefrag; "
-    f"print(ChatRefrag(Refrag.load('tiny')).invoke({ASK}).text)",
+    "langchain": LANGCHAIN,
     "agents": "from refrag_rag.langchain import RefragMiddleware; print(RefragMiddleware())",
     "train": "import refrag_rag.training.finetune, refrag_rag.training.policy; print('ok')",
     "demo": "import refrag_rag.demo.run; print('ok')",
+    "ray": "import ray.data, refrag_rag.ray_job; print('ok')",
+    "vector-stores": "import chromadb, faiss, lancedb, qdrant_client, langchain_postgres; "
+    "from llama_index.vector_stores.postgres import PGVectorStore; "
+    f"from refrag_rag.llama_index import *; {LANGCHAIN}",
 }
 DEMO = "pip install 'refrag-rag[demo]'"
 

@@ -31,9 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     index = commands.add_parser("index", help="index a folder and precompute chunk embeddings")
     index.add_argument("folder", type=Path)
-    index.add_argument(
-        "--workers", type=int, default=1, help="processes that encode, on CPUs (default: 1)"
-    )
+    index.add_argument("--workers", type=int, default=1, help="processes that encode (default: 1)")
     index.add_argument("--ray", action="store_true", help="the workers are those of a Ray cluster")
     index.add_argument(
         "--shards", type=Path, metavar="FOLDER",

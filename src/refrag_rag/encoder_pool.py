@@ -1,5 +1,9 @@
-"""Several processes that cut and encode passages on CPUs; one process writes what they make."""
+"""Several processes that cut and encode passages, on the CPU or on a GPU each; one writes.
 
+The process that asks keeps what they make, since a store has one writer at a time.
+"""
+
+import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -30,29 +34,31 @@ class EncoderPool:
     Parameters
     ----------
     model
-        Its encoder and chunker work; its weights are moved to shared memory.
+        Its encoder and chunker work. On the CPU the processes share its weights; on GPUs each has
+        a copy.
     workers
-        How many processes; the cores are divided among them.
+        How many processes. On the CPU the cores are divided among them; of GPUs each takes one.
     batch_size
         Encoder windows at once.
 
     Raises
     ------
     InputError
-        If the encoder is not on the CPU.
+        If there are fewer GPUs than that.
     """
 
     def __init__(self, model: RefragModel, workers: int, *, batch_size: int) -> None:
-        device = next(model.encoder.parameters()).device
-        if device.type != "cpu":
-            raise InputError(f"workers = {workers} with an encoder on {device}; expected the CPU.")
+        devices = worker_devices(next(model.encoder.parameters()).device, workers)
+        encoder = model.encoder
+        if devices[0].type != "cpu":
+            encoder = copy.deepcopy(encoder).cpu()  # each process moves it to its own device
         context = multiprocessing.get_context("spawn")
         threads = max(1, (os.cpu_count() or 1) // workers)
         self._pipes: list[Connection] = []
         self._processes = []
-        for _ in range(workers):
+        for device in devices:
             ours, theirs = context.Pipe()
-            arguments = (theirs, model.encoder, model.chunker, batch_size, threads)
+            arguments = (theirs, encoder, model.chunker, batch_size, threads, device)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -117,6 +123,25 @@ class EncoderPool:
         return Encoded(*found)
 
 
+def worker_devices(device: torch.device, workers: int) -> list[torch.device]:
+    """Where each process encodes: all on the CPU, or one on each of the first GPUs.
+
+    Raises
+    ------
+    InputError
+        If there are fewer GPUs than processes.
+    """
+    if device.type == "cpu":
+        return [device] * workers
+    found = torch.get_device_module(device).device_count()
+    if workers > found:
+        raise InputError(
+            f"workers = {workers} with an encoder on {device}, and {found} such devices; expected "
+            "at most one worker a device."
+        )
+    return [torch.device(device.type, index) for index in range(workers)]
+
+
 def encode_group(
     encoder: ChunkEncoder, passages: Sequence[ChunkedPassage], windows: Any, batch_size: int
 ) -> Encoded:
@@ -126,9 +151,16 @@ def encode_group(
 
 
 def _serve(
-    pipe: Connection, encoder: ChunkEncoder, chunker: Chunker, batch_size: int, threads: int
+    pipe: Connection,
+    encoder: ChunkEncoder,
+    chunker: Chunker,
+    batch_size: int,
+    threads: int,
+    device: torch.device,
 ) -> None:
     torch.set_num_threads(threads)
+    if device.type != "cpu":  # shared weights stay where they are
+        encoder.to(device)
     while True:
         try:
             texts = pipe.recv()

@@ -1,14 +1,15 @@
 """Refrag: a model, a store and a policy. It precomputes passages and answers prompts with spans."""
 
 import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refrag_rag.answer import Answer, Counts, Delta, PrecomputeReport, Timings
+from refrag_rag.answer import Answer, Delta, PrecomputeReport, Timings
+from refrag_rag.answering import answer_rows, sampling_of
 from refrag_rag.assembly import Prompt
 from refrag_rag.chat_template import Tool, takes_tools
-from refrag_rag.decode import decode, end_tokens
 from refrag_rag.errors import InputError
 from refrag_rag.lookup import PassageLookup, VectorType
 from refrag_rag.model import RefragModel
@@ -17,10 +18,8 @@ from refrag_rag.precompute import Precompute
 from refrag_rag.preparation import Laps, OnMiss, Preparation
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.reuse import PromptCache
-from refrag_rag.sampling import Sampling
 from refrag_rag.scoring import SCORERS
 from refrag_rag.spans import neutralise
-from refrag_rag.stopping import AnswerText
 from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
 from refrag_rag.tools import TOOL_MARKERS
 
@@ -178,8 +177,9 @@ class Refrag:
         batch_size
             Encoder windows at once.
         workers
-            Processes that encode, on CPUs. Each imports the script that runs, which needs the
-            guard ``if __name__ == "__main__":``.
+            Processes that encode. On CPUs they share the cores; on GPUs each takes one of them.
+            Each imports the script that runs, which needs the guard
+            ``if __name__ == "__main__":``.
         progress
             Show a bar with passages per second and an estimate.
 
@@ -317,26 +317,20 @@ class Refrag:
         **sampling: Any,
     ) -> Iterator[tuple[int, str, Answer | None]]:
         """Rows with their new text, and with the answer once a row is done."""
-        clock = [time.perf_counter()]
-        settings = _sampling(sampling)
+        start = time.perf_counter()
+        settings = sampling_of(sampling)
         compressed, laps = self._prepare(
             prompts, question=question, policy=policy, p=p, tools=tools
         )
-        ends = end_tokens(self.model)
-        kept = TOOL_MARKERS if tools else ()
-        texts = [AnswerText(self.model.tokenizer, ends, settings.stop, kept) for _ in prompts]
-        reuse = self.prompt_cache.start(compressed)
-        steps = decode(self.model, compressed, settings, reuse)
-        for tokens in _until_stopped(steps, texts):
-            clock[1:] = [clock[1] if len(clock) > 1 else time.perf_counter()]
-            for row, token in tokens:
-                texts[row].add(token)
-                yield row, texts[row].fresh(), None
-        for row, text in enumerate(texts):
-            rest = text.fresh(final=True)
-            timings = _timings(laps, start=clock[0], first=clock[1])
-            reused = reuse.positions if reuse is not None else 0
-            yield row, rest, _answer(text, compressed[row], timings, reused)
+        yield from answer_rows(
+            self.model,
+            compressed,
+            settings,
+            kept=TOOL_MARKERS if tools else (),
+            reuse=self.prompt_cache.start(compressed),
+            clock=partial(Timings, *laps),
+            start=start,
+        )
 
     def _prepare(
         self,
@@ -354,55 +348,3 @@ class Refrag:
         return self._preparation.prepare(
             prompts, question=question, policy=chosen, p=share, tools=tools
         )
-
-
-def _until_stopped(
-    steps: Generator[list[tuple[int, int]], set[int], None], texts: Sequence[AnswerText]
-) -> Iterator[list[tuple[int, int]]]:
-    """Run the decoder, telling it after each step which rows met a stop string."""
-    try:
-        tokens = next(steps)
-        while True:
-            yield tokens
-            tokens = steps.send({row for row, text in enumerate(texts) if text.stopped})
-    except StopIteration:
-        return
-    finally:
-        steps.close()  # a reader may go away before the end
-
-
-def _sampling(arguments: dict[str, Any]) -> Sampling:
-    known = Sampling.__dataclass_fields__
-    if unknown := sorted(set(arguments) - set(known)):
-        raise InputError(f"Unknown arguments {unknown}; expected some of {sorted(known)}.")
-    return Sampling(**arguments)
-
-
-def _timings(laps: Laps, *, start: float, first: float) -> Timings:
-    now = time.perf_counter()
-    return Timings(*laps, ttft_s=first - start, decode_s=now - first, total_s=now - start)
-
-
-def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings, reused: int) -> Answer:
-    counts = Counts(
-        positions=prompt.positions,
-        plain_positions=prompt.plain_positions,
-        spans=prompt.spans,
-        chunks=prompt.chunks,
-        expanded=prompt.expanded,
-        cache_hits=prompt.cache_hits,
-        cache_misses=prompt.cache_misses,
-        new_tokens=len(text.token_ids),
-        metadata_chunks=prompt.metadata_chunks,
-        reused_positions=reused,
-        expanded_per_span=tuple(int(one.expanded.sum()) for one in prompt.readings),
-    )
-    return Answer(
-        text.text,
-        tuple(text.token_ids),
-        text.finish_reason,
-        counts,
-        timings,
-        question=prompt.question,
-        readings=prompt.readings,
-    )

@@ -1,8 +1,6 @@
 """A vector store over a few documents, and chains around it as an app developer writes them."""
 
 import asyncio
-import re
-import zlib
 
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.documents import Document
@@ -14,18 +12,8 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import Field
 
 from refrag_rag.langchain import ChatRefrag, RefragCompressor, RefragIndexer
+from tests.sample_texts import TEXTS, hashed_words
 
-WIDTH = 64
-TEXTS = {
-    "Titanic": "The captain of the Titanic was Edward Smith. The Titanic was lost in 1912. "
-    "The builder of the Titanic was Harland and Wolff. The Titanic is known for its stairs.",
-    "Nintendo": "The head office of Nintendo is in Kyoto. Nintendo was founded in 1889. "
-    "Nintendo makes games. The founder of Nintendo was Fusajiro Yamauchi.",
-    "Danube": "The Danube flows into the Black Sea. The Danube is 2,850 km long. "
-    "The largest town on the Danube is Vienna. The Danube begins in Germany.",
-}
-QUESTION = "Who was the captain of the Titanic?"
-OTHER = "Where is the head office of Nintendo?"
 PROMPT = ChatPromptTemplate.from_messages(
     [("system", "Answer from the context.\n\n{context}"), ("human", "{input}")]
 )
@@ -36,13 +24,10 @@ def documents():
 
 
 class HashedWords(Embeddings):
-    """Bag of words, hashed: a deterministic embedding without a model."""
+    """A deterministic embedding without a model."""
 
     def embed_query(self, text):
-        vector = [0.01] * WIDTH
-        for word in re.findall(r"\w+", text.lower()):
-            vector[zlib.crc32(word.encode()) % WIDTH] += 1.0
-        return vector
+        return hashed_words(text)
 
     def embed_documents(self, texts):
         return [self.embed_query(text) for text in texts]

@@ -6,8 +6,9 @@ pytest.importorskip("langchain_core")
 pytest.importorskip("langchain_classic")
 
 from refrag_rag import RefragModel
-from tests.langchain.chains import TEXTS, Chain, documents
+from tests.langchain.chains import Chain, documents
 from tests.recorded import RecordedEngine, check_vectors
+from tests.sample_texts import TEXTS
 from tests.tool_templates import with_template
 
 

@@ -21,7 +21,8 @@ import refrag_rag.langchain
 from refrag_rag.errors import PromptTooLongError
 from refrag_rag.langchain import RefragMiddleware
 from refrag_rag.spans import find_spans, strip_spans, wrap
-from tests.langchain.chains import QUESTION, TEXTS, collect, join, other_model
+from tests.langchain.chains import collect, join, other_model
+from tests.sample_texts import QUESTION, TEXTS
 from tests.scripted import scripted
 
 SEARCH = '<tool_call>\n{"name": "search", "arguments": {"query": "captain Titanic"}}\n</tool_call>'

@@ -15,8 +15,9 @@ from refrag_rag.errors import PromptTooLongError
 from refrag_rag.langchain import ChatRefrag, RefragCompressor, RefragIndexer, strip_documents
 from refrag_rag.spans import CLOSE, find_spans, strip_spans, wrap
 from tests.conftest import build_model
-from tests.langchain.chains import PROMPT, QUESTION, TEXTS, join, other_model
+from tests.langchain.chains import PROMPT, join, other_model
 from tests.recorded import RecordedEngine
+from tests.sample_texts import QUESTION, TEXTS
 
 TITANIC = TEXTS["Titanic"]
 

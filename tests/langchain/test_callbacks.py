@@ -13,7 +13,8 @@ from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackH
 
 from refrag_rag import compressible
 from refrag_rag.langchain import ChatRefrag, RefragLLM
-from tests.langchain.chains import OTHER, PROMPT, QUESTION, TEXTS, Chain
+from tests.langchain.chains import PROMPT, Chain
+from tests.sample_texts import OTHER, QUESTION, TEXTS
 
 TEXT = f"{compressible(TEXTS['Titanic'])}\n{compressible(TEXTS['Nintendo'])}\n"
 ASKED = [TEXT + QUESTION, TEXT + OTHER]

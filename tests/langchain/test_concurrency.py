@@ -15,7 +15,7 @@ from refrag_rag import Refrag
 from refrag_rag.errors import PromptTooLongError
 from refrag_rag.langchain import ChatRefrag
 from refrag_rag.spans import wrap
-from tests.langchain.chains import TEXTS
+from tests.sample_texts import TEXTS
 
 CALLERS, LIMIT_S = 32, 120
 LONG = [HumanMessage("word " * 5000)]

@@ -22,16 +22,8 @@ from langchain_text_splitters import CharacterTextSplitter
 from refrag_rag.errors import PromptTooLongError
 from refrag_rag.langchain import RefragCompressor, RefragLLM, strip_documents
 from refrag_rag.spans import find_spans, strip_spans
-from tests.langchain.chains import (
-    OTHER,
-    PROMPT,
-    QUESTION,
-    TEXTS,
-    collect,
-    documents,
-    join,
-    other_model,
-)
+from tests.langchain.chains import PROMPT, collect, documents, join, other_model
+from tests.sample_texts import OTHER, QUESTION, TEXTS
 
 
 def mode(name, result="works", note=""):

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import re
-import zlib
 from functools import cache
 
 from llama_index.core import Document, VectorStoreIndex
@@ -19,18 +17,7 @@ from refrag_rag import Refrag
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 from refrag_rag.prompt import TextSegment
 from refrag_rag.spans import CLOSE
-
-WIDTH = 64
-TEXTS = {
-    "Titanic": "The captain of the Titanic was Edward Smith. The Titanic was lost in 1912. "
-    "The builder of the Titanic was Harland and Wolff. The Titanic is known for its stairs.",
-    "Nintendo": "The head office of Nintendo is in Kyoto. Nintendo was founded in 1889. "
-    "Nintendo makes games. The founder of Nintendo was Fusajiro Yamauchi.",
-    "Danube": "The Danube flows into the Black Sea. The Danube is 2,850 km long. "
-    "The largest town on the Danube is Vienna. The Danube begins in Germany.",
-}
-QUESTION = "Who was the captain of the Titanic?"
-OTHER = "Where is the head office of Nintendo?"
+from tests.sample_texts import QUESTION, TEXTS, hashed_words
 
 
 def documents():
@@ -39,13 +26,10 @@ def documents():
 
 
 class HashedWords(BaseEmbedding):
-    """Bag of words, hashed: a deterministic embedding without a model."""
+    """A deterministic embedding without a model."""
 
     def _get_text_embedding(self, text):
-        vector = [0.01] * WIDTH
-        for word in re.findall(r"\w+", text.lower()):
-            vector[zlib.crc32(word.encode()) % WIDTH] += 1.0
-        return vector
+        return hashed_words(text)
 
     def _get_query_embedding(self, query):
         return self._get_text_embedding(query)

@@ -13,16 +13,9 @@ from llama_index.core.tools import QueryEngineTool, RetrieverTool
 
 from refrag_rag.spans import find_spans
 from tests.conftest import build_model
-from tests.llama_index.chains import (
-    OTHER,
-    QUESTION,
-    TEXTS,
-    Chain,
-    check_sources,
-    check_vectors,
-    query,
-)
+from tests.llama_index.chains import Chain, check_sources, check_vectors, query
 from tests.recorded import RecordedEngine
+from tests.sample_texts import OTHER, QUESTION, TEXTS
 from tests.scripted import scripted
 from tests.tool_templates import with_template
 

@@ -17,8 +17,6 @@ from refrag_rag.errors import InputError, PromptTooLongError
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 from refrag_rag.spans import CLOSE, OPEN, find_spans, neutralise, strip_spans, wrap
 from tests.llama_index.chains import (
-    QUESTION,
-    TEXTS,
     WAYS,
     HashedWords,
     ScriptedLLM,
@@ -27,6 +25,7 @@ from tests.llama_index.chains import (
     check_vectors,
     query,
 )
+from tests.sample_texts import QUESTION, TEXTS
 
 A, B = TEXTS["Titanic"], TEXTS["Danube"]
 

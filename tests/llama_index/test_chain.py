@@ -26,7 +26,8 @@ from llama_index.vector_stores.faiss import FaissVectorStore
 
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 from refrag_rag.spans import CLOSE, find_spans
-from tests.llama_index.chains import WIDTH, HashedWords
+from tests.llama_index.chains import HashedWords
+from tests.sample_texts import WIDTH
 
 DOCUMENTS = [
     Document(text=text, id_=name, metadata={"title": name})

@@ -6,14 +6,8 @@ import pytest
 from llama_index.core.chat_engine.types import ChatMode
 
 from refrag_rag.spans import CLOSE, OPEN
-from tests.llama_index.chains import (
-    OTHER,
-    QUESTION,
-    WAYS,
-    check_answers,
-    check_sources,
-    check_vectors,
-)
+from tests.llama_index.chains import WAYS, check_answers, check_sources, check_vectors
+from tests.sample_texts import OTHER, QUESTION
 
 TESTED = ("context", "condense_plus_context", "condense_question", "best")
 

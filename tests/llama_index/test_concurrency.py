@@ -15,8 +15,9 @@ from refrag_rag.errors import PromptTooLongError
 from refrag_rag.llama_index import RefragLLM
 from refrag_rag.spans import wrap
 from refrag_rag.store import open_store
-from tests.llama_index.chains import TEXTS, Chain
+from tests.llama_index.chains import Chain
 from tests.recorded import RecordedEngine
+from tests.sample_texts import TEXTS
 
 MANY = 32
 QUESTIONS = [

@@ -11,7 +11,8 @@ from llama_index.core.evaluation import (
 )
 
 from refrag_rag.spans import CLOSE
-from tests.llama_index.chains import QUESTION, TEXTS, ScriptedLLM, check_vectors
+from tests.llama_index.chains import ScriptedLLM, check_vectors
+from tests.sample_texts import QUESTION, TEXTS
 
 EVALUATORS = {
     "faithfulness": FaithfulnessEvaluator,

@@ -15,7 +15,8 @@ from llama_index_instrumentation.dispatcher import instrument_tags
 
 from refrag_rag import InputError, Refrag, compressible
 from refrag_rag.llama_index import RefragAnswerEvent, RefragLLM, collect_answers
-from tests.llama_index.chains import OTHER, QUESTION, TEXTS, WAYS, Chain, query
+from tests.llama_index.chains import WAYS, Chain, query
+from tests.sample_texts import OTHER, QUESTION, TEXTS
 
 PROMPT = f"{compressible(TEXTS['Titanic'])}\n{compressible(TEXTS['Nintendo'])}\n{QUESTION}"
 CHAT = [ChatMessage(content=PROMPT)]

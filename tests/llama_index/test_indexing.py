@@ -9,15 +9,8 @@ from llama_index.core.vector_stores import SimpleVectorStore
 
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 from refrag_rag.spans import CLOSE
-from tests.llama_index.chains import (
-    QUESTION,
-    TEXTS,
-    HashedWords,
-    check_sources,
-    check_vectors,
-    documents,
-    query,
-)
+from tests.llama_index.chains import HashedWords, check_sources, check_vectors, documents, query
+from tests.sample_texts import QUESTION, TEXTS
 
 NEW = "The captain of the Titanic was Rosa Tarmin. The Titanic is a film. It was made in 1997."
 

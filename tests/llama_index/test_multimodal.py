@@ -7,14 +7,8 @@ from llama_index.core.schema import MediaResource, Node, NodeWithScore
 from refrag_rag.errors import InputError
 from refrag_rag.llama_index import RefragPostprocessor
 from refrag_rag.spans import find_spans
-from tests.llama_index.chains import (
-    QUESTION,
-    TEXTS,
-    WAYS,
-    check_sources,
-    check_vectors,
-    query,
-)
+from tests.llama_index.chains import WAYS, check_sources, check_vectors, query
+from tests.sample_texts import QUESTION, TEXTS
 
 mode = pytest.mark.mode(
     "LlamaIndex",

@@ -11,15 +11,8 @@ from llama_index.core.query_engine import (
 from llama_index.core.schema import MetadataMode, QueryBundle
 
 from refrag_rag.spans import find_spans
-from tests.llama_index.chains import (
-    OTHER,
-    TEXTS,
-    WAYS,
-    check_answers,
-    check_sources,
-    check_vectors,
-    query,
-)
+from tests.llama_index.chains import WAYS, check_answers, check_sources, check_vectors, query
+from tests.sample_texts import OTHER, TEXTS
 
 
 def engine_mode(name, result="works", note=""):

@@ -5,15 +5,8 @@ from llama_index.core import PromptTemplate, get_response_synthesizer
 from llama_index.core.response_synthesizers import ResponseMode
 
 from refrag_rag.spans import find_spans, strip_spans
-from tests.llama_index.chains import (
-    QUESTION,
-    TEXTS,
-    WAYS,
-    check_answers,
-    check_sources,
-    check_vectors,
-    query,
-)
+from tests.llama_index.chains import WAYS, check_answers, check_sources, check_vectors, query
+from tests.sample_texts import QUESTION, TEXTS
 
 ANSWER = "Edward Smith"
 NOTES = {

@@ -27,9 +27,6 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from refrag_rag.llama_index import RefragPostprocessor, RefragTransform
 from refrag_rag.spans import CLOSE
 from tests.llama_index.chains import (
-    OTHER,
-    QUESTION,
-    TEXTS,
     WAYS,
     HashedWords,
     ScriptedLLM,
@@ -39,6 +36,7 @@ from tests.llama_index.chains import (
     documents,
     query,
 )
+from tests.sample_texts import OTHER, QUESTION, TEXTS
 
 
 def mode(name, result="works", note=""):

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-WIDTH = 64  # of the embeddings in `chains.py` of both frameworks
+from tests.sample_texts import WIDTH
 
 NAMES = ("Titanic", "Nintendo", "Danube")
 
@@ -126,6 +126,26 @@ def lang_qdrant(path, embeddings):
 def lang_lancedb(path, embeddings):
     found = need("langchain_lancedb")
     yield found.LanceDB(embeddings, uri=str(path), table_name="refrag")
+
+
+@contextlib.contextmanager
+def lang_faiss(_path, embeddings):
+    faiss = need("faiss")
+    found = need("langchain_community.vectorstores")
+    docstore = need("langchain_community.docstore.in_memory").InMemoryDocstore()
+    yield found.FAISS(embeddings, faiss.IndexFlatIP(WIDTH), docstore, {})
+
+
+@contextlib.contextmanager
+def lang_pgvector(path, embeddings):
+    found = need("langchain_postgres")
+    with postgres(path) as place:
+        engine = found.PGEngine.from_connection_string(
+            place.replace("postgresql:", "postgresql+psycopg:")
+        )
+        engine.init_vectorstore_table("refrag", vector_size=WIDTH)
+        yield found.PGVectorStore.create_sync(engine, embeddings, "refrag")
+        engine._run_as_sync(engine.close())
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from langchain_core.documents import Document
 from refrag_rag.langchain import ChatRefrag, RefragCompressor, RefragIndexer, strip_documents
 from refrag_rag.store import LMDBStore
 from refrag_rag.store.upkeep import verify
-from tests.langchain.chains import PROMPT, QUESTION, TEXTS, HashedWords
+from tests.langchain.chains import PROMPT, HashedWords
 from tests.recorded import RecordedEngine, check_vectors
+from tests.sample_texts import QUESTION, TEXTS
 from tests.vector_stores import databases
 
 CHANGED = "The captain of the Titanic was Anna Keld. The Titanic was found in 1985."
@@ -27,9 +28,13 @@ def database(name, make, note, *marks):
 
 DATABASES = [
     database("InMemoryVectorStore", databases.lang_memory, "update and delete"),
+    database("FAISS", databases.lang_faiss, "update and delete", pytest.mark.slow),
     database("Chroma", databases.lang_chroma, "update and delete", pytest.mark.slow),
     database("Qdrant", databases.lang_qdrant, "local mode, update and delete", pytest.mark.slow),
     database("LanceDB", databases.lang_lancedb, "update and delete", pytest.mark.slow),
+    database(
+        "pgvector", databases.lang_pgvector, "PostgreSQL, update and delete", pytest.mark.slow
+    ),
 ]
 
 

@@ -11,8 +11,9 @@ from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransfo
 from refrag_rag.store import LMDBStore
 from refrag_rag.store.sources import passage_keys
 from refrag_rag.store.upkeep import verify
-from tests.llama_index.chains import QUESTION, HashedWords, documents
+from tests.llama_index.chains import HashedWords, documents
 from tests.recorded import RecordedEngine, check_vectors
+from tests.sample_texts import QUESTION
 from tests.vector_stores import databases
 
 CHANGED = "The captain of the Titanic was Anna Keld. The Titanic was found in 1985."

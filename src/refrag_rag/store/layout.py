@@ -6,6 +6,7 @@ found by its magic, its sizes and its checksum.
 
 import struct
 import zlib
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,11 @@ from refrag_rag.store.formats import FORMATS, VectorFormat, Vectors
 MAGIC = b"RfrE"  # safetensors, the older layout, has four zero bytes at 4:8 and never this
 VERSION = 1
 Buffer = bytes | memoryview
-HEADER = struct.Struct("<4s4B8s6I")
+START = struct.Struct("<4s4B8s5I")
 BY_NAME = {name.encode().ljust(8, b"\0"): format for name, format in FORMATS.items()}
 CHECKSUM = struct.Struct("<I")
-UNCHECKED = HEADER.size - CHECKSUM.size
+HEADER = struct.Struct(START.format + "I")
+UNCHECKED = START.size
 SCORE = struct.Struct("<H")
 UNSIGNED: dict[int, "np.dtype[np.unsignedinteger[Any]]"] = {
     1: np.dtype("<u1"),
@@ -40,6 +42,10 @@ class Header(NamedTuple):
         Bytes of everything between header and chunk embeddings.
     payload
         Bytes of the chunk embeddings.
+    cut
+        Where the chunk embeddings begin.
+    total
+        Bytes of the entry.
     """
 
     id_bytes: int
@@ -51,17 +57,8 @@ class Header(NamedTuple):
     tokens: int
     small: int
     payload: int
-    checksum: int
-
-    @property
-    def cut(self) -> int:
-        """Where the chunk embeddings begin."""
-        return HEADER.size + self.small
-
-    @property
-    def total(self) -> int:
-        """Bytes of the entry."""
-        return HEADER.size + self.small + self.payload
+    cut: int
+    total: int
 
 
 class SmallArrays(NamedTuple):
@@ -117,8 +114,8 @@ def pack(embeddings: Vectors, small: SmallArrays, format: VectorFormat) -> bytes
     middle, payload = b"".join(parts), format.encode(embeddings)
     chunks, width = embeddings.shape
     widths = [array.itemsize for array in numbers]
-    sizes = (chunks, width, len(small.token_ids), len(middle), len(payload), 0)
-    start = HEADER.pack(MAGIC, VERSION, *widths, format.name.encode(), *sizes)[:UNCHECKED]
+    sizes = (chunks, width, len(small.token_ids), len(middle), len(payload))
+    start = START.pack(MAGIC, VERSION, *widths, format.name.encode(), *sizes)
     checksum = _checksum(start, middle, payload)
     return start + CHECKSUM.pack(checksum) + middle + payload
 
@@ -131,12 +128,16 @@ def read_header(data: Buffer) -> Header:
     StoreError
         If they are not a header that fits together.
     """
-    try:
-        (magic, version, ids, lengths, ends, name, chunks, width, tokens, small, payload, crc) = (
-            HEADER.unpack_from(data)
-        )
-    except struct.error as error:
-        raise damaged(f"{len(data)} bytes, shorter than a header") from error
+    if len(data) < HEADER.size:
+        raise damaged(f"{len(data)} bytes, shorter than a header")
+    return _header(bytes(data[:UNCHECKED]))
+
+
+@lru_cache(maxsize=4096)  # entries of the same sizes have the same bytes here
+def _header(start: bytes) -> Header:
+    magic, version, ids, lengths, ends, name, chunks, width, tokens, small, payload = START.unpack(
+        start
+    )
     if magic != MAGIC:
         raise damaged("no entry of this package")
     if version != VERSION:
@@ -150,7 +151,10 @@ def read_header(data: Buffer) -> Header:
     enough = tokens * ids + chunks * (lengths + ends) <= small
     if not (fine and enough and payload == format.size(chunks, width)):
         raise damaged("sizes that do not fit together")
-    return Header(ids, lengths, ends, format, chunks, width, tokens, small, payload, crc)
+    cut = HEADER.size + small
+    return Header(
+        ids, lengths, ends, format, chunks, width, tokens, small, payload, cut, cut + payload
+    )
 
 
 def check(data: Buffer, header: Header) -> None:
@@ -163,8 +167,8 @@ def check(data: Buffer, header: Header) -> None:
     """
     if len(data) != header.total:
         raise damaged(f"{len(data)} bytes, {header.total} expected")
-    start, cut = data[:UNCHECKED], header.cut
-    if _checksum(start, data[HEADER.size : cut], data[cut:]) != header.checksum:
+    (expected,) = CHECKSUM.unpack_from(data, UNCHECKED)
+    if _checksum(data[:UNCHECKED], data[HEADER.size :]) != expected:
         raise damaged("its checksum differs")
 
 

@@ -14,7 +14,7 @@ import lmdb
 from refrag_rag.errors import StoreError
 from refrag_rag.store.entry import PassageEntry
 from refrag_rag.store.environment import DATA, Environment
-from refrag_rag.store.layout import HEADER, Buffer, Pieces, damaged, is_entry, read_header
+from refrag_rag.store.layout import Buffer, Pieces, damaged, is_entry, read_header
 from refrag_rag.store.plain import is_plain, unwrap_plain
 
 BODY = b"\0"
@@ -56,8 +56,7 @@ def pieces(transaction: Any, key: bytes, head: Buffer) -> Pieces | Buffer:
     if not is_entry(head):
         return head
     header = read_header(head)
-    cut = HEADER.size + header.small
-    total = cut + header.payload
+    cut, total = header.cut, header.total
     if len(head) >= total:
         return Pieces(header, head[:cut], head[cut:], b"")
     body = transaction.get(key + BODY)

@@ -1,0 +1,112 @@
+"""From prompts that are laid out to answers: decode, stop, and write down what was read."""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+from refrag_rag.answer import Answer, Counts, Timings
+from refrag_rag.decode import decode, end_tokens
+from refrag_rag.errors import InputError
+from refrag_rag.model import RefragModel
+from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.reuse import Reuse
+from refrag_rag.sampling import Sampling
+from refrag_rag.stopping import AnswerText
+
+
+def answer_rows(
+    model: RefragModel,
+    prompts: Sequence[CompressedPrompt],
+    sampling: Sampling,
+    *,
+    kept: Sequence[str],
+    reuse: Reuse | None,
+    clock: Callable[..., Timings],
+    start: float,
+) -> Iterator[tuple[int, str, Answer | None]]:
+    """Answer prompts together.
+
+    Parameters
+    ----------
+    kept
+        Special tokens that stay in the answers' text.
+    reuse
+        KV cache of an earlier turn.
+    clock
+        Makes timings from ``ttft_s``, ``decode_s`` and ``total_s``.
+    start
+        When the question was asked, on `time.perf_counter`'s clock.
+
+    Yields
+    ------
+    tuple
+        A row with its new text, and with the answer once the row is done.
+    """
+    texts = [AnswerText(model.tokenizer, end_tokens(model), sampling.stop, kept) for _ in prompts]
+    reused = reuse.positions if reuse is not None else 0
+    first = None
+    for tokens in _until_stopped(decode(model, prompts, sampling, reuse), texts):
+        first = first or time.perf_counter()
+        for row, token in tokens:
+            texts[row].add(token)
+            yield row, texts[row].fresh(), None
+    for row, text in enumerate(texts):
+        rest = text.fresh(final=True)
+        now = time.perf_counter()
+        first = first or now
+        timings = clock(ttft_s=first - start, decode_s=now - first, total_s=now - start)
+        yield row, rest, _answer(text, prompts[row], timings, reused)
+
+
+def sampling_of(arguments: dict[str, Any]) -> Sampling:
+    """Settings of a call.
+
+    Raises
+    ------
+    InputError
+        If an argument is unknown or out of range.
+    """
+    known = Sampling.__dataclass_fields__
+    if unknown := sorted(set(arguments) - set(known)):
+        raise InputError(f"Unknown arguments {unknown}; expected some of {sorted(known)}.")
+    return Sampling(**arguments)
+
+
+def _until_stopped(
+    steps: Generator[list[tuple[int, int]], set[int], None], texts: Sequence[AnswerText]
+) -> Iterator[list[tuple[int, int]]]:
+    """Run the decoder, telling it after each step which rows met a stop string."""
+    try:
+        tokens = next(steps)
+        while True:
+            yield tokens
+            tokens = steps.send({row for row, text in enumerate(texts) if text.stopped})
+    except StopIteration:
+        return
+    finally:
+        steps.close()  # a reader may go away before the end
+
+
+def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings, reused: int) -> Answer:
+    counts = Counts(
+        positions=prompt.positions,
+        plain_positions=prompt.plain_positions,
+        spans=prompt.spans,
+        chunks=prompt.chunks,
+        expanded=prompt.expanded,
+        cache_hits=prompt.cache_hits,
+        cache_misses=prompt.cache_misses,
+        new_tokens=len(text.token_ids),
+        metadata_chunks=prompt.metadata_chunks,
+        reused_positions=reused,
+        expanded_per_span=tuple(int(one.expanded.sum()) for one in prompt.readings),
+    )
+    return Answer(
+        text.text,
+        tuple(text.token_ids),
+        text.finish_reason,
+        counts,
+        timings,
+        question=prompt.question,
+        readings=prompt.readings,
+    )
