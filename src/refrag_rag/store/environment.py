@@ -71,7 +71,7 @@ class Environment:
     """
 
     def __init__(
-        self, path: Path, *, read_only: bool, map_size: int, read_ahead: bool = True
+        self, path: Path, *, read_only: bool, map_size: int, read_ahead: bool = False
     ) -> None:
         self.path, self.read_only, self.handles = path, read_only, 0
         self._map_size, self._read_ahead = map_size, read_ahead

@@ -43,9 +43,9 @@ class LMDBStore:
         Format of the chunk embeddings that are put from now on: ``fp16``, ``fp32``, ``bf16`` or
         ``int8``. By default the one of their dtype. Entries in any format are read.
     read_ahead
-        Whether the kernel reads ahead. Without it a store that is larger than the memory reads
-        random passages sooner, and a small one is slower at first. The first handle of a path in
-        a process decides.
+        Whether the kernel reads ahead of what is asked for. Passages are read at random places, so
+        that this pays only for small stores, which are in memory sooner with it. The first handle
+        of a path in a process decides.
 
     Raises
     ------
@@ -60,7 +60,7 @@ class LMDBStore:
         read_only: bool = False,
         map_size: int = FIRST_MAP,
         vectors: str | None = None,
-        read_ahead: bool = True,
+        read_ahead: bool = False,
     ) -> None:
         self.vectors = None if vectors is None else get_format(vectors).name
         self.path = Path(path).expanduser().resolve()
