@@ -152,3 +152,10 @@ def test_keys_that_lmdb_cannot_hold(tmp_path):
             store.put("a", {"x" * 600: entry()})
         with pytest.raises(StoreError, match="expected"):
             store.put("a/b", {"x": entry()})
+
+
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_the_kernel_reads_ahead_only_when_asked(tmp_path, asked):
+    named = {} if asked is None else {"read_ahead": asked}
+    with LMDBStore(tmp_path, **named) as store:
+        assert store._environment().db.flags()["readahead"] is bool(asked)
