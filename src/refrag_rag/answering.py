@@ -42,7 +42,8 @@ def answer_rows(
     tuple
         A row with its new text, and with the answer once the row is done.
     """
-    texts = [AnswerText(model.tokenizer, end_tokens(model), sampling.stop, kept) for _ in prompts]
+    ends = end_tokens(model)
+    texts = [AnswerText(model.tokenizer, ends, sampling.stop, kept) for _ in prompts]
     reused = reuse.positions if reuse is not None else 0
     first = None
     for tokens in _until_stopped(decode(model, prompts, sampling, reuse), texts):
