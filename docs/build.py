@@ -166,12 +166,12 @@ def store() -> None:
         head = f"`{found['model']}` ({found['fingerprint']}), {questions} held-out questions. "
         tables["formats"] = head + machine + "\n" + store_formats.markdown(found["formats"])
     if found["growth"]:
-        done = found.get("compaction")  # a run that was broken off has none
-        tail = done and (
-            f"\nDeleting {done['deleted']:,} of them took {done['delete_s']:.0f} s, compacting "
+        tables["growth"] = machine + "\n" + store_growth.markdown(found["growth"])
+    if done := found.get("compaction"):  # a run that was broken off has none
+        tables["growth"] += (
+            f"\nDeleting {done['deleted']:,} of them took {done['delete_s']:.1f} s, compacting "
             f"{done['compact_s']:.0f} s; {done['bytes_given_back'] / 1e9:.1f} GB were given back.\n"
         )
-        tables["growth"] = machine + "\n" + store_growth.markdown(found["growth"]) + (tail or "")
     for name, text in tables.items():
         insert(DOCS / "store.md", text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
 
