@@ -14,6 +14,7 @@ from refrag_rag.policies import POLICIES, Chunks, budget, choose, get_policy, ne
 from refrag_rag.policies.lexical import (
     NEIGHBOUR_SHARE,
     PASSAGE_SHARE,
+    SENTENCE_SHARE,
     chunk_scores,
     question_words,
     stem,
@@ -129,11 +130,28 @@ def test_lexical_expands_nothing_without_a_match():
     assert not get_policy("lexical").select(chunks(), "", 5).any()
 
 
+def test_lexical_expands_the_sentence_that_answers_not_every_one_with_the_name():
+    texts = [
+        *("Anna Keld: Anna", " Keld is a baker. Anna", " Keld lives in Ost. Anna Keld"),
+        *(" was taught by the", " old Tor Vim. Anna", " Keld likes cats."),
+    ]
+    mask = get_policy("lexical").select(chunks(texts, (0,) * 6), "Who taught Anna Keld?", 3)
+    assert np.flatnonzero(mask).tolist() == [2, 3, 4]
+
+
 def test_lexical_scores_are_those_of_the_formula_written_slowly():
-    texts = [*TEXTS, "Anna", " Keld likes", " wor", "ks and clocks"]
-    passages = (*(0,) * 5, *(1,) * 5, *(3,) * 4)
+    texts = [*TEXTS, "Anna", " Keld likes", " wor", "ks. And", " clocks"]
+    passages = (*(0,) * 5, *(1,) * 5, *(3,) * 5)
+    sentences = (  # chunks that hold a part of one, and its text
+        ({0, 1, 2}, "Velmora Works was founded in 1912 by Anna Keld"),
+        ({3, 4}, "It makes clocks in Port Belu"),
+        ({5, 6, 7}, "Tarsk Group was founded in 1855 by Leo Brand"),
+        ({8, 9}, "It makes shoes in New Dor"),
+        ({10, 11, 12, 13}, "Anna Keld likes works"),
+        ({13, 14}, "And clocks"),
+    )
     asked = question_words("Which works of Anna Keld makes clocks in Port Belu?")
-    held = {  # word stems of every chunk; 'works' and 'shoes' are cut in two
+    held = {  # word stems of every chunk; three words are cut in two
         row: {stem(word) for word in text.replace(",", "").replace(".", "").split()}
         for row, text in enumerate(texts)
     }
@@ -143,13 +161,22 @@ def test_lexical_scores_are_those_of_the_formula_written_slowly():
     passage_words = {p: set().union(*(held[i] for i in held if passages[i] == p)) for p in passages}
     counts = Counter(word for words in passage_words.values() for word in words)
     weight = {word: w * math.log(1 + 4 / (counts[word] or 1)) for word, w in asked.items()}
-    own = [sum(weight[word] for word in weight if word in held[row]) for row in held]
+
+    def inner(word, passage):
+        """How much the word says within the passage, where it stands in some of five chunks."""
+        among = sum(word in held[row] for row in held if passages[row] == passage)
+        return weight[word] * math.log(1 + 5 / max(among, 1)) / math.log(6)
+
+    own = [sum(inner(w, p) for w in weight if w in held[row]) for row, p in enumerate(passages)]
     expected = []
     for row, passage in enumerate(passages):
-        beside = [i for i in (row - 1, row + 1) if 0 <= i < 14 and passages[i] == passage]
-        whole = sum(weight[word] for word in weight if word in passage_words[passage])
+        beside = [i for i in (row - 1, row + 1) if 0 <= i < 15 and passages[i] == passage]
         around = max((own[i] for i in beside), default=0)
-        expected.append(own[row] + NEIGHBOUR_SHARE * around + PASSAGE_SHARE * whole)
+        said = [{stem(word) for word in text.split()} for rows, text in sentences if row in rows]
+        sentence = max(sum(inner(w, passage) for w in weight if w in words) for words in said)
+        whole = sum(weight[word] for word in weight if word in passage_words[passage])
+        shares = NEIGHBOUR_SHARE * around + SENTENCE_SHARE * sentence + PASSAGE_SHARE * whole
+        expected.append(own[row] + shares)
     found = chunk_scores(chunks(texts, passages), asked)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 

@@ -2,28 +2,33 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.policies.base import Chunks
 from refrag_rag.policies.ranking import Ranking
+from refrag_rag.tokenization import sentence_ends
 
 STOPWORDS = frozenset(
     "a an and are as at be by did do does for from had has have how in into is it its many much of "
     "on or s she he than that the their there they this to was were what when where which who whom "
     "whose why will with".split()
 )
-PASSAGE_SHARE = 0.6  # of its passage's score: the title names what a later chunk tells about
-NEIGHBOUR_SHARE = 0.5  # of the chunks before and after: an answer often begins in the next chunk
+SENTENCE_SHARE = 1.0  # of the best sentence that a chunk holds a part of
+NEIGHBOUR_SHARE = 0.5  # of the chunks before and after, for text without sentences
+PASSAGE_SHARE = 1.0  # of its passage's score: the title names what a later chunk tells about
 NAME_WEIGHT = 1.5
 
 
 class ExpandLexical(Ranking):
     """Scores chunks by the words of the question, rare ones first, and expands the best.
 
-    A chunk counts what it matches itself, a share of what the chunks around it match, and a share
-    of what its passage matches. Chunks of passages without any match are never expanded.
+    A chunk counts what it matches itself, and shares of what its sentence, the chunks around it
+    and its passage match. A word counts more in few passages than in many, and within a passage
+    more in few chunks than in many: the name that stands in every sentence finds the passage, but
+    not the sentence. Chunks of passages without any match are never expanded.
     """
 
     name = "lexical"
@@ -55,24 +60,65 @@ def chunk_scores(chunks: Chunks, asked: dict[str, float]) -> NDArray[np.float64]
     Words are looked for in whole passages and laid to every chunk that holds a part of them, since
     a chunk may end in the middle of a word.
     """
-    matches = np.zeros((len(chunks.texts), len(asked)))
     places = {word: place for place, word in enumerate(asked)}
-    runs = chunks.runs()
-    for start, stop in runs:
-        for row, place in _matches(chunks.texts[start:stop], places):
-            matches[start + row, place] = 1
-    starts, stops = np.array(runs).T
-    held = np.maximum.reduceat(matches, starts, axis=0)  # (passages, words)
+    found = [_find(chunks.texts[start:stop], places) for start, stop in chunks.runs()]
+    held = np.array([one.words.any(0) for one in found])  # (passages, W)
     total = int(chunks.passages[-1]) + 1
     rarity = np.log(1 + total / np.maximum(held.sum(0), 1))
     weights = rarity * np.array(list(asked.values()))
-    own = matches @ weights  # (L,)
-    same = chunks.passages[1:] == chunks.passages[:-1]
-    around = np.zeros_like(own)
-    around[1:] = np.maximum(around[1:], own[:-1] * same)
-    around[:-1] = np.maximum(around[:-1], own[1:] * same)
-    whole = np.repeat((held * weights).sum(1), stops - starts)  # equal rows give equal sums
-    scores: NDArray[np.float64] = own + NEIGHBOUR_SHARE * around + PASSAGE_SHARE * whole
+    whole = (held * weights).sum(1)  # equal rows give equal sums
+    return np.concatenate(
+        [
+            _within(one, weights) + PASSAGE_SHARE * passage
+            for one, passage in zip(found, whole, strict=True)
+        ]
+    )
+
+
+class _Found(NamedTuple):
+    """Words of the question in one passage of n chunks and m sentences.
+
+    Attributes
+    ----------
+    words, said
+        *Shapes:* (n, W) and (m, W), bool; which chunk and which sentence holds which word.
+    first, last
+        *Shape:* (n,); sentences that a chunk holds a part of.
+    """
+
+    words: NDArray[np.bool_]
+    said: NDArray[np.bool_]
+    first: NDArray[np.intp]
+    last: NDArray[np.intp]
+
+
+def _find(texts: Sequence[str], places: Mapping[str, int]) -> _Found:
+    text = "".join(texts)
+    ends = np.cumsum([len(part) for part in texts])
+    stops = np.array([*sentence_ends(text), len(text)])
+    words = np.zeros((len(texts), len(places)), bool)
+    said = np.zeros((len(stops), len(places)), bool)
+    for match in re.finditer(r"\w+", text):
+        place = places.get(stem(match[0]))
+        if place is not None:
+            first, last = np.searchsorted(ends, [match.start(), match.end() - 1], side="right")
+            words[first : last + 1, place] = True
+            said[np.searchsorted(stops, match.start(), side="right"), place] = True
+    first = np.searchsorted(stops, np.append(0, ends[:-1]), side="right")
+    last = np.searchsorted(stops, ends - 1, side="right")
+    return _Found(words, said, first, last)
+
+
+def _within(found: _Found, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores of the chunks of one passage, but for the passage's own share; *shape* (n,)."""
+    count = len(found.words)
+    spread = np.log(1 + count / np.maximum(found.words.sum(0), 1)) / np.log(1 + count)  # (W,)
+    own = (found.words * (weights * spread)).sum(1)  # (n,)
+    around = np.maximum(np.append(own[1:], 0), np.append(0, own[:-1]))  # (n,)
+    said = np.append((found.said * (weights * spread)).sum(1), 0)  # (m + 1,)
+    spans = np.column_stack([found.first, found.last + 1]).ravel()
+    best = np.maximum.reduceat(said, spans)[::2]  # (n,)
+    scores: NDArray[np.float64] = own + SENTENCE_SHARE * best + NEIGHBOUR_SHARE * around
     return scores
 
 
@@ -83,15 +129,3 @@ def stem(word: str) -> str:
         if folded.endswith(ending) and len(folded) - len(ending) >= 3:
             return folded[: -len(ending)]
     return folded
-
-
-def _matches(texts: Sequence[str], places: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Chunk and place of each word of a passage that is asked for, for every chunk it touches."""
-    ends = np.cumsum([len(text) for text in texts])
-    found = []
-    for match in re.finditer(r"\w+", "".join(texts)):
-        place = places.get(stem(match[0]))
-        if place is not None:
-            first, last = np.searchsorted(ends, [match.start(), match.end() - 1], side="right")
-            found += [(row, place) for row in range(int(first), int(last) + 1)]
-    return found

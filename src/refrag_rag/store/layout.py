@@ -70,17 +70,15 @@ class SmallArrays(NamedTuple):
     scores: dict[str, NDArray[np.float32]]
 
 
-class Pieces(NamedTuple):
-    """An entry as views of its bytes: what comes before the chunk embeddings, and these in two."""
+Pieces = tuple[Header, Buffer, Buffer]
+"""An entry as views of its bytes, which may lie at two places: its header; everything up to the
+chunk embeddings, and the end of these; the chunk embeddings up to there."""
 
-    header: Header
-    start: Buffer
-    first: Buffer
-    second: Buffer
 
-    def joined(self) -> bytes:
-        """The entry's bytes, as a copy."""
-        return b"".join((self.start, self.first, self.second))
+def joined(pieces: Pieces) -> bytes:
+    """Bytes of an entry, as a copy."""
+    header, head, body = pieces
+    return b"".join((head[: header.cut], body, head[header.cut :]))
 
 
 def is_entry(data: Buffer) -> bool:
@@ -128,18 +126,33 @@ def read_header(data: Buffer) -> Header:
     StoreError
         If they are not a header that fits together.
     """
+    header = entry_header(data)
+    if header is None:
+        raise damaged("no entry of this package")
+    return header
+
+
+def entry_header(data: Buffer) -> Header | None:
+    """Read the first bytes of a value: a header, or None if it does not claim to be an entry.
+
+    Raises
+    ------
+    StoreError
+        If it claims to be one, but is not a header that fits together.
+    """
+    start = bytes(data[:UNCHECKED])
+    if not start.startswith(MAGIC):
+        return None
     if len(data) < HEADER.size:
         raise damaged(f"{len(data)} bytes, shorter than a header")
-    return _header(bytes(data[:UNCHECKED]))
+    return _header(start)
 
 
 @lru_cache(maxsize=4096)  # entries of the same sizes have the same bytes here
 def _header(start: bytes) -> Header:
-    magic, version, ids, lengths, ends, name, chunks, width, tokens, small, payload = START.unpack(
+    _, version, ids, lengths, ends, name, chunks, width, tokens, small, payload = START.unpack(
         start
     )
-    if magic != MAGIC:
-        raise damaged("no entry of this package")
     if version != VERSION:
         raise StoreError(
             f"An entry in layout {version}; this version reads {VERSION}. Install a newer one."

@@ -18,7 +18,7 @@ from refrag_rag.store import records
 from refrag_rag.store.entry import PassageEntry
 from refrag_rag.store.environment import DATA, Environment
 from refrag_rag.store.formats import get_format
-from refrag_rag.store.rows import Allocate, fill, new_array, readable
+from refrag_rag.store.rows import Allocate, fill, new_array
 
 FIRST_MAP = 64 << 20
 LONGEST_KEY = 511 - len(records.BODY)
@@ -106,11 +106,7 @@ class LMDBStore:
         """
         wanted = [_key(namespace, key) for key in keys]
         with self._reading(buffers=True) as transaction:
-            found = []
-            for key in wanted:
-                head = transaction.get(key)
-                found.append(None if head is None else records.pieces(transaction, key, head))
-            return fill([None if one is None else readable(one) for one in found], allocate)
+            return fill([records.find(transaction, key) for key in wanted], allocate)
 
     def put(self, namespace: str, entries: Mapping[str, PassageEntry]) -> None:
         """Write all entries in one transaction, or none."""

@@ -14,7 +14,15 @@ import lmdb
 from refrag_rag.errors import StoreError
 from refrag_rag.store.entry import PassageEntry
 from refrag_rag.store.environment import DATA, Environment
-from refrag_rag.store.layout import Buffer, Pieces, damaged, is_entry, read_header
+from refrag_rag.store.layout import (
+    Buffer,
+    Pieces,
+    damaged,
+    entry_header,
+    is_entry,
+    joined,
+    read_header,
+)
 from refrag_rag.store.plain import is_plain, unwrap_plain
 
 BODY = b"\0"
@@ -45,6 +53,21 @@ def get(transaction: Any, key: bytes) -> bytes | None:
     return None if head is None else whole(pieces(transaction, key, head))
 
 
+def find(transaction: Any, key: bytes) -> Pieces | PassageEntry | None:
+    """Find an entry, as views; one in the older layout is read whole.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged, or a part of it is missing.
+    """
+    head = transaction.get(key)
+    if head is None:
+        return None
+    found = pieces(transaction, key, head)
+    return found if isinstance(found, tuple) else PassageEntry.from_bytes(bytes(found))
+
+
 def pieces(transaction: Any, key: bytes, head: Buffer) -> Pieces | Buffer:
     """Find both parts of an entry; a value that is none in this layout is given back.
 
@@ -53,21 +76,20 @@ def pieces(transaction: Any, key: bytes, head: Buffer) -> Pieces | Buffer:
     StoreError
         If the second part is missing.
     """
-    if not is_entry(head):
+    header = entry_header(head)
+    if header is None:
         return head
-    header = read_header(head)
-    cut, total = header.cut, header.total
-    if len(head) >= total:
-        return Pieces(header, head[:cut], head[cut:], b"")
+    if len(head) >= header.total:
+        return header, head, b""
     body = transaction.get(key + BODY)
-    if body is None or len(head) + len(body) != total:
+    if body is None or len(head) + len(body) != header.total:
         raise damaged("a part of it is missing")
-    return Pieces(header, head[:cut], body, head[cut:])
+    return header, head, body
 
 
 def whole(value: Pieces | Buffer) -> bytes:
     """Bytes of a value, as a copy."""
-    return value.joined() if isinstance(value, Pieces) else bytes(value)
+    return joined(value) if isinstance(value, tuple) else bytes(value)
 
 
 def delete(transaction: Any, key: bytes) -> bool:

@@ -10,7 +10,7 @@ from refrag_rag.errors import StoreError
 from refrag_rag.store.base import ChunkStore
 from refrag_rag.store.entry import PassageEntry, StoredEntry
 from refrag_rag.store.formats import Vectors
-from refrag_rag.store.layout import Buffer, Pieces
+from refrag_rag.store.layout import Pieces
 
 Allocate = Callable[[int, int, "np.dtype[Any]"], Vectors]
 """``allocate(rows, width, dtype)`` gives a C-contiguous array, float16 or float32."""
@@ -31,11 +31,6 @@ def read_rows(
     return fill(store.get(namespace, keys), allocate)
 
 
-def readable(value: Pieces | Buffer) -> Pieces | PassageEntry:
-    """Read an entry in the older layout whole."""
-    return value if isinstance(value, Pieces) else PassageEntry.from_bytes(bytes(value))
-
-
 def fill(
     found: Sequence[Pieces | PassageEntry | None], allocate: Allocate
 ) -> list[PassageEntry | None]:
@@ -51,35 +46,53 @@ def fill(
     StoreError
         If the widths differ, or `allocate` gives something else than it was asked for.
     """
-    sizes = [_size(one) for one in found if one is not None]
-    if not sizes:
+    rows, widths, dtypes, copied = _sizes(found)
+    if not widths:
         return [None] * len(found)
-    widths = {width for _, width, _ in sizes}
     if len(widths) > 1:
         raise StoreError(
             f"Entries of {sorted(widths)} numbers a vector under one namespace; expected one "
             "width. Delete the namespace and index again."
         )
-    rows, width = sum(chunks for chunks, _, _ in sizes), widths.pop()
-    dtype = np.result_type(*{dtype for _, _, dtype in sizes})
-    out = allocate(rows, width, dtype)
+    width = widths.pop()
+    out = allocate(rows, width, np.result_type(*dtypes))
     if out.shape != (rows, width) or not out.flags.c_contiguous:
         raise StoreError(f"An array {out.shape} was given; expected ({rows}, {width}), contiguous.")
-    if all(one is None or (isinstance(one, Pieces) and _copies(one, dtype)) for one in found):
+    if copied and len(dtypes) == 1:
         return _copy(found, out)  # type: ignore[arg-type]
     read: list[PassageEntry | None] = []
     start = 0
     for one in found:
-        chunks = 0 if one is None else _size(one)[0]
+        chunks = 0 if one is None else _shape(one)[0]
         read.append(None if one is None else _put(one, out[start : start + chunks]))
         start += chunks
     return read
 
 
-def _size(one: Pieces | PassageEntry) -> tuple[int, int, "np.dtype[Any]"]:
+def _sizes(
+    found: Sequence[Pieces | PassageEntry | None],
+) -> tuple[int, set[int], set["np.dtype[Any]"], bool]:
+    """Rows, widths and dtypes of all, and whether reading them is copying bytes."""
+    rows, widths, dtypes, copied = 0, set(), set(), True
+    last = None
+    for one in found:
+        if one is None:
+            continue
+        header = one[0] if isinstance(one, tuple) else None
+        if header is None or header is not last:  # entries of the same sizes share their header
+            last = header
+            chunks, width, dtype = _shape(one)
+            widths.add(width)
+            dtypes.add(dtype)
+            copied = copied and header is not None and header.format.plain
+        rows += chunks
+    return rows, widths, dtypes, copied
+
+
+def _shape(one: Pieces | PassageEntry) -> tuple[int, int, "np.dtype[Any]"]:
     if isinstance(one, PassageEntry):
         return *one.embeddings.shape, one.embeddings.dtype
-    header = one.header
+    header = one[0]
     return header.chunks, header.width, header.format.dtype
 
 
@@ -87,29 +100,28 @@ def _put(one: Pieces | PassageEntry, rows: NDArray[Any]) -> PassageEntry:
     if isinstance(one, PassageEntry):
         rows[...] = one.embeddings
         return PassageEntry(rows, one.token_ids, one.chunk_lengths, one.char_ends, one.scores)
-    header, start, first, second = one
-    header.format.decode(b"".join((first, second)), rows)
+    header, head, body = one
+    start, rest = head[: header.cut], head[header.cut :]
+    header.format.decode(b"".join((body, rest)), rows)
     return StoredEntry.over(rows, 0, bytes(start), header)
-
-
-def _copies(one: Pieces, dtype: "np.dtype[Any]") -> bool:
-    return one.header.format.plain and one.header.format.dtype == dtype
 
 
 def _copy(found: Sequence[Pieces | None], out: Vectors) -> list[PassageEntry | None]:
     """Copy bytes: what the speed of a question hangs on, so with as few steps as there can be."""
     target = memoryview(out.data).cast("B") if out.size else memoryview(b"")
+    over = StoredEntry.over
     read: list[PassageEntry | None] = []
     row = place = 0
     for one in found:
         if one is None:
             read.append(None)
             continue
-        header, start, first, second = one
-        turn, end = place + len(first), place + header.payload
-        target[place:turn] = first  # aligned, and so several times faster than the other order
+        header, head, body = one
+        cut = header.cut
+        turn, end = place + len(body), place + header.payload
+        target[place:turn] = body  # aligned, and so several times faster than the other order
         if turn < end:
-            target[turn:end] = second
-        read.append(StoredEntry.over(out, row, bytes(start), header))
+            target[turn:end] = head[cut : header.total - len(body)]
+        read.append(over(out, row, bytes(head[:cut]), header))
         row, place = row + header.chunks, end
     return read
