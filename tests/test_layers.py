@@ -11,7 +11,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "refrag_rag"
 FLOORS = (
     ("errors",),
     ("extras",),
-    ("config", "spans", "tokenization", "answer", "readings", "inspection", "tools", "rows"),
+    (
+        *("config", "spans", "question", "tokenization", "answer", "readings", "inspection"),
+        *("tools", "rows"),
+    ),
     ("chunking", "prompt", "adapter", "store", "policies", "chat_template"),
     ("projector", "windows"),
     ("encoder", "sampling", "stopping", "assembly"),

@@ -19,6 +19,7 @@ from refrag_rag.chat_template import Message, Tool, check_messages, check_tools,
 from refrag_rag.chunking import LazyTexts
 from refrag_rag.errors import InputError
 from refrag_rag.prompt import CompressedPrompt, Segment, TextSegment, VectorSegment
+from refrag_rag.question import find_question
 from refrag_rag.readings import SpanReading
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.store import PassageEntry
@@ -40,7 +41,7 @@ class ParsedPrompt:
     spans
         The spans, in order of the messages.
     question
-        The last user message's text outside spans.
+        What the last user message asks outside spans.
     """
 
     parts: tuple[list[int] | int, ...]
@@ -226,9 +227,9 @@ def _metadata_chunks(span: SpanChunks, characters: int) -> int:
 
 
 def _question(messages: Sequence[Message] | None, pieces: Sequence[Sequence[str | Span]]) -> str:
-    """The last user message outside spans (of a completion: its text outside spans)."""
+    """What is asked in the last user message outside spans (of a completion: in all of it)."""
     chosen = -1
     if messages is not None:
         users = [i for i, message in enumerate(messages) if message["role"] == "user"]
         chosen = users[-1] if users else -1
-    return "\n".join(piece for piece in pieces[chosen] if isinstance(piece, str)).strip()
+    return find_question("\n".join(piece for piece in pieces[chosen] if isinstance(piece, str)))
