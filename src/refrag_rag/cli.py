@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from refrag_rag import __version__
 from refrag_rag.errors import InputError, RefragError
 from refrag_rag.evaluation.latency_commands import add_commands as add_bench
-from refrag_rag.extras import RETRIEVAL, need
+from refrag_rag.evaluation.quality_commands import add_quality
+from refrag_rag.extras import need
 from refrag_rag.store.commands import add_commands as add_store
 
 if TYPE_CHECKING:
@@ -68,27 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("model", nargs="?", help="embedded name, folder or hub id")
     doctor.set_defaults(run=_doctor)
 
-    evaluate = commands.add_parser("eval", help="measure a model on held-out questions")
-    evaluate.add_argument("model", help="embedded name, folder or hub id")
-    evaluate.add_argument("--json", type=Path, required=True, help="where to write the figures")
-    evaluate.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
-    evaluate.add_argument(
-        "--rag", type=Path, action="append", default=[], metavar="FILE",
-        help="also an xz-compressed JSON-lines file of questions with passages; repeatable",
-    )  # fmt: skip
-    evaluate.add_argument("--rag-limit", type=int, help="questions of each such file")
-    evaluate.set_defaults(run=_evaluate)
-
-    policies = commands.add_parser("policies", help="measure policies on held-out questions")
-    policies.add_argument("model", help="embedded name, folder or hub id")
-    policies.add_argument("--json", type=Path, required=True, help="where to write the figures")
-    policies.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
-    policies.add_argument(
-        "--shares", type=float, nargs="+", default=[0.05, 0.1, 0.43], metavar="P",
-        help="budgets (default: 0.05 0.1 0.43, at k = 8 the rates 5.9, 4.7 and 2.0)",
-    )  # fmt: skip
-    policies.set_defaults(run=_policies)
-
+    add_quality(commands)
     add_store(commands, _read_index)
     add_bench(commands)
     return parser
@@ -194,20 +175,6 @@ def _doctor(options: argparse.Namespace) -> None:
         print(line)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    need("demo", "refrag eval", RETRIEVAL)
-    from refrag_rag.evaluation.run import evaluate
-
-    for line in evaluate(
-        options.model,
-        options.json,
-        count=options.questions,
-        files=options.rag,
-        limit=options.rag_limit,
-    ):
-        print(line, flush=True)
-
-
 def _read_index(path: Path, metadata: str) -> Iterable[str]:
     try:
         from refrag_rag.llama_index.persisted import persisted_texts
@@ -217,16 +184,6 @@ def _read_index(path: Path, metadata: str) -> Iterable[str]:
             "pip install 'refrag-rag[llama-index]', or give a JSON-lines file."
         ) from error
     return persisted_texts(path, metadata)  # type: ignore[arg-type]
-
-
-def _policies(options: argparse.Namespace) -> None:
-    need("demo", "refrag policies", RETRIEVAL)
-    from refrag_rag.evaluation.expansion import measure_policies
-
-    for line in measure_policies(
-        options.model, options.json, count=options.questions, shares=options.shares
-    ):
-        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""The commands ``refrag eval | policies | coverage``: their parsers, and what they start."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from refrag_rag.extras import RETRIEVAL, need
+
+
+def add_quality(commands: Any) -> None:
+    """Add them to the subparsers of the command line."""
+    evaluate = commands.add_parser("eval", help="measure a model on held-out questions")
+    evaluate.add_argument("model", help="embedded name, folder or hub id")
+    evaluate.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    evaluate.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
+    evaluate.add_argument(
+        "--rag", type=Path, action="append", default=[], metavar="FILE",
+        help="also an xz-compressed JSON-lines file of questions with passages; repeatable",
+    )  # fmt: skip
+    evaluate.add_argument("--rag-limit", type=int, help="questions of each such file")
+    evaluate.set_defaults(run=_evaluate)
+
+    policies = commands.add_parser("policies", help="measure policies on held-out questions")
+    policies.add_argument("model", help="embedded name, folder or hub id")
+    policies.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    policies.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
+    policies.add_argument(
+        "--shares", type=float, nargs="+", default=[0.05, 0.1, 0.43], metavar="P",
+        help="budgets (default: 0.05 0.1 0.43, at k = 8 the rates 5.9, 4.7 and 2.0)",
+    )  # fmt: skip
+    policies.set_defaults(run=_policies)
+
+    covered = commands.add_parser(
+        "coverage", help="how often what a policy expands holds the answer, on your questions"
+    )
+    covered.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE",
+        help="xz-compressed JSON lines: question, answers, contexts with title and text",
+    )  # fmt: skip
+    covered.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    covered.add_argument("--model", default="tiny", help="cuts the chunks (default: tiny)")
+    covered.add_argument(
+        "--policies", nargs="+", default=["random", "exact", "lexical"], metavar="POLICY",
+        help="such as need only texts (default: random exact lexical)",
+    )  # fmt: skip
+    covered.add_argument(
+        "--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2], metavar="P",
+        help="budgets (default: 0.05 0.1 0.2)",
+    )  # fmt: skip
+    covered.add_argument("--limit", type=int, help="questions of each file")
+    covered.set_defaults(run=_coverage)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    need("demo", "refrag eval", RETRIEVAL)
+    from refrag_rag.evaluation.run import evaluate
+
+    for line in evaluate(
+        options.model,
+        options.json,
+        count=options.questions,
+        files=options.rag,
+        limit=options.rag_limit,
+    ):
+        print(line, flush=True)
+
+
+def _policies(options: argparse.Namespace) -> None:
+    need("demo", "refrag policies", RETRIEVAL)
+    from refrag_rag.evaluation.expansion import measure_policies
+
+    for line in measure_policies(
+        options.model, options.json, count=options.questions, shares=options.shares
+    ):
+        print(line, flush=True)
+
+
+def _coverage(options: argparse.Namespace) -> None:
+    from refrag_rag.evaluation.coverage import measure_coverage
+
+    for line in measure_coverage(
+        options.model,
+        options.files,
+        options.json,
+        policies=options.policies,
+        shares=options.shares,
+        limit=options.limit,
+    ):
+        print(line, flush=True)
