@@ -24,7 +24,6 @@ from refrag_rag.training.world_sources import (
     WorldChunks,
     WorldMixture,
     WorldText,
-    examples_of,
     reconstruction_rows,
 )
 from tests.conftest import build_model
@@ -161,29 +160,3 @@ def test_restated_steps_do_not_move_the_curriculum(tasks):
     source.draw(Random(0), 0.0)
     source.record(0.0, 1.0)
     assert curriculum.accuracy == [1.0]
-
-
-@pytest.mark.parametrize(("restating", "text", "counted"), [(1.0, 0, 0), (0.0, 0, 1), (0.0, 1, 0)])
-def test_only_questions_on_vectors_move_the_curriculum_of_mixed_steps(
-    tasks, restating, text, counted
-):
-    curriculum = LevelCurriculum((Level(1, 2, 1.0),), patience=1)
-    source = WorldMixture(
-        tasks,
-        curriculum,
-        ChunkGrowth(4),
-        reconstruction=(0.0, 0.0),
-        text_shares=(float(text),),
-        restating=restating,
-    )
-    rows = source.draw(Random(0), 0.0)
-    assert rows
-    source.record(0.0, 1.0)
-    assert curriculum.accuracy == [float(counted)]
-
-
-def test_restated_examples_fill_a_step_as_questions_do():
-    for level, most in ((Level(8, 6), 2), (Level(2, 3), 10)):
-        given = {"positions": 1600, "text_share": 0.0, "k": 8}
-        assert examples_of(level, restated=True, **given) <= most
-        assert examples_of(level, **given) >= examples_of(level, restated=True, **given)

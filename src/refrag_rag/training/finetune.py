@@ -26,7 +26,7 @@ from refrag_rag.training.tasks import Mix
 from refrag_rag.training.world_sources import WorldMixture, open_tasks
 
 STAGE = "finetune"
-FIRST_LEVEL = 3  # the first at which only a name tells two passages apart
+TOP_LEVEL = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,6 @@ class FinetuneSettings(StageSettings):
     max_passages: int = setting(10, "most passages of a prompt")
     text_shares: tuple[float, ...] = setting(
         (0.0, 0.0, 0.1, 1.0), "shares of chunks that stay text, one drawn an example or a step"
-    )
-    restating: float = setting(
-        0.0, "share of the steps that say all sentences again, shuffled (world)"
     )
     lora: int = setting(0, "rank of a LoRA adapter on the decoder, which then does not move itself")
     distil: float = setting(0.0, "weight of the divergence from the same decoder on full text")
@@ -69,11 +66,10 @@ def _source(settings: FinetuneSettings, model: RefragModel) -> Source:
         mix = Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1)
         return WorldMixture(
             open_tasks(model.tokenizer, mix, settings.factbook),
-            LevelCurriculum(start=FIRST_LEVEL, threshold=0.65, below=0.5),
+            LevelCurriculum(start=TOP_LEVEL, threshold=0.8, below=0.5),
             ChunkGrowth(model.config.k),
             reconstruction=(0.2, 0.2),
             text_shares=settings.text_shares,
-            restating=settings.restating,
         )
     layout = QuestionLayout(model, max_passages=settings.max_passages)
     return Questions(

@@ -42,10 +42,10 @@ class WorldText:
     def draw(self, rng: Random, share: float) -> list[Row]:  # noqa: ARG002
         """As many examples of one level as fill a step."""
         level = self.curriculum.draw(rng)
-        examples, self.restated = _examples(
-            rng, self.tasks, level, self.restating, positions=TEXT_POSITIONS, text_share=1.0, k=1
-        )
-        return lay_out(examples, rng)
+        count = examples_of(level, TEXT_POSITIONS, text_share=1.0, k=1)
+        self.restated = level.passages * level.facts > 1 and rng.random() < self.restating
+        example = self.tasks.restatement if self.restated else self.tasks.example
+        return lay_out([example(rng, level) for _ in range(count)], rng)
 
     def record(self, loss: float, accuracy: float) -> None:
         """Take note of answers; sentences said again do not count."""
@@ -92,9 +92,6 @@ class WorldMixture:
         cannot be rebuilt cannot be read.
     text_shares
         Shares of chunks that stay text, one drawn for each step.
-    restating
-        Share of the other steps in which passages of several facts are said again, sentence by
-        sentence.
     """
 
     def __init__(
@@ -105,13 +102,11 @@ class WorldMixture:
         *,
         reconstruction: tuple[float, float],
         text_shares: Sequence[float],
-        restating: float = 0.0,
     ) -> None:
         self.tasks, self.curriculum, self.growth = tasks, curriculum, growth
         self.chunks = WorldChunks(tasks, LengthCurriculum(growth))
         self.reconstruction, self.text_shares = reconstruction, text_shares
-        self.restating = restating
-        self.reconstructing = self.uncounted = False
+        self.reconstructing = self.full_text = False
 
     def draw(self, rng: Random, share: float) -> list[Row]:
         """A reconstruction step, or contexts of which a random share is vectors."""
@@ -121,24 +116,17 @@ class WorldMixture:
             return self.chunks.draw(rng, 0.5 + share / 2)
         k = self.growth.draw(rng)
         text_share = rng.choice(self.text_shares)
+        self.full_text = text_share == 1
         level = self.curriculum.draw(rng)
-        examples, restated = _examples(
-            rng,
-            self.tasks,
-            level,
-            self.restating,
-            positions=MIXED_POSITIONS,
-            text_share=text_share,
-            k=k,
-        )
-        self.uncounted = restated or text_share == 1
+        count = examples_of(level, MIXED_POSITIONS, text_share=text_share, k=k)
+        examples = [self.tasks.example(rng, level) for _ in range(count)]
         return lay_out(examples, rng, k=k, text_share=text_share)
 
     def record(self, loss: float, accuracy: float) -> None:
-        """Take note in the table of the kind of step; neither full text nor restating counts."""
+        """Take note in the table of the kind of step that was made; full text never counts."""
         if self.reconstructing:
             self.chunks.record(loss, accuracy)
-        elif not self.uncounted:
+        elif not self.full_text:
             self.curriculum.record(loss, accuracy)
 
     def summary(self) -> dict[str, Any]:
@@ -161,25 +149,12 @@ def open_tasks(tokenizer: PreTrainedTokenizerBase, mix: Mix, factbook: str | Non
     return Tasks(world, backend(tokenizer), mix)
 
 
-def examples_of(
-    level: Level, positions: int, *, text_share: float, k: int, restated: bool = False
-) -> int:
+def examples_of(level: Level, positions: int, *, text_share: float, k: int) -> int:
     """How many examples of a level fill the positions of one step (measured sizes)."""
-    facts = level.passages * level.facts
     tokens = level.passages * (18 + 12 * level.facts)
     context = tokens * text_share + tokens * (1 - text_share) / k
-    asked = max(20 * min(12, facts), 13 * facts * restated)
+    asked = 20 * min(12, level.passages * level.facts)
     return max(2, min(24, int(positions / (context + asked + 20))))
-
-
-def _examples(
-    rng: Random, tasks: Tasks, level: Level, restating: float, **size: Any
-) -> tuple[list[list[Piece]], bool]:
-    """Examples that fill a step, and whether their sentences are said again."""
-    restated = level.passages * level.facts > 1 and rng.random() < restating
-    example = tasks.restatement if restated else tasks.example
-    count = examples_of(level, restated=restated, **size)
-    return [example(rng, level) for _ in range(count)], restated
 
 
 def reconstruction_rows(
