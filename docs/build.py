@@ -114,17 +114,24 @@ def policies() -> str:
         "Differences at p = 0.1 on the same questions (paired bootstrap, 95%):\n",
     ]
     for one in report["differences"]:
-        if one["p"] == 0.1 and one["policy"].startswith("learned"):
+        if one["p"] == 0.1 and one["policy"].startswith(("lexical", "learned")):
             lines.append(
                 f"- `{one['policy']}` against `{one['than']}`: {one['mean']:+.4f} "
                 f"({one['low']:+.4f} to {one['high']:+.4f})"
             )
-        elif one["p"] == 0.1 and one["than"].startswith("learned"):
-            lines.append(
-                f"- `{one['than']}` against `{one['policy']}`: {-one['mean']:+.4f} "
-                f"({-one['high']:+.4f} to {-one['low']:+.4f})"
-            )
     return "\n".join(lines) + "\n"
+
+
+def coverage() -> None:
+    """Table of how often what a policy expands holds the answer."""
+    from refrag_rag.evaluation.coverage import markdown as table
+
+    path = DOCS / "results" / "coverage.json"
+    if path.exists():
+        report = json.loads(path.read_text("utf-8"))
+        head = f"Chunks of {report['k']} tokens of `{report['model']}`'s tokenizer.\n\n"
+        markers = ("<!-- coverage -->", "<!-- end coverage -->")
+        insert(DOCS / "policies.md", head + table(report["rows"]), markers)
 
 
 def speed() -> None:
@@ -252,6 +259,7 @@ if __name__ == "__main__":
     (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
     if POLICIES.exists():
         insert(DOCS / "policies.md", policies())
+    coverage()
     if FIGURES.exists():
         for path in (CARD, DOCS / "results.md"):
             insert(path, tables())

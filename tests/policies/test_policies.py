@@ -118,6 +118,12 @@ def test_lexical_finds_words_that_a_chunk_cuts_in_two():
     assert np.flatnonzero(mask).tolist() == [8, 9]
 
 
+def test_lexical_finds_words_in_text_that_grows_when_it_is_folded():
+    texts = ["İzmir has", " granite", " and marble", " and salt"]
+    mask = get_policy("lexical").select(chunks(texts, (0,) * 4), "Where is Granite?", 1)
+    assert mask.tolist() == [False, True, False, False]
+
+
 def test_lexical_prefers_rare_words():
     texts = ["the works", "the works", "the works and granite"]
     mask = get_policy("lexical").select(chunks(texts, (0, 1, 2)), "works of granite", 1)

@@ -61,7 +61,9 @@ def chunk_scores(chunks: Chunks, asked: dict[str, float]) -> NDArray[np.float64]
     a chunk may end in the middle of a word.
     """
     places = {word: place for place, word in enumerate(asked)}
-    found = [_find(chunks.texts[start:stop], places) for start, stop in chunks.runs()]
+    # A stem is the beginning of its word, so that most words need not be looked at one by one.
+    begins = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, asked))})\w*")
+    found = [_find(chunks.texts[start:stop], places, begins) for start, stop in chunks.runs()]
     held = np.array([one.words.any(0) for one in found])  # (passages, W)
     total = int(chunks.passages[-1]) + 1
     rarity = np.log(1 + total / np.maximum(held.sum(0), 1))
@@ -92,13 +94,16 @@ class _Found(NamedTuple):
     last: NDArray[np.intp]
 
 
-def _find(texts: Sequence[str], places: Mapping[str, int]) -> _Found:
+def _find(texts: Sequence[str], places: Mapping[str, int], begins: re.Pattern[str]) -> _Found:
     text = "".join(texts)
+    folded = text.lower()
+    same = len(folded) == len(text)  # few letters have a longer small form
+    matches = begins.finditer(folded) if same else re.finditer(r"\w+", text)
     ends = np.cumsum([len(part) for part in texts])
     stops = np.array([*sentence_ends(text), len(text)])
     words = np.zeros((len(texts), len(places)), bool)
     said = np.zeros((len(stops), len(places)), bool)
-    for match in re.finditer(r"\w+", text):
+    for match in matches:
         place = places.get(stem(match[0]))
         if place is not None:
             first, last = np.searchsorted(ends, [match.start(), match.end() - 1], side="right")
