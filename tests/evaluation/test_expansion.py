@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from refrag_rag.evaluation import expansion
+from refrag_rag import InputError
 from refrag_rag.evaluation.expansion import differences, markdown, measure_policies
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
@@ -35,6 +35,18 @@ def test_every_policy_of_a_model_is_measured(tokenizer, tmp_path, monkeypatch):
     assert target.with_suffix(".png").stat().st_size > 1000
     names = {"none", "all", "random", "lexical", "exact", "perplexity", "learned-query"}
     assert {point["policy"] for point in report["points"]} == names
-    assert {row["arm"] for row in report["answers"]} == names
+    fixed = {"none", "all"}
+    arms = {*fixed, *(f"{name}, p = 0.1" for name in names - fixed)}
+    assert {row["arm"] for row in report["answers"]} == arms
     assert all(point["cases"] == report["points"][0]["cases"] >= 6 for point in report["points"])
-    assert expansion.PRIMARY in {point["p"] for point in report["points"]}
+
+
+def test_only_named_policies_are_measured(tokenizer, tmp_path):
+    build_model(tokenizer).save_pretrained(tmp_path / "model")
+    given = (str(tmp_path / "model"), tmp_path / "policies.json")
+    list(measure_policies(*given, count=2, shares=(0.1, 0.4), policies=["exact+lexical"]))
+    report = json.loads(given[1].read_text("utf-8"))
+    assert {point["policy"] for point in report["points"]} == {"none", "all", "exact+lexical"}
+    assert len(report["answers"]) == 4
+    with pytest.raises(InputError, match="guess"):
+        list(measure_policies(*given, count=2, shares=(0.1,), policies=["guess"]))

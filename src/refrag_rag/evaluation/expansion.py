@@ -19,7 +19,8 @@ from refrag_rag.engine import Refrag
 from refrag_rag.evaluation.quality import Arm, measure, message, scores
 from refrag_rag.evaluation.questions import Question, held_out_questions, recall
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import POLICIES, get_policy
+from refrag_rag.policies import POLICIES, get_policy, needs_of
+from refrag_rag.scoring import SCORERS
 from refrag_rag.training.document_sources import Frame
 from refrag_rag.training.expansion import MEASURE, Point, bootstrap, log_perplexities
 from refrag_rag.training.expansion_picture import ExpansionPoint, plot_expansion
@@ -28,7 +29,6 @@ from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 
-PRIMARY = 0.1
 FIXED = {"none": 0.0, "all": 1.0}
 
 
@@ -51,9 +51,14 @@ class Difference:
 
 
 def measure_policies(
-    name: str, target: Path, *, count: int, shares: Sequence[float]
+    name: str,
+    target: Path,
+    *,
+    count: int,
+    shares: Sequence[float],
+    policies: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Measure every policy that the model has, write JSON and a picture, yield Markdown.
+    """Measure policies beside `none` and `all`, write JSON and a picture, yield Markdown.
 
     Parameters
     ----------
@@ -65,21 +70,29 @@ def measure_policies(
         Held-out questions, eight retrieved passages each.
     shares
         Budgets; 0.1 should be among them.
+    policies
+        Names; by default all that the model has.
+
+    Raises
+    ------
+    InputError
+        If there is no such policy.
     """
     model = RefragModel.from_pretrained(name)
     questions = held_out_questions(model.tokenizer, count=count)
-    names = [n for n in (*POLICIES, *model.policies) if n not in (*FIXED, "retrieval")]
+    every = policies or (*POLICIES, *model.policies)
+    names = [n for n in every if n not in (*FIXED, "retrieval")]
+    chosen = {n: get_policy(n, model.policies) for n in (*FIXED, *names)}
     arms = [*FIXED.items(), *((n, p) for p in shares for n in names)]
     cases = list(_cases(model, questions))
     reader = Reader(model)
     values = {}
     for policy, p in tqdm(arms, desc="policies", unit="arm"):
-        chosen = get_policy(policy, model.policies)
-        values[policy, p] = log_perplexities(reader, cases, chosen, p, rows_at_once=16)
+        values[policy, p] = log_perplexities(reader, cases, chosen[policy], p, rows_at_once=16)
     report = _report(model, questions, values)
     target.parent.mkdir(parents=True, exist_ok=True)
     _write(report, target)  # a long run leaves what it has
-    report["answers"] = _answers(model, questions, names)
+    report["answers"] = _answers(model, questions, arms)
     _write(report, target)
     yield markdown(report)
 
@@ -131,7 +144,7 @@ def differences(
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Two tables: log-perplexity by policy and budget, exact match at the primary budget."""
+    """Two tables: log-perplexity by policy and budget, and exact match."""
     points = report["points"]
     shares = sorted({point["p"] for point in points if point["policy"] not in FIXED})
     lines = ["| policy | " + " | ".join(f"p = {share}" for share in shares) + " |"]
@@ -141,10 +154,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         cells = [_cell(found.get(share, found.get(FIXED.get(policy)))) for share in shares]
         lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")
     if report["answers"]:
-        lines += ["", "| policy | exact match at p = 0.1 | 95% interval |", "|---|---|---|"]
+        lines += ["", "| policy | exact match | 95% interval |", "|---|---|---|"]
     for row in report["answers"]:
         share, low, high = (f"{row[key]:.1%}" for key in ("exact", "low", "high"))
-        lines.append(f"| `{row['arm']}` | {share} | {low} - {high} |")
+        lines.append(f"| {row['arm']} | {share} | {low} - {high} |")
     return "\n".join(lines) + "\n"
 
 
@@ -167,9 +180,10 @@ def _point(k: int, policy: str, p: float, values: NDArray[np.float64]) -> Point:
 
 
 def _answers(
-    model: RefragModel, questions: Sequence[Question], names: Sequence[str]
+    model: RefragModel, questions: Sequence[Question], arms: Sequence[tuple[str, float]]
 ) -> list[dict[str, object]]:
-    """Exact match of generated answers at the primary budget."""
-    arms = [Arm(n, n, FIXED.get(n, PRIMARY)) for n in (*FIXED, *names)]
-    engine = Refrag(model, scores=("perplexity",))
-    return [asdict(score) for score in scores(questions, measure(engine, questions, arms))]
+    """Exact match of generated answers."""
+    named = [Arm(n if n in FIXED else f"{n}, p = {p}", n, p) for n, p in arms]
+    needed = {need for name, _ in arms for need in needs_of(get_policy(name, model.policies))}
+    engine = Refrag(model, scores=[name for name in SCORERS if name in needed])
+    return [asdict(score) for score in scores(questions, measure(engine, questions, named))]

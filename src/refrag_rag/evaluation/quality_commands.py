@@ -28,6 +28,10 @@ def add_quality(commands: Any) -> None:
         "--shares", type=float, nargs="+", default=[0.05, 0.1, 0.43], metavar="P",
         help="budgets (default: 0.05 0.1 0.43, at k = 8 the rates 5.9, 4.7 and 2.0)",
     )  # fmt: skip
+    policies.add_argument(
+        "--policies", nargs="+", default=[], metavar="POLICY",
+        help="only these, beside none and all (default: every one that the model has)",
+    )  # fmt: skip
     policies.set_defaults(run=_policies)
 
     covered = commands.add_parser(
@@ -70,7 +74,11 @@ def _policies(options: argparse.Namespace) -> None:
     from refrag_rag.evaluation.expansion import measure_policies
 
     for line in measure_policies(
-        options.model, options.json, count=options.questions, shares=options.shares
+        options.model,
+        options.json,
+        count=options.questions,
+        shares=options.shares,
+        policies=options.policies,
     ):
         print(line, flush=True)
 
