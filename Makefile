@@ -9,7 +9,7 @@ test-all: $(ALL) ; .venv/bin/python -m pytest -m ""
 test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch==2.13.0 && .newest/bin/uv pip install -q --link-mode copy --python .newest/bin/python -e '.[demo,train,dev]' && .newest/bin/python -m pytest
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
-modes: $(ALL) ; .venv/bin/python -m pytest --modes docs/results/modes.json -m mode && .venv/bin/python docs/build.py
+modes: $(ALL) ; .venv/bin/python -m pytest --modes=docs/results/modes.json -m mode && .venv/bin/python docs/build.py
 bench: $(VENV) ; .venv/bin/refrag eval tiny --json docs/tiny-quality.json && .venv/bin/python docs/build.py
 
 $(VENV): pyproject.toml constraints.txt
