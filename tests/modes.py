@@ -1,6 +1,6 @@
 """The table of framework modes, made from the tests that carry ``@pytest.mark.mode``.
 
-``pytest --modes docs/results/modes.json -m mode`` writes the rows whose tests all passed, and
+``make modes`` (``pytest --modes=FILE -m mode``) writes the rows whose tests all passed, and
 ``docs/build.py`` makes docs/modes.md of them.
 """
 

@@ -9,7 +9,7 @@ import pytest
 from tests.modes import Mode, rows_of, table
 
 COMMITTED = Path(__file__).parents[1] / "docs" / "results" / "modes.json"
-REFRESH = "refresh with: pytest --modes docs/results/modes.json -m mode && make docs"
+REFRESH = "refresh with: make modes"
 
 
 def test_the_committed_table_lists_the_marked_tests(request):
