@@ -4,7 +4,7 @@ import re
 
 # "Query: ...", "The original query is as follows: ...", up to a line that leads to an answer.
 _LABELLED = re.compile(
-    r"^[^\n:]{0,30}\b(?:query|question)(?: is as follows)?:[ \t]*(.*?)\s*"
+    r"^[^\n:]{0,30}\b(?:query|question)(?: is as follows)?:(.*?)"
     r"(?=^[^\n:]{0,40}\banswer\b[^\n:]{0,20}:|\Z)",
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
@@ -21,5 +21,5 @@ def find_question(text: str) -> str:
     str
         All of `text`, stripped, if nothing stands behind a label.
     """
-    labelled = [match[1] for match in _LABELLED.finditer(text) if match[1]]
-    return labelled[-1] if labelled else text.strip()
+    labelled = [match[1].strip() for match in _LABELLED.finditer(text)]
+    return next((asked for asked in reversed(labelled) if asked), text.strip())
