@@ -18,7 +18,6 @@ from refrag_rag.store.layout import (
     check,
     damaged,
     format_for,
-    is_entry,
     pack,
     read_header,
     read_small,
@@ -102,9 +101,9 @@ class PassageEntry:
         StoreError
             If the bytes are damaged.
         """
-        if not is_entry(data):
-            return _from_safetensors(data)
         header = read_header(data)
+        if header is None:
+            return _from_safetensors(data)
         check(data, header)
         return cls(read_vectors(data, header), **read_small(data, header)._asdict())
 

@@ -81,11 +81,6 @@ def joined(pieces: Pieces) -> bytes:
     return b"".join((head[: header.cut], body, head[header.cut :]))
 
 
-def is_entry(data: Buffer) -> bool:
-    """Whether the bytes claim to be an entry in this layout."""
-    return data[: len(MAGIC)] == MAGIC
-
-
 def damaged(reason: str) -> StoreError:
     """Error for bytes that are no entry."""
     return StoreError(f"A damaged entry ({reason}). Delete it and index again.")
@@ -118,21 +113,7 @@ def pack(embeddings: Vectors, small: SmallArrays, format: VectorFormat) -> bytes
     return start + CHECKSUM.pack(checksum) + middle + payload
 
 
-def read_header(data: Buffer) -> Header:
-    """Read the first bytes of an entry.
-
-    Raises
-    ------
-    StoreError
-        If they are not a header that fits together.
-    """
-    header = entry_header(data)
-    if header is None:
-        raise damaged("no entry of this package")
-    return header
-
-
-def entry_header(data: Buffer) -> Header | None:
+def read_header(data: Buffer) -> Header | None:
     """Read the first bytes of a value: a header, or None if it does not claim to be an entry.
 
     Raises

@@ -14,15 +14,7 @@ import lmdb
 from refrag_rag.errors import StoreError
 from refrag_rag.store.entry import PassageEntry
 from refrag_rag.store.environment import DATA, Environment
-from refrag_rag.store.layout import (
-    Buffer,
-    Pieces,
-    damaged,
-    entry_header,
-    is_entry,
-    joined,
-    read_header,
-)
+from refrag_rag.store.layout import Buffer, Pieces, damaged, joined, read_header
 from refrag_rag.store.plain import is_plain, unwrap_plain
 
 BODY = b"\0"
@@ -76,7 +68,7 @@ def pieces(transaction: Any, key: bytes, head: Buffer) -> Pieces | Buffer:
     StoreError
         If the second part is missing.
     """
-    header = entry_header(head)
+    header = read_header(head)
     if header is None:
         return head
     if len(head) >= header.total:
@@ -119,9 +111,10 @@ def heads(transaction: Any, prefix: bytes, after: bytes = b"") -> Iterator[tuple
 
 def _divide(data: bytes, key: int, page: int) -> tuple[bytes, bytes]:
     """What stands among the keys, and what on pages of its own."""
-    if not is_entry(data):
+    header = read_header(data)
+    if header is None:
         return data, b""
-    cut = read_header(data).cut
+    cut = header.cut
     payload = len(data) - cut
     filling = (payload + OVERFLOW_HEADER) // page * page - OVERFLOW_HEADER
     choices = {0, payload, max(0, filling)}

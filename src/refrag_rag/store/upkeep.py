@@ -9,7 +9,7 @@ from refrag_rag.errors import StoreError
 from refrag_rag.store import records
 from refrag_rag.store.base import ChunkStore
 from refrag_rag.store.entry import PassageEntry
-from refrag_rag.store.layout import Buffer, is_entry, read_header
+from refrag_rag.store.layout import Buffer, read_header
 from refrag_rag.store.lmdb import LMDBStore
 from refrag_rag.store.plain import PLAIN, is_plain
 
@@ -188,8 +188,8 @@ def _each(store: LMDBStore, work: Callable[[Any, bytes, Buffer], T]) -> Iterator
 
 def _numbers(_transaction: Any, _key: bytes, head: Buffer) -> tuple[str, int, int, int]:
     """Format, chunks, tokens and bytes of a value."""
-    if is_entry(head):
-        header = read_header(head)
+    header = read_header(head)
+    if header is not None:
         return header.format.name, header.chunks, header.tokens, header.total
     if is_plain(head):
         return "bytes", 0, 0, len(head)
