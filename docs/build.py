@@ -129,7 +129,9 @@ def coverage() -> None:
     path = DOCS / "results" / "coverage.json"
     if path.exists():
         report = json.loads(path.read_text("utf-8"))
-        head = f"Chunks of {report['k']} tokens of `{report['model']}`'s tokenizer.\n\n"
+        versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+        head = f"Chunks of {report['k']} tokens of `{report['model']}`'s tokenizer. "
+        head += f"Python {report['python']}, {versions}; {report['machine']}.\n\n"
         markers = ("<!-- coverage -->", "<!-- end coverage -->")
         insert(DOCS / "policies.md", head + table(report["rows"]), markers)
 
@@ -174,7 +176,7 @@ def store() -> None:
         tables["formats"] = head + machine + "\n" + store_formats.markdown(found["formats"])
     if found["growth"]:
         tables["growth"] = machine + "\n" + store_growth.markdown(found["growth"])
-    if done := found.get("compaction"):  # a run that was broken off has none
+    if done := found.get("compaction"):  # a run that was broken off, or a large one, has none
         tables["growth"] += (
             f"\nDeleting {done['deleted']:,} of them took {done['delete_s']:.1f} s, compacting "
             f"{done['compact_s']:.0f} s; {done['bytes_given_back'] / 1e9:.1f} GB were given back.\n"

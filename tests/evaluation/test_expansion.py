@@ -48,5 +48,6 @@ def test_only_named_policies_are_measured(tokenizer, tmp_path):
     report = json.loads(given[1].read_text("utf-8"))
     assert {point["policy"] for point in report["points"]} == {"none", "all", "exact+lexical"}
     assert len(report["answers"]) == 4
-    with pytest.raises(InputError, match="guess"):
-        list(measure_policies(*given, count=2, shares=(0.1,), policies=["guess"]))
+    for name in ("guess", "retrieval"):
+        with pytest.raises(InputError, match=name):
+            list(measure_policies(*given, count=2, shares=(0.1,), policies=[name]))

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def measure_coverage(
         "model": model,
         "k": loaded.config.k,
         "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "versions": {package: version(package) for package in ("transformers", "numpy")},
         "rows": [],
     }
     for file in files:

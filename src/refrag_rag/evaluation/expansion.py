@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from refrag_rag.engine import Refrag
+from refrag_rag.errors import InputError
 from refrag_rag.evaluation.quality import Arm, measure, message, scores
 from refrag_rag.evaluation.questions import Question, held_out_questions, recall
 from refrag_rag.model import RefragModel
@@ -76,8 +77,13 @@ def measure_policies(
     Raises
     ------
     InputError
-        If there is no such policy.
+        If there is no such policy, or `retrieval` is named: these questions carry no scores.
     """
+    if "retrieval" in policies:
+        raise InputError(
+            "Policy 'retrieval' needs scores of a retriever, which these questions do not carry; "
+            "expected others, such as 'lexical'."
+        )
     model = RefragModel.from_pretrained(name)
     questions = held_out_questions(model.tokenizer, count=count)
     every = policies or (*POLICIES, *model.policies)
