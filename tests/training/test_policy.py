@@ -115,6 +115,14 @@ def test_rewards_are_the_gold_tokens_mean_log_probability(reader):
     assert float(found[0]) != pytest.approx(wanted, abs=1e-5)
 
 
+def test_known_embeddings_give_the_same_rewards_without_the_encoder(reader, monkeypatch):
+    case = case_of(reader)
+    rows = [case.arranged(one) for one in ([0, 2], [], range(len(case.texts)), [1])]
+    wanted, known = mean_log_probs(reader, rows, 3), see(reader, case).embeddings
+    monkeypatch.setattr(reader.model, "encoder", None)
+    torch.testing.assert_close(mean_log_probs(reader, rows, 3, [known] * len(rows)), wanted)
+
+
 def test_an_expansion_count_is_rounded_and_at_least_one(reader):
     case = case_of(reader)
     assert case.allowed() == round(0.3 * len(case.texts))
@@ -130,7 +138,7 @@ def test_the_policy_learns_what_is_rewarded_and_nothing_else_moves(reader):
     wanted = set(np.flatnonzero(case.passages == 1).tolist())
     objective = PolicyObjective(reader, samples=8, clip=0.2, rows_at_once=8)
 
-    def rewarded(_reader, rows, _rows_at_once):
+    def rewarded(_reader, rows, _rows_at_once, _known):
         orders = [set(np.flatnonzero(~np.array(row.chosen)).tolist()) for row in rows]
         return torch.tensor([float(len(order & wanted)) for order in orders])
 
@@ -156,7 +164,7 @@ def test_the_same_rollouts_serve_several_steps(reader):
         drawn.append(rng.random())
         return case_of(reader)
 
-    source = Cases(draw, batch_size=2, epochs=3)
+    source = Cases(draw, batch_size=2, epochs=3, figures=("loss", "kept"))
     batches = [source.draw(Random(step), 0.0) for step in range(4)]
     assert batches[0] is batches[1] is batches[2]
     assert batches[3] is not batches[0]

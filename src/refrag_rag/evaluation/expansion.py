@@ -23,7 +23,7 @@ from refrag_rag.model import RefragModel
 from refrag_rag.policies import POLICIES, get_policy, needs_of
 from refrag_rag.scoring import SCORERS
 from refrag_rag.training.document_sources import Frame
-from refrag_rag.training.expansion import MEASURE, Point, bootstrap, log_perplexities
+from refrag_rag.training.expansion import MEASURE, Point, bootstrap, log_perplexities, look
 from refrag_rag.training.expansion_picture import ExpansionPoint, plot_expansion
 from refrag_rag.training.policy_cases import make_case
 from refrag_rag.training.policy_rollouts import Case
@@ -58,6 +58,7 @@ def measure_policies(
     count: int,
     shares: Sequence[float],
     policies: Sequence[str] = (),
+    answers: Sequence[float] = (),
 ) -> Iterator[str]:
     """Measure policies beside `none` and `all`, write JSON and a picture, yield Markdown.
 
@@ -73,6 +74,8 @@ def measure_policies(
         Budgets; 0.1 should be among them.
     policies
         Names; by default all that the model has.
+    answers
+        Budgets at which answers are written too; by default all.
 
     Raises
     ------
@@ -92,13 +95,16 @@ def measure_policies(
     arms = [*FIXED.items(), *((n, p) for p in shares for n in names)]
     cases = list(_cases(model, questions))
     reader = Reader(model)
-    values = {}
-    for policy, p in tqdm(arms, desc="policies", unit="arm"):
-        values[policy, p] = log_perplexities(reader, cases, chosen[policy], p, rows_at_once=16)
+    seen = look(reader, cases, {need for one in chosen.values() for need in needs_of(one)})
+    values = {
+        (name, p): log_perplexities(reader, cases, seen, chosen[name], p, rows_at_once=16)
+        for name, p in tqdm(arms, desc="policies", unit="arm")
+    }
     report = _report(model, questions, values)
     target.parent.mkdir(parents=True, exist_ok=True)
     _write(report, target)  # a long run leaves what it has
-    report["answers"] = _answers(model, questions, arms)
+    answered = [arm for arm in arms if arm[0] in FIXED or not answers or arm[1] in answers]
+    report["answers"] = _answers(model, questions, answered)
     _write(report, target)
     yield markdown(report)
 

@@ -32,6 +32,10 @@ def add_quality(commands: Any) -> None:
         "--policies", nargs="+", default=[], metavar="POLICY",
         help="only these, beside none and all (default: every one that the model has)",
     )  # fmt: skip
+    policies.add_argument(
+        "--answers", type=float, nargs="+", default=[], metavar="P",
+        help="budgets at which answers are written too, which takes longer (default: all)",
+    )  # fmt: skip
     policies.set_defaults(run=_policies)
 
     covered = commands.add_parser(
@@ -79,6 +83,7 @@ def _policies(options: argparse.Namespace) -> None:
         count=options.questions,
         shares=options.shares,
         policies=options.policies,
+        answers=options.answers,
     ):
         print(line, flush=True)
 

@@ -2,10 +2,13 @@
 
 import hashlib
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +24,7 @@ AT_ONCE = 500
 READ = 100
 ROUNDS = 20
 LARGEST_WALK = 100_000  # passages; what goes by key through a larger file measures the disk
+Get = Callable[[Sequence[str]], list[bytes | None]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class GrowthRow:
         Milliseconds for 100 random passages into one array; median and largest of several reads,
         each read once before.
     plain_ms
-        As many of LMDB's own `get` that copies, from a small database with whole values.
+        As many of LMDB's own `get` that copies, from a database of as many whole values (None above
+        `LARGEST_WALK`).
     cold_ms, cold_ahead_ms
         The same after the file left the page cache, the kernel's read-ahead off and on.
     keys_s, verify_s
@@ -57,7 +62,7 @@ class GrowthRow:
     write_speed: float
     read_ms: float
     worst_ms: float
-    plain_ms: float
+    plain_ms: float | None
     cold_ms: float
     cold_ahead_ms: float
     keys_s: float
@@ -119,10 +124,13 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---" * 9 + "|",
     ]
     for row in rows:
-        verify_s = "-" if row["verify_s"] is None else f"{row['verify_s']:.1f}"
+        plain_ms, verify_s = (
+            "-" if row[name] is None else f"{row[name]:.{digits}f}"
+            for name, digits in (("plain_ms", 2), ("verify_s", 1))
+        )
         lines.append(
             f"| {row['passages']:,} | {row['write_speed']:.0f} "
-            f"| {row['read_ms']:.2f} ({row['worst_ms']:.2f}) | {row['plain_ms']:.2f} "
+            f"| {row['read_ms']:.2f} ({row['worst_ms']:.2f}) | {plain_ms} "
             f"| {row['cold_ms']:.1f} | {row['cold_ahead_ms']:.1f} | {row['keys_s']:.2f} "
             f"| {verify_s} | {row['file_bytes']:.1f} |"
         )
@@ -143,8 +151,12 @@ def _row(
             lambda rows, _, dtype: buffer.view(dtype).reshape(-1, buffer.shape[1])[:rows],
         )
 
+    warm, plain = [], []
     with LMDBStore(folder) as store:
-        warm = [_warm(lambda keys=keys: read(store, keys)) for keys in picks]  # type: ignore[misc]
+        with _plain(folder, count, made[0].to_bytes(vectors)) as get:
+            for keys in picks:  # in turns, so that a neighbour disturbs both
+                warm.append(_warm(partial(read, store, keys)))
+                plain += [_warm(partial(get, keys))] if get else []
         keys_s = _timed(lambda: list(store.keys(NAMESPACE)))
         verify_s = _timed(lambda: verify(store)) if count <= LARGEST_WALK else None
         file_bytes = stat(store).bytes_per_token
@@ -154,7 +166,7 @@ def _row(
         write_speed=speed,
         read_ms=1000 * statistics.median(warm),
         worst_ms=1000 * max(warm),
-        plain_ms=1000 * _plain(folder, made, picks, vectors),
+        plain_ms=1000 * statistics.median(plain) if plain else None,
         cold_ms=1000 * cold[0],
         cold_ahead_ms=1000 * cold[1],
         keys_s=keys_s,
@@ -163,33 +175,30 @@ def _row(
     )
 
 
-def _plain(
-    folder: Path,
-    made: Sequence[PassageEntry],
-    picks: Sequence[Sequence[str]],
-    form: str,
-) -> float:
-    """Seconds of LMDB's `get` for the same bytes under the same keys, median."""
+@contextmanager
+def _plain(folder: Path, count: int, value: bytes) -> Iterator[Get | None]:
+    """LMDB's own `get` for as many bytes under the same keys, in a database beside the store."""
+    if count > LARGEST_WALK:
+        yield None
+        return
     place = folder.with_name(folder.name + ".plain")
     place.mkdir()
-    value = made[0].to_bytes(form)
-    database = lmdb.open(str(place), map_size=2 * READ * ROUNDS * (len(value) + 8192) + (1 << 20))
-    wanted = [[key.encode() for key in keys] for keys in picks]
-    with database.begin(write=True) as transaction:
-        for keys in wanted:
-            for key in keys:
-                transaction.put(key, value)
+    room = count * (len(value) + 8192) + (1 << 20)
+    try:
+        with lmdb.open(str(place), map_size=room, readahead=False, sync=False) as database:
+            for start in range(0, count, AT_ONCE):
+                with database.begin(write=True) as transaction:
+                    for number in range(start, min(start + AT_ONCE, count)):
+                        transaction.put(_key(number).encode(), value)
 
-    def get(keys: Sequence[bytes]) -> list[bytes | None]:
-        with database.begin() as transaction:
-            return [transaction.get(key) for key in keys]
+            def get(keys: Sequence[str]) -> list[bytes | None]:
+                wanted = [key.encode() for key in keys]
+                with database.begin() as transaction:
+                    return [transaction.get(key) for key in wanted]
 
-    taken = statistics.median(_warm(lambda keys=keys: get(keys)) for keys in wanted)  # type: ignore[misc]
-    database.close()
-    for file in place.iterdir():
-        file.unlink()
-    place.rmdir()
-    return taken
+            yield get
+    finally:
+        shutil.rmtree(place)
 
 
 def _cold(

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from refrag_rag.policies.base import QUESTION, Chunks
-from refrag_rag.policies.lexical import chunk_scores, question_words
+from refrag_rag.policies.lexical import SHARES, chunk_parts, question_words
 from refrag_rag.policies.network import PolicyNetwork
 from refrag_rag.policies.ranking import Ranking
 
@@ -47,7 +47,9 @@ def chunk_logits(network: PolicyNetwork, chunks: Chunks, question: str) -> torch
 
 
 def word_shares(chunks: Chunks, question: str) -> NDArray[np.float32]:
-    """The lexical scores of chunks, divided by the highest; *shape* (L,)."""
+    """What `lexical` finds, divided by its highest score; *shape* (L, 4)."""
     asked = question_words(question)
-    scores = chunk_scores(chunks, asked) if asked else np.zeros(len(chunks.texts))
-    return np.asarray(scores / max(1e-6, scores.max(initial=0.0)), np.float32)
+    if not asked:
+        return np.zeros((len(chunks.texts), len(SHARES)), np.float32)
+    parts = chunk_parts(chunks, asked)
+    return np.asarray(parts / max(1e-6, (parts * SHARES).sum(1).max(initial=0.0)), np.float32)

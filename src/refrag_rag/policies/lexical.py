@@ -16,9 +16,11 @@ STOPWORDS = frozenset(
     "on or s she he than that the their there they this to was were what when where which who whom "
     "whose why will with".split()
 )
+OWN_SHARE = 1.0
 SENTENCE_SHARE = 1.0  # of the best sentence that a chunk holds a part of
 NEIGHBOUR_SHARE = 0.5  # of the chunks before and after, for text without sentences
 PASSAGE_SHARE = 1.0  # of its passage's score: the title names what a later chunk tells about
+SHARES = (OWN_SHARE, SENTENCE_SHARE, NEIGHBOUR_SHARE, PASSAGE_SHARE)
 NAME_WEIGHT = 1.5
 
 
@@ -55,7 +57,13 @@ def question_words(question: str) -> dict[str, float]:
 
 
 def chunk_scores(chunks: Chunks, asked: dict[str, float]) -> NDArray[np.float64]:
-    """Scores of *shape* (L,).
+    """Scores of *shape* (L,)."""
+    scores: NDArray[np.float64] = (chunk_parts(chunks, asked) * SHARES).sum(1)
+    return scores
+
+
+def chunk_parts(chunks: Chunks, asked: dict[str, float]) -> NDArray[np.float64]:
+    """What chunks, sentences, neighbours and passages match: *shape* (L, 4), as in `SHARES`.
 
     Words are looked for in whole passages and laid to every chunk that holds a part of them, since
     a chunk may end in the middle of a word.
@@ -71,7 +79,7 @@ def chunk_scores(chunks: Chunks, asked: dict[str, float]) -> NDArray[np.float64]
     whole = (held * weights).sum(1)  # equal rows give equal sums
     return np.concatenate(
         [
-            _within(one, weights) + PASSAGE_SHARE * passage
+            np.column_stack([*_within(one, weights), np.full(len(one.words), passage)])
             for one, passage in zip(found, whole, strict=True)
         ]
     )
@@ -114,8 +122,8 @@ def _find(texts: Sequence[str], places: Mapping[str, int], begins: re.Pattern[st
     return _Found(words, said, first, last)
 
 
-def _within(found: _Found, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores of the chunks of one passage, but for the passage's own share; *shape* (n,)."""
+def _within(found: _Found, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """What the chunks of one passage, their sentences and their neighbours match, each (n,)."""
     count = len(found.words)
     spread = np.log(1 + count / np.maximum(found.words.sum(0), 1)) / np.log(1 + count)  # (W,)
     own = (found.words * (weights * spread)).sum(1)  # (n,)
@@ -123,8 +131,7 @@ def _within(found: _Found, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     said = np.append((found.said * (weights * spread)).sum(1), 0)  # (m + 1,)
     spans = np.column_stack([found.first, found.last + 1]).ravel()
     best = np.maximum.reduceat(said, spans)[::2]  # (n,)
-    scores: NDArray[np.float64] = own + SENTENCE_SHARE * best + NEIGHBOUR_SHARE * around
-    return scores
+    return own, best, around
 
 
 def stem(word: str) -> str:

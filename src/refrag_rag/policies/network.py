@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from refrag_rag.policies.lexical import SHARES
+
+START_SCALE = 8.0  # of the lexical scores: large enough to be followed, small enough to be left
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkShape:
@@ -36,9 +40,9 @@ class NetworkShape:
 class PolicyNetwork(nn.Module):
     """One logit a chunk (REFRAG, section 2.3; sizes are not given there).
 
-    With `query` it reads the question's chunk embeddings in front of the passages', and how many
-    of the question's words a chunk holds; it starts as a policy of these words alone and learns
-    what to add. That variant is our own.
+    With `query` it reads the question's chunk embeddings in front of the passages', and what
+    `lexical` finds; it starts with the scores of `lexical` and learns what to add. That variant is
+    our own.
 
     Parameters
     ----------
@@ -66,8 +70,8 @@ class PolicyNetwork(nn.Module):
         nn.init.zeros_(self.output[-1].weight)  # type: ignore[arg-type]
         if shape.query:
             self.question = nn.Parameter(torch.zeros(width))
-            self.words = nn.Linear(1, width)
-            self.word_weight = nn.Parameter(torch.tensor(8.0))
+            self.words = nn.Linear(len(SHARES), width)
+            self.word_weights = nn.Parameter(START_SCALE * torch.tensor(SHARES))
 
     def forward(
         self, embeddings: Tensor, question: Tensor | None = None, words: Tensor | None = None
@@ -81,8 +85,8 @@ class PolicyNetwork(nn.Module):
         question
             *Shape:* (Q, D_enc), if the network reads it.
         words
-            *Shape:* (L,), between 0 and 1, if the network reads the question: the chunk's share
-            of the best match.
+            *Shape:* (L, 4), if the network reads the question: what chunk, sentence, neighbours and
+            passage match of its words, as shares of the best score.
 
         Returns
         -------
@@ -93,12 +97,12 @@ class PolicyNetwork(nn.Module):
         states = states + _places(len(states), self.shape.width).to(states)
         front = 0
         if question is not None and words is not None:
-            states = states + self.words(words[:, None])
+            states = states + self.words(words)
             states = torch.cat([self._enter(question) + self.question, states])
             front = len(question)
         states = self.layers(states[None])[0, front:]  # (L, width)
         logits: Tensor = self.output(states)[:, 0]
-        return logits + self.word_weight * words if words is not None else logits
+        return logits + words @ self.word_weights if words is not None else logits
 
     def _enter(self, embeddings: Tensor) -> Tensor:
         entered: Tensor = self.input(self.norm(embeddings.to(self.input.weight)))

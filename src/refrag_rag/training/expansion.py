@@ -1,7 +1,7 @@
 """How well policies spend a budget: log-perplexity of the gold tokens at several rates."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from refrag_rag.policies import Policy
-from refrag_rag.policies.base import needs_of
+from refrag_rag.policies import Chunks, Policy, needs_of
 from refrag_rag.scoring import SCORERS
 from refrag_rag.training.policy_objective import see
 from refrag_rag.training.policy_rollouts import Case, mean_log_probs
@@ -43,18 +42,32 @@ class Point:
     high: float
 
 
+def look(reader: Reader, cases: Sequence[Case], needs: Collection[str] = ()) -> list[Chunks]:
+    """What policies see of the cases, with the scores that they need."""
+    scorers = {name: SCORERS[name](reader.model) for name in needs if name in SCORERS}
+    seen = []
+    for case in tqdm(cases, desc="embeddings", mininterval=10):
+        scores = {name: np.concatenate(s.score(case.chunked)) for name, s in scorers.items()}
+        seen.append(replace(see(reader, case), scores=scores))
+    return seen
+
+
 def log_perplexities(
-    reader: Reader, cases: Sequence[Case], policy: Policy, p: float, *, rows_at_once: int = 8
+    reader: Reader,
+    cases: Sequence[Case],
+    seen: Sequence[Chunks],
+    policy: Policy,
+    p: float,
+    *,
+    rows_at_once: int = 8,
 ) -> NDArray[np.float64]:
     """Log-perplexity of each case's gold tokens, *shape* (cases,)."""
-    scorers = {name: SCORERS[name](reader.model) for name in needs_of(policy) if name in SCORERS}
     rows = []
-    for case in cases:
-        chunks = see(reader, case)
-        scores = {name: np.concatenate(s.score(case.chunked)) for name, s in scorers.items()}
-        chosen = policy.select(replace(chunks, scores=scores), case.question, case.allowed(p))
+    for case, chunks in zip(cases, seen, strict=True):
+        chosen = policy.select(chunks, case.question, case.allowed(p))
         rows.append(case.arranged(np.flatnonzero(chosen).tolist()))
-    return -mean_log_probs(reader, rows, rows_at_once).double().numpy()
+    known = [chunks.embeddings for chunks in seen]
+    return -mean_log_probs(reader, rows, rows_at_once, known).double().numpy()
 
 
 def expansion_points(
@@ -65,10 +78,11 @@ def expansion_points(
 ) -> list[Point]:
     """Every policy at every budget, on the same cases."""
     k = reader.model.config.k
+    seen = look(reader, cases, {need for policy in policies.values() for need in needs_of(policy)})
     points = []
     pairs = [(name, p) for name in policies for p in shares]
     for name, p in tqdm(pairs, desc="policies", mininterval=10):
-        values = log_perplexities(reader, cases, policies[name], p)
+        values = log_perplexities(reader, cases, seen, policies[name], p)
         low, high = bootstrap(values)
         points.append(Point(name, k, p, len(values), float(values.mean()), low, high))
     return points

@@ -1,6 +1,8 @@
 """Stage 3: the expansion policy, by reinforcement learning. Only the policy's network moves.
 
-The reward is minus the log-perplexity of the gold continuation, or of the gold answer.
+The reward is minus the log-perplexity of the gold continuation, or of the gold answer. A policy of
+the same kind that the model has already goes on learning. ``--objective places`` teaches where
+answers stand instead, a quick start for rewards.
 ``python -m refrag_rag.training.policy --config small --out RUN`` (REFRAG, section 2.3)
 """
 
@@ -27,6 +29,7 @@ from refrag_rag.training.expansion import expansion_points, write_points
 from refrag_rag.training.loop import LOG, train
 from refrag_rag.training.policy_cases import Cases, DrawCase, question_case, text_case
 from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective
+from refrag_rag.training.policy_places import PlacesObjective
 from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
 from refrag_rag.training.question_sources import QuestionLayout
@@ -40,6 +43,7 @@ from refrag_rag.training.world_sources import open_tasks
 
 STAGE = "policy"
 KINDS = {"learned": False, "learned-query": True}
+REWARD, PLACES = "reward", "places"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,10 @@ class PolicySettings(StageSettings):
 
     kind: str = setting(
         "learned", "learned (the paper's), or learned-query, which sees the question"
+    )
+    objective: str = setting(
+        REWARD,
+        "reward, or places: where the answers of questions stand, without asking the decoder",
     )
     width: int = setting(128, "of the network")
     samples: int = setting(8, "arrangements of one example, G")
@@ -66,6 +74,8 @@ class PolicySettings(StageSettings):
         super().__post_init__()
         if self.kind not in KINDS:
             raise InputError(f"kind = {self.kind!r}; expected one of {', '.join(KINDS)}.")
+        if self.objective not in (REWARD, PLACES):
+            raise InputError(f"objective = {self.objective!r}; expected {REWARD} or {PLACES}.")
         if self.samples < 2 or self.epochs < 1:
             raise InputError(
                 f"samples = {self.samples}, epochs = {self.epochs}; expected at least 2 and 1."
@@ -84,23 +94,18 @@ def run(settings: PolicySettings) -> None:
     torch.manual_seed(settings.seed)
     model = start_model(settings, PRETRAIN).eval().requires_grad_(False)
     reader = Reader(model).to(PartialState().device)
-    network = PolicyNetwork(
-        NetworkShape(
-            chunk_width=model.config.chunk_width,
-            width=settings.width,
-            query=KINDS[settings.kind],
-        )
-    )
+    network = _network(settings, model)
     draw_case = _draw_case(settings, model)
+    objective, epochs = _objective(settings, reader)
     folder = settings.out / STAGE / settings.kind
     train(
         PolicyModule(network),
-        source=Cases(draw_case, batch_size=settings.batch_size, epochs=settings.epochs),
+        source=Cases(
+            draw_case, batch_size=settings.batch_size, epochs=epochs, figures=objective.figures
+        ),
         settings=settings,
         folder=folder,
-        objective=PolicyObjective(
-            reader, samples=settings.samples, clip=settings.ratio, rows_at_once=settings.micro_batch
-        ),
+        objective=objective,
     )
     target = settings.out / STAGE / MODEL
     if PartialState().is_main_process:
@@ -112,6 +117,38 @@ def run(settings: PolicySettings) -> None:
             _measure(reader, cases, settings, folder)
         if (folder / LOG).exists():
             write_report(folder)
+
+
+def _network(settings: PolicySettings, model: RefragModel) -> PolicyNetwork:
+    """The model's own network of this kind, or a new one."""
+    shape = NetworkShape(
+        chunk_width=model.config.chunk_width, width=settings.width, query=KINDS[settings.kind]
+    )
+    own = model.policies.get(settings.kind)
+    if not isinstance(own, ExpandLearned):
+        return PolicyNetwork(shape)
+    if own.network.shape != shape:
+        raise InputError(
+            f"width = {settings.width}, but the model's {settings.kind} has "
+            f"{own.network.shape.width}; expected the same, or a model without that policy."
+        )
+    return own.network.train()
+
+
+def _objective(
+    settings: PolicySettings, reader: Reader
+) -> tuple[PolicyObjective | PlacesObjective, int]:
+    """The loss, and how many steps in a row read the same cases."""
+    if settings.objective == REWARD:
+        return PolicyObjective(
+            reader, samples=settings.samples, clip=settings.ratio, rows_at_once=settings.micro_batch
+        ), settings.epochs
+    if is_documents(settings.data):
+        raise InputError(
+            f"data = {settings.data!r} is text, which has no answers; objective = {PLACES!r} "
+            f"expected questions. Use objective = {REWARD!r}."
+        )
+    return PlacesObjective(reader), 1
 
 
 def _trained_before(folder: Path, model: RefragModel) -> dict[str, Policy]:

@@ -1,12 +1,17 @@
 """Cases for the policy: from questions with answers, or from text with its continuation."""
 
+import math
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 import numpy as np
 
+from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.errors import InputError
+from refrag_rag.spans import neutralise
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.document_sources import DocumentContinuation, Frame
 from refrag_rag.training.policy_rollouts import Case
@@ -27,13 +32,18 @@ class Cases:
         Cases of a step.
     epochs
         Steps on the same cases.
+    figures
+        What the objective's two figures are called in the log.
     """
 
-    def __init__(self, draw_case: DrawCase, *, batch_size: int, epochs: int) -> None:
+    def __init__(
+        self, draw_case: DrawCase, *, batch_size: int, epochs: int, figures: tuple[str, str]
+    ) -> None:
         self.draw_case, self.batch_size, self.epochs = draw_case, batch_size, epochs
+        self.names = figures
         self.cases: Sequence[Case] = ()
         self.left = 0
-        self.log_perplexity = self.kept = 0.0
+        self.figures: list[float] = []
 
     def draw(self, rng: Random, share: float) -> Sequence[Case]:  # noqa: ARG002
         """The cases of this step."""
@@ -44,22 +54,23 @@ class Cases:
         return self.cases
 
     def record(self, loss: float, accuracy: float) -> None:
-        """Keep running figures: log-perplexity, and the share of groups that differ."""
-        keep = 0.98 if self.log_perplexity else 0.0
-        self.log_perplexity = keep * self.log_perplexity + (1 - keep) * loss
-        self.kept = keep * self.kept + (1 - keep) * accuracy
+        """Keep running figures; a step without any (NaN) changes nothing."""
+        if math.isnan(loss):
+            return
+        before = self.figures or [loss, accuracy]
+        self.figures = [0.98 * b + 0.02 * n for b, n in zip(before, (loss, accuracy), strict=True)]
 
     def summary(self) -> dict[str, Any]:
         """Figures for the log."""
-        return {"log_perplexity": round(self.log_perplexity, 5), "groups_kept": round(self.kept, 3)}
+        return {n: round(f, 5) for n, f in zip(self.names, self.figures, strict=False)}
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs; states are saved between batches of rollouts."""
-        return {"log_perplexity": self.log_perplexity, "kept": self.kept}
+        return {"figures": self.figures}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.log_perplexity, self.kept = state["log_perplexity"], state["kept"]
+        self.figures = state["figures"]
 
 
 def question_case(
@@ -68,7 +79,29 @@ def question_case(
     """A question whose gold answer gives the reward."""
     pieces, question = layout.example(record, rng)
     asked = frame.text_passage(question)
-    return make_case(pieces, p, question=question, asked=asked, origin=record.id or "")
+    case = make_case(pieces, p, question=question, asked=asked, origin=record.id or "")
+    return replace(case, answer_chunks=answer_chunks(case.chunked, record))
+
+
+def answer_chunks(passages: Sequence[ChunkedPassage], record: QuestionRecord) -> tuple[int, ...]:
+    """Chunks, counted over all passages, that hold a part of an answer.
+
+    Looked at are the passages that are marked as gold, or all of them where none is.
+    """
+    gold = {neutralise(passage.titled()) for passage in record.passages if passage.gold}
+    marked = [passage.text in gold for passage in passages]
+    answers = "|".join(re.escape(answer.strip()) for answer in record.answers)
+    pattern = re.compile(rf"(?<!\w)(?:{answers})(?!\w)", re.IGNORECASE)
+    found: set[int] = set()
+    start = 0
+    for passage, mark in zip(passages, marked, strict=True):
+        if mark or not any(marked):
+            for match in pattern.finditer(passage.text):
+                places = [match.start(), match.end() - 1]
+                first, last = np.searchsorted(passage.char_ends, places, side="right").tolist()
+                found.update(range(start + first, start + last + 1))
+        start += len(passage)
+    return tuple(sorted(found))
 
 
 def text_case(source: DocumentContinuation, chunks: int, rng: Random, p: float) -> Case:

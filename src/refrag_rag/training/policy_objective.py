@@ -54,6 +54,8 @@ class PolicyObjective:
         Arrangements that the decoder reads at once.
     """
 
+    figures = ("log_perplexity", "groups_kept")
+
     def __init__(self, reader: Reader, *, samples: int, clip: float, rows_at_once: int) -> None:
         self.reader, self.samples, self.clip = reader, samples, clip
         self.rows_at_once = rows_at_once
@@ -92,7 +94,8 @@ class PolicyObjective:
     def _roll_out(self, case: Case, chunks: Chunks, logits: Tensor) -> Rollout:
         order = gumbel_top_k(logits, case.allowed(), self.samples).to(logits.device)
         rows = [case.arranged(one) for one in order.tolist()]
-        rewards = mean_log_probs(self.reader, rows, self.rows_at_once)
+        known = [chunks.embeddings] * len(rows)
+        rewards = mean_log_probs(self.reader, rows, self.rows_at_once, known)
         return Rollout(chunks, order, sequence_log_probs(logits, order), rewards)
 
 

@@ -40,6 +40,8 @@ class Case:
         Where it comes from, for messages.
     weight
         1, or 0 for a case that only fills a place.
+    answer_chunks
+        Where the gold answer stands, if it stands in a passage.
     """
 
     pieces: tuple[Piece, ...]
@@ -50,6 +52,7 @@ class Case:
     p: float
     origin: str = ""
     weight: float = 1.0
+    answer_chunks: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -149,12 +152,29 @@ def sequence_log_probs(logits: Tensor, order: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def mean_log_probs(reader: Reader, rows: Sequence[Row], rows_at_once: int) -> Tensor:
-    """Mean log-probability of each row's gold tokens, *shape* (rows,)."""
+def mean_log_probs(
+    reader: Reader,
+    rows: Sequence[Row],
+    rows_at_once: int,
+    known: Sequence[NDArray[np.float32]] | None = None,
+) -> Tensor:
+    """Mean log-probability of each row's gold tokens, *shape* (rows,).
+
+    Parameters
+    ----------
+    known
+        For each row the embeddings of all chunks of its passages, *shape* (L, D_enc): arrangements
+        of one example need them only once.
+    """
     found = []
     for start in range(0, len(rows), rows_at_once):
-        batch = collate(rows[start : start + rows_at_once])
-        found.append(_row_means(reader(batch), batch))
+        part = rows[start : start + rows_at_once]
+        batch, vectors = collate(part), None
+        if known is not None:
+            pairs = zip(known[start : start + rows_at_once], part, strict=True)
+            chosen = [embeddings[np.array(row.chosen)] for embeddings, row in pairs]
+            vectors = torch.from_numpy(np.concatenate(chosen)).to(reader.model.device)
+        found.append(_row_means(reader(batch, known=vectors), batch))
     return torch.cat(found)
 
 

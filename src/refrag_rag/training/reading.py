@@ -28,7 +28,7 @@ class Reader(nn.Module):
         self.model = model
         self._no_split_modules = sorted({*_blocks(model.encoder.model), *_blocks(model.decoder)})
 
-    def forward(self, batch: Batch, encode: bool = False) -> Tensor:
+    def forward(self, batch: Batch, encode: bool = False, known: Tensor | None = None) -> Tensor:
         """Logits of a batch.
 
         Parameters
@@ -37,6 +37,8 @@ class Reader(nn.Module):
             Rows of text and vectors.
         encode
             Call the encoder even if the batch has no vector, since another process does.
+        known
+            *Shape:* (V, D_enc); the batch's chunk embeddings, which are then not computed.
 
         Returns
         -------
@@ -44,7 +46,7 @@ class Reader(nn.Module):
             *Shape:* (B, T, vocabulary)
         """
         device = self.model.device
-        embeddings = embed_chosen(self.model, batch)
+        embeddings = embed_chosen(self.model, batch) if known is None else known
         logits: Tensor = self.model(
             batch.input_ids.to(device),
             batch.vector_mask.to(device),
