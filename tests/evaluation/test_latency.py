@@ -42,7 +42,7 @@ def test_every_cell_has_every_side_with_its_positions(report):
         assert cell["positions"] == chunks + AROUND
         for side in ("plain", "cached", "not_cached"):
             assert cell[side]["ttft"]["low"] <= cell[side]["ttft"]["median"]
-            assert cell[side]["runs"] == 2
+            assert cell[side]["runs"] >= 2
             assert cell[side]["ttit"]["median"] > 0
             assert len(cell[side]["cpu_shares"]) == 2
         assert cell["not_cached"]["encode"]["low"] > 0

@@ -28,6 +28,10 @@ from refrag_rag.model import RefragModel
 from refrag_rag.store import LMDBStore
 
 LEAST_ROUNDS = 2
+SHORT, AT_ONCE = (
+    0.1,
+    3,
+)  # of the longest side; runs of such a short one in a round: they cost little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,8 @@ class Settings:
     tokens
         Tokens of each answer.
     rounds
-        Runs of every side; fewer, but at least two, once `budget` is spent.
+        How often the sides take turns; fewer, but at least two, once `budget` is spent. From the
+        second on those run three times that take less than a tenth of the longest.
     budget
         Seconds for one context and batch size.
     tries
@@ -179,8 +184,11 @@ def _take_turns(works: Mapping[tuple[str, int], Work], settings: Settings) -> di
     for done in range(settings.rounds):
         if done >= LEAST_ROUNDS and time.perf_counter() - started > settings.budget:
             break
+        longest = max([run.seconds for one in runs.values() for run in one.kept], default=0.0)
         for name, work in works.items():
-            runs[name].measure(work)
+            short = runs[name].kept and runs[name].kept[-1].seconds < SHORT * longest
+            for _ in range(AT_ONCE if short else 1):
+                runs[name].measure(work)
     return runs
 
 
