@@ -12,6 +12,9 @@ for stage in base reconstruct pretrain finetune; do
   [ -d "$run/$stage/model" ] || refrag train $stage --config tiny --out "$run" $book
 done
 for kind in learned learned-query; do
-  [ -f "$run/policy/$kind/expansion.json" ] || refrag train policy --config tiny --out "$run" --kind $kind $book
+  [ -f "$run/places/policy/$kind/expansion.json" ] || refrag train policy --config tiny --out "$run/places" \
+    --start "$run/finetune/model" --kind $kind --objective places --lr 0.001 --batch-size 16 --seed 5 $book
+  [ -f "$run/policy/$kind/expansion.json" ] || refrag train policy --config tiny --out "$run" \
+    --start "$run/places/policy/model" --kind $kind $book
 done
 echo "Measure it: refrag eval $run/finetune/model --json $run/quality.json"

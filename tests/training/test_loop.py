@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training import state
@@ -197,6 +199,14 @@ def test_wandb_gets_the_log(tokenizer, tmp_path, monkeypatch):
 def test_tensorboard_gets_the_log(tokenizer, tmp_path):
     run(tokenizer, tmp_path, some_rows(), steps=2, tracker="tensorboard")
     assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_deepspeed_is_refused_before_anything_is_written(tokenizer, tmp_path, monkeypatch):
+    launched = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
+    monkeypatch.setattr("refrag_rag.training.loop._accelerator", lambda *_: launched)
+    with pytest.raises(InputError, match="DeepSpeed"):
+        run(tokenizer, tmp_path / "run", some_rows())
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_to_learn_is_an_error(tokenizer, tmp_path):

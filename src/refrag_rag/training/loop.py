@@ -81,6 +81,11 @@ def train(
     """
     torch.set_flush_denormal(True)
     accelerator = _accelerator(settings, folder)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise InputError(
+            "DeepSpeed keeps its optimizer where states cannot be read from; expected one process, "
+            "DDP or FSDP. See examples/accelerate."
+        )
     if settings.optimizer != "adamw" and accelerator.distributed_type == DistributedType.FSDP:
         raise InputError("optimizer = 'muon' needs whole matrices; expected adamw with FSDP.")
     optimizer = build_optimizer(module, settings)
