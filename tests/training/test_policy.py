@@ -118,7 +118,7 @@ def test_rewards_are_the_gold_tokens_mean_log_probability(reader):
 def test_known_embeddings_give_the_same_rewards_without_the_encoder(reader, monkeypatch):
     case = case_of(reader)
     rows = [case.arranged(one) for one in ([0, 2], [], range(len(case.texts)), [1])]
-    wanted, known = mean_log_probs(reader, rows, 3), see(reader, case).embeddings
+    wanted, known = mean_log_probs(reader, rows, 3), see(reader, [case])[0].embeddings
     monkeypatch.setattr(reader.model, "encoder", None)
     torch.testing.assert_close(mean_log_probs(reader, rows, 3, [known] * len(rows)), wanted)
 
@@ -152,7 +152,7 @@ def test_the_policy_learns_what_is_rewarded_and_nothing_else_moves(reader):
             objective(module, everything, everything).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    chosen = ExpandLearned(network).select(see(reader, case), "", case.allowed())
+    chosen = ExpandLearned(network).select(see(reader, [case])[0], "", case.allowed())
     assert set(np.flatnonzero(chosen)) <= wanted
     assert all(torch.equal(p, before[name]) for name, p in reader.named_parameters())
 
@@ -160,9 +160,9 @@ def test_the_policy_learns_what_is_rewarded_and_nothing_else_moves(reader):
 def test_the_same_rollouts_serve_several_steps(reader):
     drawn = []
 
-    def draw(rng: Random):
-        drawn.append(rng.random())
-        return case_of(reader)
+    def draw(rng: Random, count: int):
+        drawn.extend(rng.random() for _ in range(count))
+        return [case_of(reader) for _ in range(count)]
 
     source = Cases(draw, batch_size=2, epochs=3, figures=("loss", "kept"))
     batches = [source.draw(Random(step), 0.0) for step in range(4)]
@@ -175,14 +175,29 @@ def test_a_query_network_starts_as_the_words_and_depends_on_the_question(reader)
     torch.manual_seed(0)
     network = PolicyNetwork(NetworkShape(chunk_width=32, width=16, query=True))
     case = case_of(reader)
-    chunks = see(reader, case)
+    (chunks,) = see(reader, [case])
     chosen = ExpandLearned(network).select(chunks, "How high is Tarsk?", 2)
     assert set(np.flatnonzero(chosen)) <= set(np.flatnonzero(case.passages == 1))
     network.output[-1].weight.data.normal_()
     other = Chunks(**{**vars(chunks), "question": chunks.question + 1})
-    assert not torch.equal(
-        chunk_logits(network, chunks, "Where?"), chunk_logits(network, other, "Where?")
-    )
+    one, two = chunk_logits(network, [chunks, other], ["Where?", "Where?"])
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("query", [False, True])
+def test_prompts_of_several_lengths_are_read_as_each_alone(reader, query):
+    torch.manual_seed(0)
+    network = PolicyNetwork(NetworkShape(chunk_width=32, width=16, query=query))
+    network.output[-1].weight.data.normal_()
+    long = case_of(reader)
+    short = make_case(long.pieces[2:], 0.3, question="How high?", asked=long.question_piece)
+    cases = [long, short]
+    questions = [case.question for case in cases]
+    together = chunk_logits(network, see(reader, cases), questions)
+    for case, logits in zip(cases, together, strict=True):
+        (alone,) = chunk_logits(network, see(reader, [case]), [case.question])
+        assert logits.shape == (len(case.texts),)
+        torch.testing.assert_close(logits, alone)
 
 
 def test_expansion_points_rise_to_full_text(reader):

@@ -17,6 +17,9 @@ from refrag_rag.training.policy_objective import PolicyModule, see
 from refrag_rag.training.policy_places import PlacesObjective, place_loss
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
+from refrag_rag.training.tasks import Mix
+from refrag_rag.training.world_records import draw_records
+from refrag_rag.training.world_sources import open_tasks
 from tests.conftest import build_model
 
 VELMORA = "Velmora makes clocks in Port Belu since 1904."
@@ -38,6 +41,17 @@ def reader(tokenizer):
 def case_of(reader, asked, p=0.2):
     layout = QuestionLayout(reader.model, max_passages=4)
     return question_case(layout, Frame(reader.model), asked, Random(0), p)
+
+
+def test_records_of_one_context_ask_for_different_facts(tokenizer):
+    tasks = open_tasks(tokenizer, Mix(), None)
+    records = draw_records(tasks, Random(0), 6)
+    assert len(records) == 6
+    assert len({tuple(p.text for p in one.passages) for one in records}) == 1
+    assert len({(one.id, one.question) for one in records}) == 6
+    for one in records:
+        (gold,) = [passage for passage in one.passages if passage.gold]
+        assert one.answers[0] in gold.text
 
 
 def test_the_answers_chunks_hold_it_and_no_more(reader):
@@ -63,11 +77,19 @@ def test_parts_of_words_are_no_answers(reader):
     assert answer_chunks(chunked, record("a+b(")) == ()
 
 
-def test_the_loss_is_that_of_drawing_each_place_first(reader):
+def test_the_loss_is_that_of_drawing_places_first_and_a_little_of_what_is_around_them(reader):
     case = case_of(reader, record())
     logits = torch.randn(len(case.texts))
-    wanted = [-float(logits.log_softmax(0)[i]) for i in case.answer_chunks]
-    assert float(place_loss(logits, case)) == pytest.approx(np.mean(wanted), abs=1e-6)
+    (passage,) = {int(case.passages[i]) for i in case.answer_chunks}
+    surprise = [-float(value) for value in logits.log_softmax(0)]
+    places = [surprise[i] for i in case.answer_chunks]
+    rest = [
+        value
+        for i, value in enumerate(surprise)
+        if case.passages[i] == passage and i not in case.answer_chunks
+    ]
+    wanted = 0.8 * np.mean(places) + 0.2 * np.mean(rest)
+    assert float(place_loss(logits, case)) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_a_case_without_the_answer_counts_nothing(reader):
@@ -94,7 +116,7 @@ def test_the_place_is_learnt_and_nothing_else_moves(reader):
         optimizer.step()
         optimizer.zero_grad()
     assert float(sums.right) == float(sums.targets) == 2
-    chosen = ExpandLearned(network).select(see(reader, case), case.question, case.allowed())
+    chosen = ExpandLearned(network).select(see(reader, [case])[0], case.question, case.allowed())
     assert set(case.answer_chunks) <= set(np.flatnonzero(chosen).tolist())
     assert all(torch.equal(p, before[name]) for name, p in reader.named_parameters())
 

@@ -1,8 +1,12 @@
 """Expand what a trained network chooses: `learned` and `learned-query`."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from refrag_rag.policies.base import QUESTION, Chunks
 from refrag_rag.policies.lexical import SHARES, chunk_parts, question_words
@@ -29,21 +33,34 @@ class ExpandLearned(Ranking):
     @torch.inference_mode()
     def scores(self, chunks: Chunks, question: str) -> NDArray[np.float32]:
         """The network's logits."""
-        logits: NDArray[np.float32] = chunk_logits(self.network, chunks, question).cpu().numpy()
-        return logits
+        (logits,) = chunk_logits(self.network, [chunks], [question])
+        scores: NDArray[np.float32] = logits.cpu().numpy()
+        return scores
 
 
-def chunk_logits(network: PolicyNetwork, chunks: Chunks, question: str) -> torch.Tensor:
-    """Logits of *shape* (L,) on the network's device, with gradient where it is recorded."""
-    device = network.input.weight.device
-    embeddings = torch.from_numpy(np.asarray(chunks.embeddings, np.float32)).to(device)
-    if not network.shape.query or chunks.question is None:
-        logits: torch.Tensor = network(embeddings)
-        return logits
-    asked = torch.from_numpy(np.asarray(chunks.question, np.float32)).to(device)
-    words = torch.from_numpy(word_shares(chunks, question)).to(device)
-    logits = network(embeddings, asked, words)
-    return logits
+def chunk_logits(
+    network: PolicyNetwork, seen: Sequence[Chunks], questions: Sequence[str]
+) -> list[torch.Tensor]:
+    """Logits of several prompts, each *shape* (L,), on the network's device.
+
+    With gradient where it is recorded.
+    """
+    asked = words = None
+    if network.shape.query:
+        nothing = np.zeros((0, network.shape.chunk_width), np.float32)
+        asked = _padded(
+            network, [nothing if one.question is None else one.question for one in seen]
+        )
+        pairs = zip(seen, questions, strict=True)
+        words = _padded(network, [word_shares(one, question) for one, question in pairs])
+    logits = network(_padded(network, [one.embeddings for one in seen]), asked, words)
+    return [row[: len(one.texts)] for row, one in zip(logits, seen, strict=True)]
+
+
+def _padded(network: PolicyNetwork, arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
+    tensors = [torch.from_numpy(np.asarray(array, np.float32)) for array in arrays]
+    padded = pad_sequence(tensors, batch_first=True, padding_value=float("nan"))
+    return padded.to(network.input.weight.device)
 
 
 def word_shares(chunks: Chunks, question: str) -> NDArray[np.float32]:

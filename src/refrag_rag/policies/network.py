@@ -76,36 +76,39 @@ class PolicyNetwork(nn.Module):
     def forward(
         self, embeddings: Tensor, question: Tensor | None = None, words: Tensor | None = None
     ) -> Tensor:
-        """Logits of the chunks of one prompt.
+        """Logits of the chunks of B prompts, of which the shorter ones are padded with NaN.
 
         Parameters
         ----------
         embeddings
-            *Shape:* (L, D_enc)
+            *Shape:* (B, L, D_enc)
         question
-            *Shape:* (Q, D_enc), if the network reads it.
+            *Shape:* (B, Q, D_enc), if the network reads it.
         words
-            *Shape:* (L, 4), if the network reads the question: what chunk, sentence, neighbours and
-            passage match of its words, as shares of the best score.
+            *Shape:* (B, L, 4), if the network reads the question: what chunk, sentence, neighbours
+            and passage match of its words, as shares of the best score.
 
         Returns
         -------
         Tensor
-            *Shape:* (L,)
+            *Shape:* (B, L); of padding, anything.
         """
+        count = embeddings.shape[1]
+        padding = embeddings[..., 0].isnan()  # (B, L)
         states = self._enter(embeddings)
-        states = states + _places(len(states), self.shape.width).to(states)
-        front = 0
+        states = states + _places(count, self.shape.width).to(states)
         if question is not None and words is not None:
+            words = words.nan_to_num()
             states = states + self.words(words)
-            states = torch.cat([self._enter(question) + self.question, states])
-            front = len(question)
-        states = self.layers(states[None])[0, front:]  # (L, width)
-        logits: Tensor = self.output(states)[:, 0]
+            states = torch.cat([states, self._enter(question) + self.question], 1)
+            padding = torch.cat([padding, question[..., 0].isnan()], 1)
+        states = self.layers(states, src_key_padding_mask=padding)[:, :count]  # (B, L, width)
+        logits: Tensor = self.output(states)[..., 0]
         return logits + words @ self.word_weights if words is not None else logits
 
     def _enter(self, embeddings: Tensor) -> Tensor:
-        entered: Tensor = self.input(self.norm(embeddings.to(self.input.weight)))
+        known = embeddings.nan_to_num().to(self.input.weight)
+        entered: Tensor = self.input(self.norm(known))
         return entered
 
 

@@ -48,7 +48,8 @@ def look(reader: Reader, cases: Sequence[Case], needs: Collection[str] = ()) -> 
     seen = []
     for case in tqdm(cases, desc="embeddings", mininterval=10):
         scores = {name: np.concatenate(s.score(case.chunked)) for name, s in scorers.items()}
-        seen.append(replace(see(reader, case), scores=scores))
+        (chunks,) = see(reader, [case])
+        seen.append(replace(chunks, scores=scores))
     return seen
 
 

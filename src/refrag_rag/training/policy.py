@@ -6,7 +6,7 @@ answers stand instead, a quick start for rewards.
 ``python -m refrag_rag.training.policy --config small --out RUN`` (REFRAG, section 2.3)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -27,7 +27,7 @@ from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.document_sources import DocumentContinuation, Frame
 from refrag_rag.training.expansion import expansion_points, write_points
 from refrag_rag.training.loop import LOG, train
-from refrag_rag.training.policy_cases import Cases, DrawCase, question_case, text_case
+from refrag_rag.training.policy_cases import Cases, DrawCases, question_case, text_case
 from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective
 from refrag_rag.training.policy_places import PlacesObjective
 from refrag_rag.training.policy_rollouts import Case
@@ -37,8 +37,8 @@ from refrag_rag.training.reading import Reader
 from refrag_rag.training.report import write_report
 from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import MODEL, WORLD, StageSettings, start_model
-from refrag_rag.training.tasks import Mix
-from refrag_rag.training.world_records import draw_record
+from refrag_rag.training.tasks import Mix, Tasks
+from refrag_rag.training.world_records import draw_records
 from refrag_rag.training.world_sources import open_tasks
 
 STAGE = "policy"
@@ -65,6 +65,7 @@ class PolicySettings(StageSettings):
     chunks: int = setting(256, "of text: chunks of context")
     following: int = setting(2048, "of text: most tokens to predict")
     max_passages: int = setting(10, "of questions: most passages of a prompt")
+    questions: int = setting(1, "of the world: questions on one context, which is encoded once")
     measured: int = setting(
         64, "examples, drawn as in training, to measure policies on in the end; 0 for none"
     )
@@ -76,9 +77,10 @@ class PolicySettings(StageSettings):
             raise InputError(f"kind = {self.kind!r}; expected one of {', '.join(KINDS)}.")
         if self.objective not in (REWARD, PLACES):
             raise InputError(f"objective = {self.objective!r}; expected {REWARD} or {PLACES}.")
-        if self.samples < 2 or self.epochs < 1:
+        if self.samples < 2 or self.epochs < 1 or self.questions < 1:
             raise InputError(
-                f"samples = {self.samples}, epochs = {self.epochs}; expected at least 2 and 1."
+                f"samples = {self.samples}, epochs = {self.epochs}, questions = {self.questions}; "
+                "expected at least 2, 1 and 1."
             )
         if self.save_every % self.epochs:
             raise InputError(
@@ -95,13 +97,13 @@ def run(settings: PolicySettings) -> None:
     model = start_model(settings, PRETRAIN).eval().requires_grad_(False)
     reader = Reader(model).to(PartialState().device)
     network = _network(settings, model)
-    draw_case = _draw_case(settings, model)
+    draw_cases = _draw_cases(settings, model)
     objective, epochs = _objective(settings, reader)
     folder = settings.out / STAGE / settings.kind
     train(
         PolicyModule(network),
         source=Cases(
-            draw_case, batch_size=settings.batch_size, epochs=epochs, figures=objective.figures
+            draw_cases, batch_size=settings.batch_size, epochs=epochs, figures=objective.figures
         ),
         settings=settings,
         folder=folder,
@@ -113,7 +115,7 @@ def run(settings: PolicySettings) -> None:
         model.policies[settings.kind] = ExpandLearned(network)
         save(model, target)
         if settings.measured:
-            cases = [draw_case(Random(f"measured-{i}")) for i in range(settings.measured)]
+            cases = draw_cases(Random("measured"), settings.measured)
             _measure(reader, cases, settings, folder)
         if (folder / LOG).exists():
             write_report(folder)
@@ -159,20 +161,21 @@ def _trained_before(folder: Path, model: RefragModel) -> dict[str, Policy]:
     return before.policies if before.fingerprint == model.fingerprint else {}
 
 
-def _draw_case(settings: PolicySettings, model: RefragModel) -> DrawCase:
+def _draw_cases(settings: PolicySettings, model: RefragModel) -> DrawCases:
     """Where cases come from: the world, question records, or prepared text."""
     frame = Frame(model)
     layout = QuestionLayout(model, max_passages=settings.max_passages)
 
-    def asked(record: QuestionRecord, rng: Random) -> Case:
-        return question_case(layout, frame, record, rng, rng.choice(settings.shares))
+    def asked(records: Iterable[QuestionRecord], rng: Random) -> list[Case]:
+        shares = settings.shares
+        return [question_case(layout, frame, one, rng, rng.choice(shares)) for one in records]
 
     if settings.data == WORLD:
         tasks = open_tasks(model.tokenizer, Mix(), settings.factbook)
-        return lambda rng: asked(draw_record(tasks, rng), rng)
+        return lambda rng, count: asked(_world(tasks, rng, count, settings.questions), rng)
     if not is_documents(settings.data):
-        records = load_questions(settings.data)
-        return lambda rng: asked(rng.choice(records), rng)
+        known = load_questions(settings.data)
+        return lambda rng, count: asked(rng.choices(known, k=count), rng)
     source = DocumentContinuation(
         Documents.open(settings.data, model.tokenizer),
         model,
@@ -181,7 +184,17 @@ def _draw_case(settings: PolicySettings, model: RefragModel) -> DrawCase:
         following=settings.following,
         text_shares=(0.0,),
     )
-    return lambda rng: text_case(source, settings.chunks, rng, rng.choice(settings.shares))
+    return lambda rng, count: [
+        text_case(source, settings.chunks, rng, rng.choice(settings.shares)) for _ in range(count)
+    ]
+
+
+def _world(tasks: Tasks, rng: Random, count: int, together: int) -> list[QuestionRecord]:
+    """Records of the world, so many on each context."""
+    found: list[QuestionRecord] = []
+    while len(found) < count:
+        found += draw_records(tasks, rng, min(together, count - len(found)))
+    return found
 
 
 def _measure(reader: Reader, cases: Sequence[Case], settings: PolicySettings, folder: Path) -> None:

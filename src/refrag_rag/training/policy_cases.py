@@ -18,7 +18,8 @@ from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.tasks import Piece
 
-DrawCase = Callable[[Random], Case]
+DrawCases = Callable[[Random, int], list[Case]]
+"""Draws so many cases."""
 
 
 class Cases:
@@ -26,8 +27,8 @@ class Cases:
 
     Parameters
     ----------
-    draw_case
-        Makes one.
+    draw_cases
+        Makes them.
     batch_size
         Cases of a step.
     epochs
@@ -37,9 +38,9 @@ class Cases:
     """
 
     def __init__(
-        self, draw_case: DrawCase, *, batch_size: int, epochs: int, figures: tuple[str, str]
+        self, draw_cases: DrawCases, *, batch_size: int, epochs: int, figures: tuple[str, str]
     ) -> None:
-        self.draw_case, self.batch_size, self.epochs = draw_case, batch_size, epochs
+        self.draw_cases, self.batch_size, self.epochs = draw_cases, batch_size, epochs
         self.names = figures
         self.cases: Sequence[Case] = ()
         self.left = 0
@@ -48,7 +49,7 @@ class Cases:
     def draw(self, rng: Random, share: float) -> Sequence[Case]:  # noqa: ARG002
         """The cases of this step."""
         if not self.left:
-            self.cases = [self.draw_case(rng) for _ in range(self.batch_size)]
+            self.cases = self.draw_cases(rng, self.batch_size)
             self.left = self.epochs
         self.left -= 1
         return self.cases

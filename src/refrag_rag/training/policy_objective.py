@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,8 +36,7 @@ class PolicyModule(nn.Module):
 
     def forward(self, chunks: Sequence[Chunks], questions: Sequence[str]) -> list[Tensor]:
         """Logits of each prompt's chunks, each *shape* (L,)."""
-        pairs = zip(chunks, questions, strict=True)
-        return [chunk_logits(self.network, one, question) for one, question in pairs]
+        return chunk_logits(self.network, chunks, questions)
 
 
 class PolicyObjective:
@@ -84,7 +84,7 @@ class PolicyObjective:
 
     def _drawn(self, module: nn.Module, cases: Sequence[Case]) -> list[Rollout]:
         if new := [case for case in cases if case not in self._rollouts]:
-            chunks = [see(self.reader, case) for case in new]
+            chunks = see(self.reader, new)
             with torch.no_grad():
                 logits = module(chunks, [case.question for case in new])
             for case, one, values in zip(new, chunks, logits, strict=True):
@@ -119,16 +119,22 @@ def clipped_loss(
 
 
 @torch.inference_mode()
-def see(reader: Reader, case: Case) -> Chunks:
-    """What a policy sees of a case."""
-    question = None
-    if case.question_piece is not None and case.question_piece.chunked is not None:
-        question = embed(reader.model, [case.question_piece.chunked]).float().cpu().numpy()
-    return Chunks(
-        texts=case.texts,
-        passages=case.passages,
-        embeddings=embed(reader.model, case.chunked).float().cpu().numpy(),
-        scores={},
-        retrieval=[None] * len(case.chunked),
-        question=question,
-    )
+def see(reader: Reader, cases: Sequence[Case]) -> list[Chunks]:
+    """What a policy sees of cases. A passage of several of them is encoded once."""
+    asked = [case.question_piece and case.question_piece.chunked for case in cases]
+    passages = [one for case in cases for one in case.chunked] + [one for one in asked if one]
+    known = dict.fromkeys(passages)
+    rows = embed(reader.model, list(known)).float().cpu().numpy()
+    parts = np.split(rows, np.cumsum([len(passage) for passage in known])[:-1])
+    known.update(zip(known, parts, strict=True))
+    return [
+        Chunks(
+            texts=case.texts,
+            passages=case.passages,
+            embeddings=np.concatenate([known[passage] for passage in case.chunked]),
+            scores={},
+            retrieval=[None] * len(case.chunked),
+            question=known[question] if question else None,
+        )
+        for case, question in zip(cases, asked, strict=True)
+    ]

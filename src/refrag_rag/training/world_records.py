@@ -7,22 +7,28 @@ from refrag_rag.training.levels import LEVELS
 from refrag_rag.training.tasks import MAX_ANSWER_TOKENS, Tasks
 
 
-def draw_record(tasks: Tasks, rng: Random) -> QuestionRecord:
-    """One record at the highest level of the curriculum."""
+def draw_records(tasks: Tasks, rng: Random, count: int) -> list[QuestionRecord]:
+    """Records at the highest level, that ask for different facts of the same passages.
+
+    At most `count`, and at least one.
+    """
     level = LEVELS[-1]
-    while True:
+    found: list[QuestionRecord] = []
+    while not found:
         entities = tasks.world.entities(rng, level.passages, facts=level.facts, alike=0.75)
-        entity = rng.choice(entities)
-        fact = rng.choice(entity.facts)
-        if len(tasks.encode(fact.value)) <= MAX_ANSWER_TOKENS:
-            break
-    passages = tuple(
-        Passage(text=one.passage(rng, by_name=level.by_name), gold=one is entity)
-        for one in entities
-    )
-    return QuestionRecord(
-        question=entity.question(fact, rng),
-        passages=passages,
-        answers=(fact.value,),
-        id=entity.name,
-    )
+        passages = [one.passage(rng, by_name=level.by_name) for one in entities]
+        facts = [(place, fact) for place, one in enumerate(entities) for fact in one.facts]
+        short = [one for one in facts if len(tasks.encode(one[1].value)) <= MAX_ANSWER_TOKENS]
+        for gold, fact in rng.sample(short, min(count, len(short))):
+            found.append(
+                QuestionRecord(
+                    question=entities[gold].question(fact, rng),
+                    passages=tuple(
+                        Passage(text=text, gold=place == gold)
+                        for place, text in enumerate(passages)
+                    ),
+                    answers=(fact.value,),
+                    id=entities[gold].name,
+                )
+            )
+    return found
