@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains a model like the embedded one from scratch on two CPU cores, in under two hours, and both policies
-# in half an hour more. Stop it whenever you like: run again, it goes on.
+# in an hour more. Stop it whenever you like: run again, it goes on.
 # Usage: examples/train_tiny.sh RUN [FACTBOOK.jsonl.xz]
 set -euo pipefail
 run=$1
@@ -13,7 +13,8 @@ for stage in base reconstruct pretrain finetune; do
 done
 for kind in learned learned-query; do
   [ -f "$run/places/policy/$kind/expansion.json" ] || refrag train policy --config tiny --out "$run/places" \
-    --start "$run/finetune/model" --kind $kind --objective places --lr 0.001 --batch-size 16 --seed 5 $book
+    --start "$run/finetune/model" --kind $kind --objective places --minutes 15 --lr 0.001 \
+    --batch-size 32 --questions 8 --seed 5 $book
   [ -f "$run/policy/$kind/expansion.json" ] || refrag train policy --config tiny --out "$run" \
     --start "$run/places/policy/model" --kind $kind $book
 done

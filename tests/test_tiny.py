@@ -8,7 +8,7 @@ import torch
 from refrag_rag import Refrag
 from refrag_rag.cli import main
 from refrag_rag.evaluation.metrics import exact_match
-from refrag_rag.evaluation.quality import ARMS, measure
+from refrag_rag.evaluation.quality import ARMS, measure, message
 from refrag_rag.evaluation.questions import held_out_questions
 from refrag_rag.training.batches import collate
 from refrag_rag.training.loss import next_token_sums
@@ -43,6 +43,22 @@ def test_tiny_reads_text(answers):
 
 def test_tiny_reads_vectors(answers):
     assert share(answers, "all chunks compressed") > share(answers, "no context") + 0.3
+
+
+def test_tinys_own_policy_finds_the_answer(tiny):
+    """Better than the words of the question alone, with a tenth of the chunks."""
+    questions = held_out_questions(tiny.model.tokenizer, count=60)
+    found = {}
+    for policy in ("random", "learned", "lexical", "learned-query"):
+        prompts = [tiny.compress(message(q), policy=policy, p=0.1) for q in questions]
+        texts = [
+            "".join(part.text for part in prompt.segments if getattr(part, "role", "") == "expanded")
+            for prompt in prompts
+        ]
+        pairs = zip(texts, questions, strict=True)
+        found[policy] = sum(question.answers[0] in text for text, question in pairs)
+    assert found["learned-query"] > found["lexical"] > found["learned"] > found["random"]
+    assert found["learned-query"] > 0.8 * len(questions)
 
 
 def test_tiny_reads_the_embeddings(tiny):

@@ -129,13 +129,13 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---" * 10 + "|",
     ]
     for row in rows:
-        plain_ms, verify_s = (
-            "-" if row[name] is None else f"{row[name]:.{digits}f}"
-            for name, digits in (("plain_ms", 2), ("verify_s", 1))
+        own_ms, plain_ms, verify_s = (
+            "-" if row.get(name) is None else f"{row[name]:.{digits}f}"
+            for name, digits in (("own_ms", 2), ("plain_ms", 2), ("verify_s", 1))
         )
         lines.append(
             f"| {row['passages']:,} | {row['write_speed']:.0f} "
-            f"| {row['read_ms']:.2f} ({row['worst_ms']:.2f}) | {row['own_ms']:.2f} | {plain_ms} "
+            f"| {row['read_ms']:.2f} ({row['worst_ms']:.2f}) | {own_ms} | {plain_ms} "
             f"| {row['cold_ms']:.1f} | {row['cold_ahead_ms']:.1f} | {row['keys_s']:.2f} "
             f"| {verify_s} | {row['file_bytes']:.1f} |"
         )
