@@ -52,7 +52,7 @@ def test_tinys_own_policy_finds_the_answer(tiny):
     for policy in ("random", "learned", "lexical", "learned-query"):
         prompts = [tiny.compress(message(q), policy=policy, p=0.1) for q in questions]
         texts = [
-            "".join(part.text for part in prompt.segments if getattr(part, "role", "") == "expanded")
+            "".join(p.text for p in prompt.segments if getattr(p, "role", "") == "expanded")
             for prompt in prompts
         ]
         pairs = zip(texts, questions, strict=True)

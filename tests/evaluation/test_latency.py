@@ -1,8 +1,8 @@
 """`refrag bench latency` on a shape of two layers."""
 
 import json
-import mmap
 import math
+import mmap
 
 import pytest
 
