@@ -121,12 +121,13 @@ def clipped_loss(
 @torch.inference_mode()
 def see(reader: Reader, cases: Sequence[Case]) -> list[Chunks]:
     """What a policy sees of cases. A passage of several of them is encoded once."""
-    asked = [case.question_piece and case.question_piece.chunked for case in cases]
+    pieces = [case.question_piece for case in cases]
+    asked = [None if piece is None else piece.chunked for piece in pieces]
     passages = [one for case in cases for one in case.chunked] + [one for one in asked if one]
-    known = dict.fromkeys(passages)
-    rows = embed(reader.model, list(known)).float().cpu().numpy()
-    parts = np.split(rows, np.cumsum([len(passage) for passage in known])[:-1])
-    known.update(zip(known, parts, strict=True))
+    distinct = list(dict.fromkeys(passages))
+    rows = embed(reader.model, distinct).float().cpu().numpy()
+    parts = np.split(rows, np.cumsum([len(passage) for passage in distinct])[:-1])
+    known = dict(zip(distinct, parts, strict=True))
     return [
         Chunks(
             texts=case.texts,
