@@ -40,8 +40,8 @@ class NetworkShape:
 class PolicyNetwork(nn.Module):
     """One logit a chunk (REFRAG, section 2.3; sizes are not given there).
 
-    With `query` it reads the question's chunk embeddings in front of the passages', and what
-    `lexical` finds; it starts with the scores of `lexical` and learns what to add. That variant is
+    With `query` it reads the question's chunk embeddings beside the passages', and what `lexical`
+    finds; it starts with the scores of `lexical` and learns what to add. That variant is
     our own.
 
     Parameters
