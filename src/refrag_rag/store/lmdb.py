@@ -106,7 +106,7 @@ class LMDBStore:
         """
         wanted = [_key(namespace, key) for key in keys]
         with self._reading(buffers=True) as transaction:
-            return fill(records.find_all(transaction, wanted), allocate)
+            return fill([records.find(transaction, key) for key in wanted], allocate)
 
     def put(self, namespace: str, entries: Mapping[str, PassageEntry]) -> None:
         """Write all entries in one transaction, or none."""

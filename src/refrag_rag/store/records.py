@@ -6,7 +6,7 @@ stand with the small arrays among the keys, under the passage's key, and the res
 its pages, under the same key with a zero byte behind it. What takes the least room is chosen.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import lmdb
@@ -45,33 +45,19 @@ def get(transaction: Any, key: bytes) -> bytes | None:
     return None if head is None else whole(pieces(transaction, key, head))
 
 
-def find_all(transaction: Any, keys: Sequence[bytes]) -> list[Pieces | PassageEntry | None]:
-    """Find entries, as views; those in the older layout are read whole.
+def find(transaction: Any, key: bytes) -> Pieces | PassageEntry | None:
+    """Find an entry, as views; one in the older layout is read whole.
 
     Raises
     ------
     StoreError
-        If one is damaged, or a part of it is missing.
+        If it is damaged, or a part of it is missing.
     """
-    with transaction.cursor() as cursor:
-        return [_find(cursor, key) for key in keys]
-
-
-def _find(cursor: Any, key: bytes) -> Pieces | PassageEntry | None:
-    if not cursor.set_key(key):
+    head = transaction.get(key)
+    if head is None:
         return None
-    head = cursor.value()
-    header = read_header(head)
-    if header is None:
-        return PassageEntry.from_bytes(bytes(head))
-    have = len(head)
-    if have >= header.total:
-        return header, head, b""
-    # Nothing can stand between a key and the same with a zero byte: one step, not another search.
-    body = cursor.value() if cursor.next() and cursor.key() == key + BODY else b""
-    if have + len(body) != header.total:
-        raise damaged("a part of it is missing")
-    return header, head, body
+    found = pieces(transaction, key, head)
+    return found if isinstance(found, tuple) else PassageEntry.from_bytes(bytes(found))
 
 
 def pieces(transaction: Any, key: bytes, head: Buffer) -> Pieces | Buffer:

@@ -117,13 +117,11 @@ def _copy(found: Sequence[Pieces | None], out: Vectors) -> list[PassageEntry | N
             read.append(None)
             continue
         header, head, body = one
-        size, end = len(body), place + header.payload
-        start = bytes(head) if size else bytes(head[: header.cut])
-        if size:
-            target[place : place + size] = body  # aligned, and so faster than the other order
-            target[place + size : end] = start[header.cut :]
-        else:
-            target[place:end] = head[header.cut : header.total]
-        read.append(over(out, row, start, header))
+        cut = header.cut
+        turn, end = place + len(body), place + header.payload
+        target[place:turn] = body  # aligned, and so several times faster than the other order
+        if turn < end:
+            target[turn:end] = head[cut : header.total - len(body)]
+        read.append(over(out, row, bytes(head[:cut]), header))
         row, place = row + header.chunks, end
     return read
