@@ -51,3 +51,15 @@ def test_only_named_policies_are_measured(tokenizer, tmp_path):
     for name in ("guess", "retrieval"):
         with pytest.raises(InputError, match=name):
             list(measure_policies(*given, count=2, shares=(0.1,), policies=[name]))
+
+
+def test_answers_are_written_where_they_are_wanted(tokenizer, tmp_path):
+    build_model(tokenizer).save_pretrained(tmp_path / "model")
+    given = (str(tmp_path / "model"), tmp_path / "policies.json")
+    options = {"count": 2, "shares": (0.1, 0.4), "policies": ["lexical"]}
+    list(measure_policies(*given, **options, answers=(0.4,)))
+    report = json.loads(given[1].read_text("utf-8"))
+    assert [row["arm"] for row in report["answers"]] == ["none", "all", "lexical, p = 0.4"]
+    assert len(report["points"]) == 4
+    with pytest.raises(InputError, match=r"0\.2"):
+        list(measure_policies(*given, **options, answers=(0.2,)))

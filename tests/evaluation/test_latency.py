@@ -45,7 +45,7 @@ def test_every_cell_has_every_side_with_its_positions(report):
             assert cell[side]["ttft"]["low"] <= cell[side]["ttft"]["median"]
             assert cell[side]["runs"] >= 2
             assert cell[side]["ttit"]["median"] > 0
-            assert len(cell[side]["cpu_shares"]) == 2
+            assert len(cell[side]["cpu_shares"]) == cell[side]["runs"]
         assert cell["not_cached"]["encode"]["low"] > 0
         assert cell["cached"]["encode"]["high"] == 0
         assert cell["bare"]["seconds"]["median"] > 0

@@ -80,13 +80,10 @@ def measure_policies(
     Raises
     ------
     InputError
-        If there is no such policy, or `retrieval` is named: these questions carry no scores.
+        If there is no such policy, if `retrieval` is named (these questions carry no scores), or if
+        `answers` are wanted at a budget that is not measured.
     """
-    if "retrieval" in policies:
-        raise InputError(
-            "Policy 'retrieval' needs scores of a retriever, which these questions do not carry; "
-            "expected others, such as 'lexical'."
-        )
+    _check(shares, policies, answers)
     model = RefragModel.from_pretrained(name)
     questions = held_out_questions(model.tokenizer, count=count)
     every = policies or (*POLICIES, *model.policies)
@@ -107,6 +104,19 @@ def measure_policies(
     report["answers"] = _answers(model, questions, answered)
     _write(report, target)
     yield markdown(report)
+
+
+def _check(shares: Sequence[float], policies: Sequence[str], answers: Sequence[float]) -> None:
+    if "retrieval" in policies:
+        raise InputError(
+            "Policy 'retrieval' needs scores of a retriever, which these questions do not carry; "
+            "expected others, such as 'lexical'."
+        )
+    if not set(answers) <= set(shares):
+        raise InputError(
+            f"Answers at {sorted(answers)}; expected some of the budgets {sorted(shares)}. Name "
+            "the others among the shares too."
+        )
 
 
 def _report(

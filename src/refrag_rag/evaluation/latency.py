@@ -28,10 +28,8 @@ from refrag_rag.model import RefragModel
 from refrag_rag.store import LMDBStore
 
 LEAST_ROUNDS = 2
-SHORT, AT_ONCE = (
-    0.1,
-    3,
-)  # of the longest side; runs of such a short one in a round: they cost little
+SHORT_SHARE = 0.1  # of the longest run
+SHORT_RUNS = 3  # of a side that is so short, in one round: they cost little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +49,8 @@ class Settings:
     tokens
         Tokens of each answer.
     rounds
-        How often the sides take turns; fewer, but at least two, once `budget` is spent. From the
-        second on those run three times that take less than a tenth of the longest.
+        How often the sides take turns; fewer, but at least two, once `budget` is spent. A side
+        that takes less than a tenth of the longest runs three times from the second round on.
     budget
         Seconds for one context and batch size.
     tries
@@ -186,8 +184,8 @@ def _take_turns(works: Mapping[tuple[str, int], Work], settings: Settings) -> di
             break
         longest = max([run.seconds for one in runs.values() for run in one.kept], default=0.0)
         for name, work in works.items():
-            short = runs[name].kept and runs[name].kept[-1].seconds < SHORT * longest
-            for _ in range(AT_ONCE if short else 1):
+            short = runs[name].kept and runs[name].kept[-1].seconds < SHORT_SHARE * longest
+            for _ in range(SHORT_RUNS if short else 1):
                 runs[name].measure(work)
     return runs
 

@@ -1,4 +1,4 @@
-"""The policy taught where answers stand: a start for rewards, which are rarer and noisier."""
+"""The policy taught where answers stand: a start for rewards, which are noisier."""
 
 from collections.abc import Sequence
 
