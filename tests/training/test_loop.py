@@ -201,11 +201,19 @@ def test_tensorboard_gets_the_log(tokenizer, tmp_path):
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
-def test_deepspeed_is_refused_before_anything_is_written(tokenizer, tmp_path, monkeypatch):
-    launched = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
+@pytest.mark.parametrize(
+    ("stage", "offload", "precision"), [(3, "none", "no"), (2, "cpu", "no"), (2, "none", "fp16")]
+)
+def test_deepspeed_otherwise_is_refused_before_anything_is_written(
+    tokenizer, tmp_path, monkeypatch, stage, offload, precision
+):
+    plugin = SimpleNamespace(zero_stage=stage, offload_optimizer_device=offload)
+    launched = SimpleNamespace(
+        distributed_type=DistributedType.DEEPSPEED, state=SimpleNamespace(deepspeed_plugin=plugin)
+    )
     monkeypatch.setattr("refrag_rag.training.loop._accelerator", lambda *_: launched)
-    with pytest.raises(InputError, match="DeepSpeed"):
-        run(tokenizer, tmp_path / "run", some_rows())
+    with pytest.raises(InputError, match="expected"):
+        run(tokenizer, tmp_path / "run", some_rows(), precision=precision)
     assert not (tmp_path / "run").exists()
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ FSDP = {
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
 }
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+ZERO |= {"DS_ACCELERATOR": "cpu"}
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="needs DeepSpeed, which is no dependency"
+)
 
 
 def launch(folder, *, processes, stop_at=None, **environment):
@@ -46,7 +52,14 @@ def weights(folder):
     return load_file(folder / "model" / "decoder" / "model.safetensors")
 
 
-@pytest.mark.parametrize("kind", [{}, FSDP], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param({}, id="ddp"),
+        pytest.param(FSDP, id="fsdp2"),
+        pytest.param(ZERO, id="zero2", marks=needs_deepspeed),
+    ],
+)
 def test_two_processes_learn_what_one_learns(alone, tmp_path, kind):
     folder, wanted = alone
     assert launch(tmp_path / "two", processes=2, **kind) == pytest.approx(wanted, abs=1e-5)
@@ -56,8 +69,17 @@ def test_two_processes_learn_what_one_learns(alone, tmp_path, kind):
         torch.testing.assert_close(one[name], two[name], atol=1e-3, rtol=1e-3)
 
 
-def test_a_sharded_run_goes_on_alone(alone, tmp_path):
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(FSDP, {}, id="fsdp2-alone"),
+        pytest.param(ZERO, {}, id="zero2-alone", marks=needs_deepspeed),
+        pytest.param({}, ZERO, id="ddp-zero2", marks=needs_deepspeed),
+        pytest.param(ZERO, ZERO, id="zero2-zero2", marks=needs_deepspeed),
+    ],
+)
+def test_a_sharded_run_goes_on_elsewhere(alone, tmp_path, before, after):
     _, wanted = alone
-    launch(tmp_path / "cut", processes=2, stop_at=4, **FSDP)
-    found = launch(tmp_path / "cut", processes=1)
+    launch(tmp_path / "cut", processes=2, stop_at=4, **before)
+    found = launch(tmp_path / "cut", processes=2 if after else 1, **after)
     assert found == pytest.approx(wanted, abs=1e-5)

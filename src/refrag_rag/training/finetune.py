@@ -37,6 +37,7 @@ class FinetuneSettings(StageSettings):
     text_shares: tuple[float, ...] = setting(
         (0.0, 0.0, 0.1, 1.0), "shares of chunks that stay text, one drawn an example or a step"
     )
+    easier: float = setting(0.5, "of the world: share of the steps with smaller contexts")
     lora: int = setting(0, "rank of a LoRA adapter on the decoder, which then does not move itself")
     distil: float = setting(0.0, "weight of the divergence from the same decoder on full text")
 
@@ -45,6 +46,8 @@ class FinetuneSettings(StageSettings):
         super().__post_init__()
         if self.lora < 0 or self.distil < 0:
             raise InputError(f"lora = {self.lora}, distil = {self.distil}; expected 0 or more.")
+        if not 0 <= self.easier <= 1:
+            raise InputError(f"easier = {self.easier}; expected 0 to 1.")
 
 
 def run(settings: FinetuneSettings) -> None:
@@ -66,7 +69,7 @@ def _source(settings: FinetuneSettings, model: RefragModel) -> Source:
         mix = Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1)
         return WorldMixture(
             open_tasks(model.tokenizer, mix, settings.factbook),
-            LevelCurriculum(start=TOP_LEVEL, threshold=0.8, below=0.5),
+            LevelCurriculum(start=TOP_LEVEL, threshold=0.8, below=settings.easier),
             ChunkGrowth(model.config.k),
             reconstruction=(0.2, 0.2),
             text_shares=settings.text_shares,

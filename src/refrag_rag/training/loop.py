@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from refrag_rag.errors import InputError, TrainingError
+from refrag_rag.training import zero
 from refrag_rag.training.batches import Row, collate, share_of
 from refrag_rag.training.loss import Sums, next_token_sums
 from refrag_rag.training.optimizers import build_optimizer
@@ -81,13 +82,11 @@ def train(
     """
     torch.set_flush_denormal(True)
     accelerator = _accelerator(settings, folder)
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if settings.optimizer != "adamw" and sharded:
+        raise InputError("optimizer = 'muon' needs whole matrices; expected adamw when sharded.")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise InputError(
-            "DeepSpeed keeps its optimizer where states cannot be read from; expected one process, "
-            "DDP or FSDP. See examples/accelerate."
-        )
-    if settings.optimizer != "adamw" and accelerator.distributed_type == DistributedType.FSDP:
-        raise InputError("optimizer = 'muon' needs whole matrices; expected adamw with FSDP.")
+        zero.configure(accelerator, settings)
     optimizer = build_optimizer(module, settings)
     module, prepared = accelerator.prepare(module, optimizer)
     run = _Run(accelerator, module, prepared, source, settings, folder, objective, watch)
@@ -207,7 +206,7 @@ class _Run:
         sums: Tensor | None = None
         for place, part in enumerate(parts):
             later = place < len(parts) - 1
-            with self.accelerator.no_sync(self.module) if later else nullcontext():
+            with self._gathering(later=later):
                 one = self.objective(self.module, part, rows)
                 # gradients are averaged over processes: undo it
                 self.accelerator.backward(one.loss * (count / total))
@@ -215,6 +214,14 @@ class _Run:
             sums = detached if sums is None else sums + detached
         values: list[float] = self.accelerator.reduce(sums, "sum").tolist()
         return [values[0] / total, *values[1:]]
+
+    def _gathering(self, *, later: bool) -> AbstractContextManager[Any]:
+        """Whether gradients are kept for a later micro-batch of the same step."""
+        if zero.is_engine(self.module):  # which steps by itself where gradients are complete
+            self.accelerator.sync_gradients = not later
+            return nullcontext()
+        kept: AbstractContextManager[Any] = self.accelerator.no_sync(self.module)
+        return kept if later else nullcontext()
 
     def _check_finite(self, loss: float, rows: Sequence[Item]) -> None:
         if math.isfinite(loss):

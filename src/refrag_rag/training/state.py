@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from refrag_rag.errors import TrainingError
+from refrag_rag.training import zero
 
 STATE = "state.safetensors"
 ON_THE_FIRST = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -30,6 +31,8 @@ EVERYWHERE = StateDictOptions(full_state_dict=True)
 
 def whole_weights(module: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, gathered; on other processes than the first it may be empty."""
+    if zero.is_engine(module):
+        return zero.weights(module)
     weights: dict[str, Any] = dict(get_model_state_dict(module, options=ON_THE_FIRST))
     return weights
 
@@ -50,7 +53,10 @@ def save_state(
         If it cannot be written; the state before it stays.
     """
     tensors = {f"model/{name}": tensor for name, tensor in whole_weights(module).items()}
-    moments = _whole_optimizer(module, optimizer, ON_THE_FIRST).get("state", {})
+    if zero.is_engine(module):
+        moments: dict[str, dict[str, Tensor]] = zero.moments(module)
+    else:
+        moments = _whole_optimizer(module, optimizer, ON_THE_FIRST).get("state", {})
     for name, values in moments.items():
         tensors |= {f"optimizer/{name}/{moment}": value for moment, value in values.items()}
     if write:
@@ -69,6 +75,9 @@ def load_state(
         rest: dict[str, Any] = json.loads(file.metadata()["rest"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     weights = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
+    if zero.is_engine(module):
+        zero.restore(module, weights, _by_name(tensors))
+        return rest
     set_model_state_dict(module, weights, options=EVERYWHERE)
     whole = _whole_optimizer(module, optimizer, EVERYWHERE)
     for name, values in whole["state"].items():
@@ -76,6 +85,17 @@ def load_state(
             values[moment] = tensors[f"optimizer/{name}/{moment}"]
     set_optimizer_state_dict(module, optimizer, whole, options=EVERYWHERE)
     return rest
+
+
+def _by_name(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Moments of each parameter, from the names they have on disk."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind == "optimizer":
+            name, _, moment = rest.rpartition("/")
+            found.setdefault(name, {})[moment] = tensor
+    return found
 
 
 def _whole_optimizer(
