@@ -1,10 +1,11 @@
-"""One process of a run, started by torchrun: ``sharded.py OUT [STOP_AT]``."""
+"""One process of a run, started by torchrun: ``sharded.py OUT [STOP_AT | frozen]``."""
 
 import sys
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from safetensors.torch import load_file
 
 from refrag_rag.training.loop import train
 from refrag_rag.training.reading import Reader
@@ -15,19 +16,26 @@ from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, Stopped, settings, some_rows
 
 
-def main(folder: Path, stop_at: int | None) -> None:
-    """Train six steps, or until the machine goes away."""
+def main(folder: Path, stop_at: int | None, *, frozen: bool) -> None:
+    """Train six steps, or until the machine goes away; frozen: all but the decoder, in bf16."""
     PartialState(cpu=True)
     torch.set_num_threads(1)
     model = build_model(train_tokenizer(World(), vocab_size=600, passages=200, seed=0))
-    given = settings(folder, steps=6, lr=1e-4, save_every=3, micro_batch=2)
+    precision = "bf16" if frozen else "no"
+    model.decoder.requires_grad_(not frozen)
+    before = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
+    given = settings(folder, steps=6, lr=1e-4, save_every=3, micro_batch=2, precision=precision)
     source = FixedRows(some_rows(), stop_at)
     try:
         module = train(Reader(model), source=source, settings=given, folder=folder)
     except Stopped:
         return
     finish(module, model, folder)
+    saved = load_file(folder / "model" / "decoder" / "model.safetensors")
+    if frozen and not all(torch.equal(before[name], tensor) for name, tensor in saved.items()):
+        raise RuntimeError("a frozen tensor is not what it was")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    given = sys.argv[2] if len(sys.argv) > 2 else ""
+    main(Path(sys.argv[1]), int(given) if given.isdigit() else None, frozen=given == "frozen")

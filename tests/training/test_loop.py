@@ -217,6 +217,16 @@ def test_deepspeed_otherwise_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stage_of_whole_weights_refuses_fsdp(tokenizer, tmp_path, monkeypatch):
+    launched = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr("refrag_rag.training.loop._accelerator", lambda *_: launched)
+    reader, source = Reader(build_model(tokenizer)), FixedRows(some_rows())
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match="expected DDP"):
+        train(reader, source=source, settings=settings(folder), folder=folder, whole=True)
+    assert not folder.exists()
+
+
 def test_nothing_to_learn_is_an_error(tokenizer, tmp_path):
     silent = [row.silent() for row in some_rows()]
     with pytest.raises(InputError, match="no token to learn from"):

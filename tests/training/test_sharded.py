@@ -27,12 +27,12 @@ needs_deepspeed = pytest.mark.skipif(
 )
 
 
-def launch(folder, *, processes, stop_at=None, **environment):
+def launch(folder, *, processes, given=None, **environment):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", str(ROOT / "tests" / "training" / "sharded.py")]
     environment |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [*command, str(folder), *([str(stop_at)] if stop_at else [])],
+        [*command, str(folder), *([given] if given else [])],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -80,6 +80,12 @@ def test_two_processes_learn_what_one_learns(alone, tmp_path, kind):
 )
 def test_a_sharded_run_goes_on_elsewhere(alone, tmp_path, before, after):
     _, wanted = alone
-    launch(tmp_path / "cut", processes=2, stop_at=4, **before)
+    launch(tmp_path / "cut", processes=2, given="4", **before)
     found = launch(tmp_path / "cut", processes=2 if after else 1, **after)
     assert found == pytest.approx(wanted, abs=1e-5)
+
+
+@needs_deepspeed
+def test_frozen_weights_keep_every_bit_in_bf16(tmp_path):
+    found = launch(tmp_path / "frozen", processes=2, given="frozen", **ZERO)
+    assert found[-1] < found[0]

@@ -48,6 +48,7 @@ def train(
     folder: Path,
     objective: Objective = read_rows,
     watch: Watch | None = None,
+    whole: bool = False,
 ) -> nn.Module:
     """Train until the steps, minutes or tokens are used up, resuming if `folder` has a state.
 
@@ -67,6 +68,8 @@ def train(
         The loss.
     watch
         What is read in between, on held-out text.
+    whole
+        Whether the module's weights must stay whole on every process.
 
     Returns
     -------
@@ -76,7 +79,8 @@ def train(
     Raises
     ------
     InputError
-        If the folder's state was made with other settings; nothing is changed.
+        If the folder's state was made with other settings, or if the launch configuration does
+        not fit; nothing is changed.
     TrainingError
         If the loss is no longer a number, or the state cannot be written. The last state is kept.
     """
@@ -85,6 +89,10 @@ def train(
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     if settings.optimizer != "adamw" and sharded:
         raise InputError("optimizer = 'muon' needs whole matrices; expected adamw when sharded.")
+    if whole and accelerator.distributed_type == DistributedType.FSDP:
+        raise InputError(
+            "FSDP shards weights, which this stage needs whole; expected DDP or one process."
+        )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         zero.configure(accelerator, settings)
     optimizer = build_optimizer(module, settings)

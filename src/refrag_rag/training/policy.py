@@ -108,6 +108,7 @@ def run(settings: PolicySettings) -> None:
         settings=settings,
         folder=folder,
         objective=objective,
+        whole=True,
     )
     target = settings.out / STAGE / MODEL
     if PartialState().is_main_process:
