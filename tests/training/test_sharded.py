@@ -88,4 +88,4 @@ def test_a_sharded_run_goes_on_elsewhere(alone, tmp_path, before, after):
 @needs_deepspeed
 def test_frozen_weights_keep_every_bit_in_bf16(tmp_path):
     found = launch(tmp_path / "frozen", processes=2, given="frozen", **ZERO)
-    assert found[-1] < found[0]
+    assert found[6] < found[1]
