@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains a model like the embedded one from scratch on two CPU cores, in under two hours, and both policies
-# in an hour more. Stop it whenever you like: run again, it goes on.
+# Trains a model like the embedded one from scratch on two CPU cores: a recipe cut to two hours, and an hour
+# for both policies. It was not run as a whole, and what it reaches is not known (see the model card of tiny).
+# Stop it whenever you like: run again, it goes on.
 # Usage: examples/train_tiny.sh RUN [FACTBOOK.jsonl.xz]
 set -euo pipefail
 run=$1
