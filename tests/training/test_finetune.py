@@ -1,13 +1,16 @@
 """Distillation and LoRA: the teacher is full text, the original decoder comes back."""
 
 from functools import partial
+from random import Random
 
 import pytest
 import torch
 
 from refrag_rag import RefragModel
+from refrag_rag.errors import InputError
 from refrag_rag.training.batches import arrange, collate
 from refrag_rag.training.distil import distilled_rows
+from refrag_rag.training.finetune import FinetuneSettings, _source
 from refrag_rag.training.loop import read_rows, train
 from refrag_rag.training.lora import add_adapter
 from refrag_rag.training.loss import next_token_sums
@@ -15,6 +18,16 @@ from refrag_rag.training.reading import Reader
 from refrag_rag.training.stage import freeze
 from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, settings, some_rows
+
+
+def test_the_share_of_easier_contexts_is_what_is_asked_for(tokenizer, tmp_path):
+    model = build_model(tokenizer)
+    for easier in (0.0, 0.3):
+        levels = _source(FinetuneSettings(out=tmp_path, easier=easier), model).curriculum
+        drawn = [levels.draw(Random(seed)).passages for seed in range(400)]
+        assert sum(count < 8 for count in drawn) / 400 == pytest.approx(easier, abs=0.06)
+    with pytest.raises(InputError, match="expected 0 to 1"):
+        FinetuneSettings(out=tmp_path, easier=1.5)
 
 
 def test_full_text_has_nothing_to_learn_from_itself(tokenizer):

@@ -228,8 +228,10 @@ class _Run:
         if zero.is_engine(self.module):  # which steps by itself where gradients are complete
             self.accelerator.sync_gradients = not later
             return nullcontext()
-        kept: AbstractContextManager[Any] = self.accelerator.no_sync(self.module)
-        return kept if later else nullcontext()
+        kept: AbstractContextManager[Any] = nullcontext()
+        if later:
+            kept = self.accelerator.no_sync(self.module)
+        return kept
 
     def _check_finite(self, loss: float, rows: Sequence[Item]) -> None:
         if math.isfinite(loss):
