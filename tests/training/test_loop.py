@@ -212,7 +212,7 @@ def test_deepspeed_otherwise_is_refused_before_anything_is_written(
         distributed_type=DistributedType.DEEPSPEED, state=SimpleNamespace(deepspeed_plugin=plugin)
     )
     monkeypatch.setattr("refrag_rag.training.loop._accelerator", lambda *_: launched)
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match="DeepSpeed"):
         run(tokenizer, tmp_path / "run", some_rows(), precision=precision)
     assert not (tmp_path / "run").exists()
 

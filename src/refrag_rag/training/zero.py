@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from refrag_rag.errors import InputError
 from refrag_rag.training.settings import LoopSettings
 
-STAGE = 2
+ZERO_STAGE = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "step"  # AdamW counts for every tensor; here one count serves a whole part
 
@@ -30,10 +30,10 @@ def configure(accelerator: Accelerator, settings: LoopSettings) -> None:
         If the launch configuration asks for another ZeRO stage, for offloading, or for fp16.
     """
     plugin: Any = accelerator.state.deepspeed_plugin
-    if plugin.zero_stage != STAGE or plugin.offload_optimizer_device != "none":
+    if plugin.zero_stage != ZERO_STAGE or plugin.offload_optimizer_device != "none":
         raise InputError(
             f"DeepSpeed was launched with ZeRO stage {plugin.zero_stage}, moments offloaded to "
-            f"{plugin.offload_optimizer_device!r}; expected stage {STAGE} and 'none'. Use "
+            f"{plugin.offload_optimizer_device!r}; expected stage {ZERO_STAGE} and 'none'. Use "
             "examples/accelerate/deepspeed.yaml, or fsdp2.yaml to shard the weights too."
         )
     if settings.precision == "fp16":
@@ -58,7 +58,7 @@ def weights(engine: Any) -> dict[str, Tensor]:
 
 
 def moments(engine: Any) -> dict[str, dict[str, Tensor]]:
-    """Moments and steps by the names of parameters, gathered. All processes call it."""
+    """Moments, in the shapes of their parameters, and steps, by name; all processes call it."""
     _link(engine)
     step = max(float(state[STEP]) for state in _parts(engine))
     return {
