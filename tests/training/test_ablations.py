@@ -1,10 +1,13 @@
 import json
+from random import Random
 
 import numpy as np
 import pytest
 
 from refrag_rag.errors import InputError
 from refrag_rag.training.ablations import AblationSettings, main, run
+from refrag_rag.training.data.documents import Documents
+from refrag_rag.training.world import World
 
 SMALL = {"k": 4, "chunks": 4, "batch_size": 4, "examples": 6, "warmup": 1, "lr": 1e-3}
 
@@ -57,6 +60,17 @@ def test_both_arms_of_reconstruction_first_read_as_many_tokens(tmp_path, few_tex
     assert 0 <= together - 1500 < 2 * largest
     assert target.exists()
     assert figures["difference"]["arm"] == "rebuilt first"
+
+
+def test_reconstruction_first_reads_texts_that_tell_everything_twice(tmp_path, few_texts, tiny_model):
+    settings = AblationSettings(out=tmp_path, steps=1, tokens=1, **SMALL)
+    run("reconstruction", settings)
+
+    documents = Documents.open(tmp_path / "seed-0" / "train", tiny_model.tokenizer)
+    text = tiny_model.tokenizer.decode(documents[0])
+    entities = World(held_out=False).entities(Random("0-False"), 4, facts=7)
+    for entity in entities:
+        assert all(text.count(fact.value) >= 2 for fact in entity.facts)
 
 
 def test_a_finished_arm_is_not_trained_again(tmp_path, few_texts):

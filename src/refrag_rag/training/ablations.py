@@ -46,7 +46,7 @@ Measured = list[dict[int, NDArray[np.float64]]]  # by seed, by length
 Rows = Callable[[Random, int, int], list[Row]]
 Source = Callable[[Documents, RefragModel, "AblationSettings"], Rows]
 One = TypeVar("One", bound=TextSettings)
-TEXTS, FACTS, ROWS_AT_ONCE = (4000, 1000), 7, 32
+TEXTS, PASSAGES, FACTS, ROWS_AT_ONCE = (4000, 1000), 8, 7, 32
 logger = logging.getLogger(__name__)
 
 
@@ -74,6 +74,9 @@ class Ablation:
     ----------
     by_tokens
         Whether the arms are as long in tokens, and not in steps.
+    told
+        How often each entity of a document is told, in other words each time. What follows can be
+        foretold from what was read only where it says some of it again.
     """
 
     control: str
@@ -81,6 +84,7 @@ class Ablation:
     train: Callable[[AblationSettings, Path, Path, int], Arms]
     source: Source
     by_tokens: bool = False
+    told: int = 1
 
 
 def run(name: str, settings: AblationSettings) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def run(name: str, settings: AblationSettings) -> dict[str, Any]:
     measured: dict[str, Measured] = {ablation.control: [], ablation.treated: []}
     for seed in settings.seeds:
         folder = settings.out / f"seed-{seed}"
-        texts = _prepare(folder, settings, seed)
+        texts = _prepare(folder, settings, seed, ablation.told)
         for arm, model in ablation.train(settings, folder, texts[0], seed).items():
             measured[arm].append(_losses(model, ablation.source, texts[1], settings))
     figures = _figures(ablation, measured, settings)
@@ -128,7 +132,7 @@ def markdown(figures: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _prepare(folder: Path, settings: AblationSettings, seed: int) -> tuple[Path, Path]:
+def _prepare(folder: Path, settings: AblationSettings, seed: int, told: int) -> tuple[Path, Path]:
     """The model that both arms start from, texts to train on and held-out texts."""
     whole = RefragModel.from_pretrained(settings.model)
     if not (folder / START).exists():
@@ -139,16 +143,18 @@ def _prepare(folder: Path, settings: AblationSettings, seed: int) -> tuple[Path,
     found = folder / "train", folder / "held-out"
     for place, count, held_out in zip(found, TEXTS, (False, True), strict=True):
         if not place.exists():
-            texts = _texts(World(held_out=held_out), count, Random(f"{seed}-{held_out}"))
+            world, rng = World(held_out=held_out), Random(f"{seed}-{held_out}")
+            texts = _texts(world, count, rng, told)
             prepare_documents(texts, whole.tokenizer, place, sources=["the invented world"])
     return found
 
 
-def _texts(world: World, count: int, rng: Random) -> Iterator[TextRecord]:
+def _texts(world: World, count: int, rng: Random, told: int) -> Iterator[TextRecord]:
     """Documents of several passages, long enough for any context."""
     for _ in range(count):
-        entities = world.entities(rng, 8, facts=FACTS)
-        yield TextRecord(text="\n\n".join(entity.passage(rng) for entity in entities))
+        entities = world.entities(rng, PASSAGES // told, facts=FACTS)
+        passages = (entity.passage(rng) for entity in entities for _ in range(told))
+        yield TextRecord(text="\n\n".join(passages))
 
 
 def _curriculum(settings: AblationSettings, folder: Path, data: Path, seed: int) -> Arms:
@@ -261,7 +267,7 @@ def _figures(
 ABLATIONS = {
     "curriculum": Ablation("random order", "Table 8", _curriculum, _chunks),
     "reconstruction": Ablation(
-        "straight", "rebuilt first", _reconstruction, _continuation, by_tokens=True
+        "straight", "rebuilt first", _reconstruction, _continuation, by_tokens=True, told=2
     ),
 }
 
