@@ -2,12 +2,18 @@
 
 import ast
 import difflib
+import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from refrag_rag import Refrag
+from refrag_rag.store import LMDBStore, passage_key
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
@@ -31,6 +37,33 @@ def test_example_runs_and_prints_an_answer(name, tmp_path):
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.strip()
+
+
+def test_every_process_encodes_its_share_into_one_store(tmp_path):
+    texts = [f"Passage {i}: " + "a ship left the yard. " * (1 + i % 5) for i in range(30)]
+    source, store = tmp_path / "passages.jsonl", tmp_path / "vectors"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(EXAMPLES / "precompute_on_all_gpus.py"), str(source), "tiny", str(store)]
+    run = subprocess.run(
+        command,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    told = sorted(line for line in run.stdout.splitlines() if line.startswith("process"))
+    assert told == [f"process {i}: 15 encoded, 0 there before" for i in range(2)]
+
+    alone = Refrag.load("tiny")
+    alone.precompute(texts)
+    keys = [passage_key(text) for text in texts]
+    expected = alone.store.get(alone.namespace, keys)
+    with LMDBStore(store, read_only=True) as together:
+        found = together.get(alone.namespace, keys)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.embeddings, other.embeddings, atol=2e-3)
 
 
 def test_the_training_script_is_valid_bash():

@@ -62,7 +62,7 @@ def test_both_arms_of_reconstruction_first_read_as_many_tokens(tmp_path, few_tex
     assert figures["difference"]["arm"] == "rebuilt first"
 
 
-def test_reconstruction_first_reads_texts_that_tell_everything_twice(tmp_path, few_texts, tiny_model):
+def test_reconstruction_first_reads_what_is_told_twice(tmp_path, few_texts, tiny_model):
     settings = AblationSettings(out=tmp_path, steps=1, tokens=1, **SMALL)
     run("reconstruction", settings)
 
