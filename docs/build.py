@@ -196,10 +196,12 @@ def ablations() -> None:
             settings, gap = found["settings"], found["difference"]
             versions = ", ".join(f"{one} {number}" for one, number in found["versions"].items())
             read = f"{settings['tokens']:,} tokens" if settings["tokens"] else ""
+            after = settings.get("lr_after")
             head = (
                 f"k = {settings['k']}, up to {found['chunks']} chunks, "
                 f"{read or str(settings['steps']) + ' steps'} of {settings['batch_size']} examples "
-                f"an arm, learning rate {settings['lr']}, decoder of `{settings['model']}`, "
+                f"an arm, learning rate {settings['lr']}{f' and then {after}' if after else ''}, "
+                f"decoder of `{settings['model']}`, "
                 f"seeds {settings['seeds']}; {gap['examples']} held-out examples of each length. "
                 f"Python {found['python']}, {versions}; {found['machine']}.\n\n"
             )

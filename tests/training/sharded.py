@@ -1,6 +1,8 @@
-"""One process of a run, started by torchrun: ``sharded.py OUT [STOP_AT | frozen]``."""
+"""One process of a run, started by torchrun: ``sharded.py OUT [STOP_AT | frozen | clock]``."""
 
+import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -36,6 +38,33 @@ def main(folder: Path, stop_at: int | None, *, frozen: bool) -> None:
         raise RuntimeError("a frozen tensor is not what it was")
 
 
+class Slow(FixedRows):
+    """Rows that take one process longer than the other."""
+
+    def __init__(self, rows):
+        super().__init__(rows)
+        self.shares = []
+
+    def draw(self, rng, share):
+        """The same rows, and a note of how far the run was."""
+        self.shares.append(share)
+        time.sleep(0.03 * PartialState().process_index)
+        return self.rows
+
+
+def by_the_clock(folder: Path) -> None:
+    """Train for some seconds."""
+    process = PartialState(cpu=True).process_index
+    torch.set_num_threads(1)
+    model = build_model(train_tokenizer(World(), vocab_size=600, passages=200, seed=0))
+    source = Slow(some_rows())
+    given = settings(folder, steps=10_000, minutes=0.05, save_every=10_000)
+    train(Reader(model), source=source, settings=given, folder=folder)
+    (folder / f"shares-{process}.json").write_text(json.dumps(source.shares))
+
+
 if __name__ == "__main__":
     given = sys.argv[2] if len(sys.argv) > 2 else ""
+    if given == "clock":
+        sys.exit(by_the_clock(Path(sys.argv[1])))
     main(Path(sys.argv[1]), int(given) if given.isdigit() else None, frozen=given == "frozen")

@@ -62,8 +62,22 @@ def test_both_arms_of_reconstruction_first_read_as_many_tokens(tmp_path, few_tex
     assert figures["difference"]["arm"] == "rebuilt first"
 
 
+def test_only_the_continuation_has_the_rate_that_comes_after(tmp_path, few_texts):
+    run("reconstruction", AblationSettings(out=tmp_path, steps=9, tokens=2, lr_after=1e-4, **SMALL))
+    folder = tmp_path / "seed-0"
+    rates = {
+        name: json.loads((folder / name / "settings.json").read_text())["lr"]
+        for name in ("straight/pretrain", "rebuilt/reconstruct", "rebuilt/pretrain")
+    }
+    assert rates == {
+        "straight/pretrain": 1e-4,
+        "rebuilt/reconstruct": 1e-3,
+        "rebuilt/pretrain": 1e-4,
+    }
+
+
 def test_reconstruction_first_reads_what_is_told_twice(tmp_path, few_texts, tiny_model):
-    settings = AblationSettings(out=tmp_path, steps=1, tokens=1, **SMALL)
+    settings = AblationSettings(out=tmp_path, steps=9, tokens=2, **SMALL)
     run("reconstruction", settings)
 
     documents = Documents.open(tmp_path / "seed-0" / "train", tiny_model.tokenizer)
@@ -86,5 +100,9 @@ def test_a_finished_arm_is_not_trained_again(tmp_path, few_texts):
 def test_what_cannot_be_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="tokens = None"):
         run("reconstruction", AblationSettings(out=tmp_path, **SMALL))
+    with pytest.raises(InputError, match="tokens = 1"):
+        run("reconstruction", AblationSettings(out=tmp_path, tokens=1, **SMALL))
+    with pytest.raises(InputError, match="first = 1"):
+        AblationSettings(out=tmp_path, first=1.0, **SMALL)
     with pytest.raises(InputError, match="no such ablation"):
         main(["everything"])

@@ -1,5 +1,6 @@
 """Two processes on this CPU (gloo): the same losses as one with the same global batch."""
 
+import json
 import os
 import subprocess
 import sys
@@ -89,3 +90,11 @@ def test_a_sharded_run_goes_on_elsewhere(alone, tmp_path, before, after):
 def test_frozen_weights_keep_every_bit_in_bf16(tmp_path):
     found = launch(tmp_path / "frozen", processes=2, given="frozen", **ZERO)
     assert found[6] < found[1]
+
+
+def test_all_processes_go_by_one_clock(tmp_path):
+    launch(tmp_path, processes=2, given="clock")
+    first, second = (json.loads((tmp_path / f"shares-{i}.json").read_text()) for i in range(2))
+    assert first == second
+    assert first == sorted(first)
+    assert len(set(first)) > 2

@@ -62,8 +62,17 @@ class AblationSettings(LoopSettings):
     chunks: int = setting(16, "longest context, in chunks")
     batch_size: int = setting(16, "examples of a step")
     first: float = setting(0.5, "reconstruction: its share of the tokens")
+    lr_after: float | None = setting(
+        None, "reconstruction: learning rate of the continuation in both arms (default: lr)"
+    )
     seeds: tuple[int, ...] = setting((0,), "of the runs; each gives a pair of arms")
     examples: int = setting(2000, "held-out examples of each length")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        super().__post_init__()
+        if not 0 < self.first < 1:
+            raise InputError(f"first = {self.first}; expected more than 0 and less than 1.")
 
 
 @dataclass(frozen=True)
@@ -98,9 +107,9 @@ def run(name: str, settings: AblationSettings) -> dict[str, Any]:
         Of both arms. A finished arm is not trained again.
     """
     ablation = ABLATIONS[name]
-    if ablation.by_tokens and not settings.tokens:
+    if ablation.by_tokens and (settings.tokens or 0) < 2:
         raise InputError(
-            f"tokens = {settings.tokens}; expected --tokens N, what each arm reads in all."
+            f"tokens = {settings.tokens}; expected --tokens N, at least 2: what each arm reads."
         )
     measured: dict[str, Measured] = {ablation.control: [], ablation.treated: []}
     for seed in settings.seeds:
@@ -170,14 +179,15 @@ def _curriculum(settings: AblationSettings, folder: Path, data: Path, seed: int)
 def _reconstruction(settings: AblationSettings, folder: Path, data: Path, seed: int) -> Arms:
     """Continuation after reconstruction, and from the start, with as many tokens in all."""
     tokens = settings.tokens or 0
-    first = int(tokens * settings.first)
+    first = max(1, min(tokens - 1, int(tokens * settings.first)))
+    lr = settings.lr_after or settings.lr
     rebuilt = _settings(ReconstructSettings, settings, data, seed, out=folder / "rebuilt")
     rebuilt = replace(rebuilt, start=str(folder / START), tokens=first)
     start = _trained(reconstruct, rebuilt)
     then = _settings(PretrainSettings, settings, data, seed, out=folder / "rebuilt")
-    then = replace(then, start=str(start), tokens=tokens - first)
+    then = replace(then, start=str(start), tokens=tokens - first, lr=lr)
     alone = _settings(PretrainSettings, settings, data, seed, out=folder / "straight")
-    alone = replace(alone, start=str(folder / START))
+    alone = replace(alone, start=str(folder / START), lr=lr)
     return {"straight": _trained(pretrain, alone), "rebuilt first": _trained(pretrain, then)}
 
 

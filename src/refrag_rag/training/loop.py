@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -179,10 +180,17 @@ class _Run:
         self.progress = Progress(
             self.settings,
             progress.step + 1,
-            progress.seconds + time.monotonic() - started,
+            progress.seconds + self._agreed(time.monotonic() - started),
             progress.tokens + sum(row.tokens for row in rows),
         )
         self._log(loss, lr, float(norm))
+
+    def _agreed(self, seconds: float) -> float:
+        """The first process's clock, by which all draw and end: else they would drift apart."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        clock = torch.tensor(seconds, device=self.accelerator.device)
+        return float(broadcast(clock))
 
     @torch.no_grad()
     def _look(self, watch: Watch) -> None:
