@@ -1,4 +1,4 @@
-"""One process of a run, started by torchrun: ``sharded.py OUT [STOP_AT | frozen | clock]``."""
+"""One process of a run by torchrun: ``sharded.py OUT [STOP_AT | frozen | muon | clock]``."""
 
 import json
 import sys
@@ -18,18 +18,21 @@ from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, Stopped, settings, some_rows
 
 
-def main(folder: Path, stop_at: int | None, *, frozen: bool) -> None:
+def main(folder: Path, given: str) -> None:
     """Train six steps, or until the machine goes away; frozen: all but the decoder, in bf16."""
+    frozen, stop_at = given == "frozen", int(given) if given.isdigit() else None
+    optimizer = "muon" if given == "muon" else "adamw"
     PartialState(cpu=True)
     torch.set_num_threads(1)
     model = build_model(train_tokenizer(World(), vocab_size=600, passages=200, seed=0))
     precision = "bf16" if frozen else "no"
     model.decoder.requires_grad_(not frozen)
     before = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
-    given = settings(folder, steps=6, lr=1e-4, save_every=3, micro_batch=2, precision=precision)
+    chosen = {"optimizer": optimizer, "precision": precision}
+    how = settings(folder, steps=6, lr=1e-4, save_every=3, micro_batch=2, **chosen)
     source = FixedRows(some_rows(), stop_at)
     try:
-        module = train(Reader(model), source=source, settings=given, folder=folder)
+        module = train(Reader(model), source=source, settings=how, folder=folder)
     except Stopped:
         return
     finish(module, model, folder)
@@ -66,5 +69,6 @@ def by_the_clock(folder: Path) -> None:
 if __name__ == "__main__":
     given = sys.argv[2] if len(sys.argv) > 2 else ""
     if given == "clock":
-        sys.exit(by_the_clock(Path(sys.argv[1])))
-    main(Path(sys.argv[1]), int(given) if given.isdigit() else None, frozen=given == "frozen")
+        by_the_clock(Path(sys.argv[1]))
+    else:
+        main(Path(sys.argv[1]), given)

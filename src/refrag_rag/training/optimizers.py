@@ -1,9 +1,10 @@
 """Optimizers by name: AdamW, and Muon for the matrices of transformer blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from refrag_rag.training.settings import LoopSettings
@@ -19,7 +20,8 @@ class MuonAdamW(torch.optim.AdamW):
 
     The update of a matrix is its momentum with all singular values near one (Jordan et al. 2024;
     scaled as in Liu et al. 2025, arXiv 2502.16982). In float32, which CPUs without bfloat16
-    instructions need; whole matrices only, so not for sharded training.
+    instructions need; whole matrices only, so not for sharded training. Processes that all hold
+    them divide the work.
 
     Parameters
     ----------
@@ -47,21 +49,39 @@ class MuonAdamW(torch.optim.AdamW):
                     matrix.grad = None  # AdamW passes over it
         loss = super().step(closure)
         with torch.no_grad():
-            for group, matrix, gradient in held:
-                self._update(group, matrix, gradient)
+            momenta = [self._momentum(matrix, gradient) for _, matrix, gradient in held]
+            updates = orthogonal_together(momenta)
+            for (group, matrix, gradient), update in zip(held, updates, strict=True):
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * RMS * max(matrix.shape) ** 0.5)
                 matrix.grad = gradient
         return loss
 
-    def _update(self, group: dict[str, Any], matrix: nn.Parameter, gradient: Tensor) -> None:
+    def _momentum(self, matrix: nn.Parameter, gradient: Tensor) -> Tensor:
+        """Nesterov's, which is what is brought near orthogonal."""
         state = self.state[matrix]
         if "momentum" not in state:
             state["step"] = torch.tensor(0.0)  # AdamW looks for it in every state
             state["momentum"] = torch.zeros_like(matrix)
         state["step"] += 1
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        update = orthogonal(gradient.lerp(state["momentum"], MOMENTUM))
-        matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(update, alpha=-group["lr"] * RMS * max(matrix.shape) ** 0.5)
+        return gradient.lerp(state["momentum"], MOMENTUM)
+
+
+def orthogonal_together(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`orthogonal` of each matrix; of several processes each does its share for all."""
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if processes == 1 or not matrices:
+        return [orthogonal(matrix) for matrix in matrices]
+    own = dist.get_rank()
+    found = [
+        orthogonal(matrix) if place % processes == own else torch.zeros_like(matrix)
+        for place, matrix in enumerate(matrices)
+    ]
+    together = torch.cat([matrix.flatten() for matrix in found])
+    dist.all_reduce(together)
+    parts = torch.split(together, [matrix.numel() for matrix in matrices])
+    return [part.view_as(matrix) for part, matrix in zip(parts, matrices, strict=True)]
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
