@@ -163,7 +163,11 @@ def speed() -> None:
     for name, table in tables.items():
         path = DOCS / "results" / f"{name}.json"
         if path.exists():
-            text = table(json.loads(path.read_text("utf-8")))
+            found = json.loads(path.read_text("utf-8"))
+            text = table(found)
+            if name != "latency":  # which names its machine itself
+                machine = found["machine"]
+                text = f"{machine['processor']}, {machine['threads']} threads.\n\n{text}"
             if name in pictures:
                 text += f"\n![{pictures[name]}](results/{name}.png)\n"
             insert(DOCS / "speed.md", text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
