@@ -180,7 +180,7 @@ def _reconstruction(settings: AblationSettings, folder: Path, data: Path, seed: 
     """Continuation after reconstruction, and from the start, with as many tokens in all."""
     tokens = settings.tokens or 0
     first = max(1, min(tokens - 1, int(tokens * settings.first)))
-    lr = settings.lr_after or settings.lr
+    lr = settings.lr if settings.lr_after is None else settings.lr_after
     rebuilt = _settings(ReconstructSettings, settings, data, seed, out=folder / "rebuilt")
     rebuilt = replace(rebuilt, start=str(folder / START), tokens=first)
     start = _trained(reconstruct, rebuilt)

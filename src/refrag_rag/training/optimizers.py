@@ -69,7 +69,10 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def orthogonal_together(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """`orthogonal` of each matrix; of several processes each does its share for all."""
+    """`orthogonal` of each matrix, in its shape; of several processes each does a share for all.
+
+    All of them call it with as many matrices of the same shapes.
+    """
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if processes == 1 or not matrices:
         return [orthogonal(matrix) for matrix in matrices]
