@@ -104,6 +104,13 @@ def test_processes_share_a_batch_without_losing_a_row():
     assert sum(not row.weight for row in given) == 1
 
 
+def test_rows_of_one_length_are_padded_together():
+    rows = [some_rows(1, length)[0] for length in (80, 8, 64, 8, 80, 64)]
+    parts = share_of(rows, process=0, processes=1, size=2)
+    assert [part[0].tokens == part[1].tokens for part in parts] == [True] * 3
+    assert len({part[0].tokens for part in parts}) == 3
+
+
 def test_a_silent_row_adds_no_loss(tokenizer):
     rows = some_rows(2)
     reader = Reader(build_model(tokenizer))

@@ -12,7 +12,7 @@ from refrag_rag.training.settings import LoopSettings
 def test_singular_values_come_near_one():
     torch.manual_seed(0)
     for shape in ((16, 16), (16, 48), (48, 16)):
-        values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+        values = torch.linalg.svdvals(orthogonal(torch.randn(1, *shape)))
         assert float(values.min()) > 0.6
         assert float(values.max()) < 1.3
 
@@ -20,7 +20,7 @@ def test_singular_values_come_near_one():
 def test_the_direction_of_singular_vectors_stays():
     matrix = torch.randn(12, 20)
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    found = left.T @ orthogonal(matrix) @ right.T
+    found = left.T @ orthogonal(matrix[None])[0] @ right.T
     off = found - torch.diag(found.diag())
     assert float(off.abs().max()) < 1e-3
 

@@ -108,27 +108,46 @@ class PassageEntry:
         return cls(read_vectors(data, header), **read_small(data, header)._asdict())
 
 
+class Block:
+    """What entries that were read together share.
+
+    Attributes
+    ----------
+    small
+        Bytes in which each has its header and its small arrays somewhere.
+    rows
+        *Shape:* (sum of L, D_enc); their chunk embeddings.
+    """
+
+    __slots__ = ("rows", "small")
+
+    def __init__(self, small: bytes, rows: Vectors | None = None) -> None:
+        self.small = small
+        self.rows: Vectors = rows  # type: ignore[assignment]  # follows before anyone reads it
+
+
 class StoredEntry(PassageEntry):
     """An entry whose chunk embeddings are rows of an array that was given.
 
-    The other arrays are read when they are first asked for: most readers want few of them.
+    All arrays are made when they are first asked for: most readers want few of them.
     """
 
     @classmethod
-    def over(cls, rows: Vectors, first: int, start: bytes, header: Header) -> "StoredEntry":
-        """Take the rows from `first` on, and the entry's bytes up to its chunk embeddings."""
+    def over(cls, block: Block, row: int, place: int, header: Header) -> "StoredEntry":
+        """Take the block's rows from `row` on, and its bytes from `place` on."""
         made = object.__new__(cls)
-        made.__dict__["_parts"] = rows, first, start, header
+        made.__dict__["_parts"] = block, row, place, header
         return made
 
     def __getattr__(self, name: str) -> Any:
         """Read what is asked for, with what is beside it."""
         own = self.__dict__
         if name == "embeddings":
-            rows, first, _, header = own["_parts"]
-            own[name] = rows[first : first + header.chunks]
+            block, row, _, header = own["_parts"]
+            own[name] = block.rows[row : row + header.chunks]
         elif name in SmallArrays._fields:
-            own.update(read_small(*own["_parts"][2:])._asdict())
+            block, _, place, header = own["_parts"]
+            own.update(read_small(block.small, header, place)._asdict())
         else:
             raise AttributeError(name)
         return own[name]

@@ -121,16 +121,25 @@ def read_header(data: Buffer) -> Header | None:
     StoreError
         If it claims to be one, but is not a header that fits together.
     """
-    start = bytes(data[:UNCHECKED])
-    if not start.startswith(MAGIC):
-        return None
-    if len(data) < HEADER.size:
+    header = parse_header(bytes(data[:UNCHECKED]))
+    if header and len(data) < HEADER.size:
         raise damaged(f"{len(data)} bytes, shorter than a header")
-    return _header(start)
+    return header
 
 
 @lru_cache(maxsize=4096)  # entries of the same sizes have the same bytes here
-def _header(start: bytes) -> Header:
+def parse_header(start: bytes) -> Header | None:
+    """Read the `UNCHECKED` bytes with which a value begins, as `read_header` does.
+
+    Raises
+    ------
+    StoreError
+        If they claim to be a header, but do not fit together.
+    """
+    if not start.startswith(MAGIC):
+        return None
+    if len(start) < UNCHECKED:
+        raise damaged(f"{len(start)} bytes, shorter than a header")
     _, version, ids, lengths, ends, name, chunks, width, tokens, small, payload = START.unpack(
         start
     )
@@ -166,15 +175,15 @@ def check(data: Buffer, header: Header) -> None:
         raise damaged("its checksum differs")
 
 
-def read_small(data: Buffer, header: Header) -> SmallArrays:
-    """Read all but the chunk embeddings, as copies.
+def read_small(data: Buffer, header: Header, start: int = 0) -> SmallArrays:
+    """Read all but the chunk embeddings of the entry that begins at `start`, as copies.
 
     Raises
     ------
     StoreError
         If the scores do not fit.
     """
-    place = HEADER.size
+    place, end = start + HEADER.size, start + header.cut
     arrays: list[NDArray[np.int32]] = []
     for width, count in (
         (header.id_bytes, header.tokens),
@@ -185,7 +194,7 @@ def read_small(data: Buffer, header: Header) -> SmallArrays:
         place += width * count
     scores = {}
     try:
-        while place < header.cut:
+        while place < end:
             (length,) = SCORE.unpack_from(data, place)
             place += SCORE.size
             name = bytes(data[place : place + length]).decode()

@@ -18,6 +18,7 @@ from refrag_rag.store import records
 from refrag_rag.store.entry import PassageEntry
 from refrag_rag.store.environment import DATA, Environment
 from refrag_rag.store.formats import get_format
+from refrag_rag.store.joint import read_together
 from refrag_rag.store.rows import Allocate, fill, new_array
 
 FIRST_MAP = 64 << 20
@@ -104,9 +105,12 @@ class LMDBStore:
         StoreError
             If an entry is damaged, or if the entries have different widths.
         """
-        wanted = [_key(namespace, key) for key in keys]
+        wanted = _keys(namespace, keys)
         with self._reading(buffers=True) as transaction:
-            return fill([records.find(transaction, key) for key in wanted], allocate)
+            read = read_together(transaction, wanted, allocate)
+            if read is None:
+                read = fill([records.find(transaction, key) for key in wanted], allocate)
+            return read
 
     def put(self, namespace: str, entries: Mapping[str, PassageEntry]) -> None:
         """Write all entries in one transaction, or none."""
@@ -279,6 +283,16 @@ def _forget_parents() -> None:
     """In a forked child, let go of what the parent had open: LMDB refuses to open it again."""
     for place in [place for place in _open if place[0] != os.getpid()]:
         _open.pop(place).close()
+
+
+def _keys(namespace: str, keys: Sequence[str]) -> list[bytes]:
+    """`_key` of each, checked together."""
+    start = f"{namespace}/".encode()
+    made = [start + key.encode() for key in keys]
+    fine = namespace and "/" not in namespace and "\0" not in "".join(keys)
+    if not fine or max(map(len, made), default=0) > LONGEST_KEY:
+        return [_key(namespace, key) for key in keys]  # says which
+    return made
 
 
 def _key(namespace: str, key: str) -> bytes:

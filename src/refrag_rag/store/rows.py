@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from refrag_rag.errors import StoreError
 from refrag_rag.store.base import ChunkStore
-from refrag_rag.store.entry import PassageEntry, StoredEntry
+from refrag_rag.store.entry import Block, PassageEntry, StoredEntry
 from refrag_rag.store.formats import Vectors
 from refrag_rag.store.layout import Pieces
 
@@ -46,20 +46,13 @@ def fill(
     StoreError
         If the widths differ, or `allocate` gives something else than it was asked for.
     """
-    rows, widths, dtypes, copied = _sizes(found)
-    if not widths:
+    shapes = [_shape(one) for one in found if one is not None]
+    if not shapes:
         return [None] * len(found)
-    if len(widths) > 1:
-        raise StoreError(
-            f"Entries of {sorted(widths)} numbers a vector under one namespace; expected one "
-            "width. Delete the namespace and index again."
-        )
-    width = widths.pop()
-    out = allocate(rows, width, np.result_type(*dtypes))
-    if out.shape != (rows, width) or not out.flags.c_contiguous:
-        raise StoreError(f"An array {out.shape} was given; expected ({rows}, {width}), contiguous.")
-    if copied and len(dtypes) == 1:
-        return _copy(found, out)  # type: ignore[arg-type]
+    rows = sum(chunks for chunks, _, _ in shapes)
+    width = check_widths({width for _, width, _ in shapes})
+    out = allocate(rows, width, np.result_type(*{dtype for _, _, dtype in shapes}))
+    check_rows(out, rows, width)
     read: list[PassageEntry | None] = []
     start = 0
     for one in found:
@@ -69,24 +62,32 @@ def fill(
     return read
 
 
-def _sizes(
-    found: Sequence[Pieces | PassageEntry | None],
-) -> tuple[int, set[int], set["np.dtype[Any]"], bool]:
-    """Rows, widths and dtypes of all, and whether reading them is copying bytes."""
-    rows, widths, dtypes, copied = 0, set(), set(), True
-    last = None
-    for one in found:
-        if one is None:
-            continue
-        header = one[0] if isinstance(one, tuple) else None
-        if header is None or header is not last:  # entries of the same sizes share their header
-            last = header
-            chunks, width, dtype = _shape(one)
-            widths.add(width)
-            dtypes.add(dtype)
-            copied = copied and header is not None and header.format.plain
-        rows += chunks
-    return rows, widths, dtypes, copied
+def check_widths(widths: set[int]) -> int:
+    """The one width of vectors that are to stand in one array.
+
+    Raises
+    ------
+    StoreError
+        If there are several.
+    """
+    if len(widths) > 1:
+        raise StoreError(
+            f"Entries of {sorted(widths)} numbers a vector under one namespace; expected one "
+            "width. Delete the namespace and index again."
+        )
+    return next(iter(widths))
+
+
+def check_rows(out: Vectors, rows: int, width: int) -> None:
+    """Check an array that was allocated by someone else.
+
+    Raises
+    ------
+    StoreError
+        If it has another shape, or gaps.
+    """
+    if out.shape != (rows, width) or not out.flags.c_contiguous:
+        raise StoreError(f"An array {out.shape} was given; expected ({rows}, {width}), contiguous.")
 
 
 def _shape(one: Pieces | PassageEntry) -> tuple[int, int, "np.dtype[Any]"]:
@@ -103,25 +104,4 @@ def _put(one: Pieces | PassageEntry, rows: NDArray[Any]) -> PassageEntry:
     header, head, body = one
     start, rest = head[: header.cut], head[header.cut :]
     header.format.decode(b"".join((body, rest)), rows)
-    return StoredEntry.over(rows, 0, bytes(start), header)
-
-
-def _copy(found: Sequence[Pieces | None], out: Vectors) -> list[PassageEntry | None]:
-    """Copy bytes: what the speed of a question hangs on, so with as few steps as there can be."""
-    target = memoryview(out.data).cast("B") if out.size else memoryview(b"")
-    over = StoredEntry.over
-    read: list[PassageEntry | None] = []
-    row = place = 0
-    for one in found:
-        if one is None:
-            read.append(None)
-            continue
-        header, head, body = one
-        cut = header.cut
-        turn, end = place + len(body), place + header.payload
-        target[place:turn] = body  # aligned, and so several times faster than the other order
-        if turn < end:
-            target[turn:end] = head[cut : header.total - len(body)]
-        read.append(over(out, row, bytes(head[:cut]), header))
-        row, place = row + header.chunks, end
-    return read
+    return StoredEntry.over(Block(bytes(start), rows), 0, 0, header)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer
 
-from refrag_rag.training.embedded import build, decoder_config
+from refrag_rag.training.embedded import build, build_decoder, decoder_config
 from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.loop import train
 from refrag_rag.training.reading import PlainReader
@@ -46,7 +46,7 @@ def run(settings: BaseSettings) -> None:
         )
         tokenizer.save_pretrained(folder / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    decoder = LlamaForCausalLM(decoder_config(len(tokenizer)))
+    decoder = build_decoder(decoder_config(len(tokenizer)))
     mix = Mix(copy=0.05, retell=0.05, plain_style=0.95)
     tasks = Tasks(world, tokenizer.backend_tokenizer, mix)
     levels = LevelCurriculum(start=settings.first_level, threshold=settings.mastered)

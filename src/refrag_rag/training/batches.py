@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from random import Random
 from typing import Any
 
@@ -173,11 +174,11 @@ def share_of(rows: Sequence[Any], *, process: int, processes: int, size: int) ->
     """What one of several processes reads of a global batch, cut into micro-batches.
 
     All processes get as many micro-batches of as many rows, since they compute together; silent
-    rows fill the gaps.
+    rows fill the gaps. Rows of about one length come together, so that little is padded.
     """
     per_process = -(-len(rows) // processes)
     count = -(-per_process // size)
-    own = list(rows[process::processes])
+    own = list(sorted(rows, key=attrgetter("tokens"))[process::processes])
     own += [rows[0].silent()] * (per_process - len(own))
     step = -(-per_process // count)
     return [own[start : start + step] for start in range(0, per_process, step)]

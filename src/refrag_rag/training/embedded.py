@@ -6,6 +6,7 @@ from transformers import (
     BertConfig,
     BertModel,
     LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -16,6 +17,7 @@ from refrag_rag.model import RefragModel
 from refrag_rag.projector import Projector
 
 K = 8
+ALIKE, DIFFERENT = 0.05, 0.02  # standard deviations of attention's weights: common and own part
 
 
 def decoder_config(vocab_size: int, *, width: int = 256, layers: int = 4) -> LlamaConfig:
@@ -33,6 +35,27 @@ def decoder_config(vocab_size: int, *, width: int = 256, layers: int = 4) -> Lla
         eos_token_id=2,
         pad_token_id=0,
     )
+
+
+def build_decoder(config: LlamaConfig) -> LlamaForCausalLM:
+    """A new decoder whose heads attend to alike tokens and copy what they attend to.
+
+    Queries and keys start almost equal, and each head's output is almost the transpose of its
+    values (mimetic initialisation, Trockman and Kolter 2023, arXiv 2305.09828). Reading is finding
+    the same name again and saying what stands there, and this is half of it.
+    """
+    decoder = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for layer in decoder.model.layers:
+            attention = layer.self_attn
+            for first in (attention.q_proj.weight, attention.v_proj.weight):
+                first.normal_(std=ALIKE)
+            for second, first in (
+                (attention.k_proj.weight, attention.q_proj.weight),
+                (attention.o_proj.weight, attention.v_proj.weight.T),
+            ):
+                second.copy_(first + DIFFERENT * torch.randn_like(second))
+    return decoder
 
 
 def build(

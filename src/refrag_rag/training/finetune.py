@@ -14,7 +14,7 @@ from refrag_rag.model import RefragModel
 from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.distil import distilled_rows
 from refrag_rag.training.growth import ChunkGrowth
-from refrag_rag.training.levels import LevelCurriculum
+from refrag_rag.training.levels import LEVELS, LevelCurriculum
 from refrag_rag.training.loop import read_rows
 from refrag_rag.training.lora import add_adapter
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
@@ -26,7 +26,6 @@ from refrag_rag.training.tasks import Mix
 from refrag_rag.training.world_sources import WorldMixture, open_tasks
 
 STAGE = "finetune"
-TOP_LEVEL = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ def _source(settings: FinetuneSettings, model: RefragModel) -> Source:
         mix = Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1)
         return WorldMixture(
             open_tasks(model.tokenizer, mix, settings.factbook),
-            LevelCurriculum(start=TOP_LEVEL, threshold=0.8, below=settings.easier),
+            LevelCurriculum(start=len(LEVELS) - 1, threshold=0.8, below=settings.easier),
             ChunkGrowth(model.config.k),
             reconstruction=(0.2, 0.2),
             text_shares=settings.text_shares,

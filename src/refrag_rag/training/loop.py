@@ -23,6 +23,7 @@ from tqdm import tqdm
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training import zero
 from refrag_rag.training.batches import Row, collate, share_of
+from refrag_rag.training.compiling import compiled
 from refrag_rag.training.loss import Sums, next_token_sums
 from refrag_rag.training.optimizers import build_optimizer
 from refrag_rag.training.progress import Progress
@@ -100,7 +101,8 @@ def train(
     module, prepared = accelerator.prepare(module, optimizer)
     run = _Run(accelerator, module, prepared, source, settings, folder, objective, watch)
     run.resume()
-    run.go()
+    with compiled(module, wanted=settings.compile):
+        run.go()
     return module
 
 

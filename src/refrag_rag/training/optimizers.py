@@ -69,35 +69,50 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def orthogonal_together(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """`orthogonal` of each matrix, in its shape; of several processes each does a share for all.
+    """`orthogonal` of each matrix; of several processes each does a share for all.
 
     All of them call it with as many matrices of the same shapes.
     """
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if processes == 1 or not matrices:
-        return [orthogonal(matrix) for matrix in matrices]
+        return orthogonal_each(matrices)
     own = dist.get_rank()
-    found = [
-        orthogonal(matrix) if place % processes == own else torch.zeros_like(matrix)
-        for place, matrix in enumerate(matrices)
-    ]
+    found = [torch.zeros_like(matrix) for matrix in matrices]
+    found[own::processes] = orthogonal_each(matrices[own::processes])
     together = torch.cat([matrix.flatten() for matrix in found])
     dist.all_reduce(together)
     parts = torch.split(together, [matrix.numel() for matrix in matrices])
     return [part.view_as(matrix) for part, matrix in zip(parts, matrices, strict=True)]
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix with its singular values brought near one, by Newton-Schulz steps."""
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    wide = wide / wide.norm().clamp(min=1e-7)
+def orthogonal_each(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`orthogonal` of each matrix; those of one shape at once, which two cores do twice as fast."""
+    found = list(matrices)
+    for shape in dict.fromkeys(matrix.shape for matrix in matrices):
+        places = [place for place, matrix in enumerate(matrices) if matrix.shape == shape]
+        stacked = torch.stack([matrices[place] for place in places])  # (N, rows, columns)
+        for place, matrix in zip(places, orthogonal(stacked), strict=True):
+            found[place] = matrix
+    return found
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices with their singular values brought near one, by Newton-Schulz steps.
+
+    Parameters
+    ----------
+    matrices
+        *Shape:* (N, rows, columns).
+    """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = matrices.mT if tall else matrices
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     first, second, third = QUINTIC
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = wide @ wide.T
-        wide = torch.addmm(
-            wide, torch.addmm(gram, gram, gram, beta=second, alpha=third), wide, beta=first
-        )
-    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+        gram = wide @ wide.mT
+        both = torch.baddbmm(gram, gram, gram, beta=second, alpha=third)
+        wide = torch.baddbmm(wide, both, wide, beta=first)
+    return wide.mT if tall else wide
 
 
 def build_optimizer(module: nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:

@@ -64,8 +64,8 @@ def _world_source(settings: PretrainSettings, model: RefragModel) -> WorldMixtur
     mix = Mix(copy=0.05, retell=0.05, plain_style=0.95)
     return WorldMixture(
         open_tasks(model.tokenizer, mix, settings.factbook),
-        LevelCurriculum(start=2, threshold=0.8),
-        ChunkGrowth(model.config.k, start=1),
+        LevelCurriculum(start=2, threshold=0.7),
+        ChunkGrowth(model.config.k, start=1, threshold=0.8),
         reconstruction=(0.6, 0.25),
         text_shares=settings.text_shares,
     )

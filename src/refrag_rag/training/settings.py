@@ -43,6 +43,7 @@ class LoopSettings:
     micro_batch: int = setting(64, "rows that one process reads at once; more are accumulated")
     precision: str = setting("no", "mixed precision: no, bf16 or fp16")
     gradient_checkpointing: bool = setting(False, "compute activations again instead of keeping")
+    compile: bool = setting(False, "fuse small operations; on a CPU it needs a C++ compiler")
     save_every: int = setting(200, "steps between states for resuming")
     log_every: int = setting(20, "steps between lines of the log")
     tracker: str | None = setting(None, "also log to tensorboard or wandb")
@@ -64,7 +65,7 @@ class LoopSettings:
 
 
 # What may differ when a run goes on: none of it changes what is learnt.
-FREE = ("out", "save_every", "log_every", "tracker")
+FREE = ("out", "save_every", "log_every", "tracker", "micro_batch", "compile")
 
 
 def as_dict(settings: LoopSettings) -> dict[str, Any]:
