@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains a model like the embedded one from scratch on two CPU cores: a recipe cut to two hours, and an hour
-# for both policies. It was not run as a whole, and what it reaches is not known (see the model card of tiny).
+# Trains a model like the embedded one from scratch on two CPU cores: an hour and a half, and an hour for both
+# policies. It ends below the embedded model, which was trained longer (docs/training.md has the figures).
+# Needs a C++ compiler; without one, set `compile: false` in a copy of the configuration.
 # Stop it whenever you like: run again, it goes on.
 # Usage: examples/train_tiny.sh RUN [FACTBOOK.jsonl.xz]
 set -euo pipefail

@@ -37,36 +37,41 @@ def read_together(
     StoreError
         If an entry is damaged, or if the entries have different widths.
     """
-    get = transaction.get
+    get, over = transaction.get, StoredEntry.over
     heads = [get(key) for key in keys]
-    block = Block(small=b"".join(filter(None, heads)))
-    headers: dict[int, Header] = {}  # entries of the same sizes share theirs
+    small = b"".join(filter(None, heads))
+    block = Block(small)
+    headers: list[Header] = []
     entries: list[PassageEntry | None] = []
     parts: list[Buffer] = []
+    last = None
     place = rows = 0
     for key, head in zip(keys, heads, strict=True):
         if head is None:
             entries.append(None)
             continue
         size = len(head)
-        header = parse_header(block.small[place : place + UNCHECKED])
-        if header is None or size < header.cut:  # of another kind, or damaged
-            return None
-        body = get(key + BODY) if size < header.total else b""
-        if body is None or size + len(body) != header.total:
-            raise damaged("a part of it is missing")
-        parts.append(body)
+        header = parse_header(small[place : place + UNCHECKED])
+        if header is not last:  # entries of the same sizes share theirs
+            if header is None:
+                return None
+            headers.append(header)
+            last = header
+        if size < header.total:
+            body = get(key + BODY)
+            if body is None or size < header.cut or size + len(body) != header.total:
+                raise damaged("a part of it is missing")
+            parts.append(body)
         if size > header.cut:
-            parts.append(head[header.cut :])
-        headers[id(header)] = header
-        entries.append(StoredEntry.over(block, rows, place, header))
+            parts.append(head[header.cut : header.total])
+        entries.append(over(block, rows, place, header))
         rows += header.chunks
         place += size
     if not headers:
         return entries
-    width = check_widths({header.width for header in headers.values()})
-    dtypes = {header.format.dtype for header in headers.values()}
-    if len(dtypes) > 1 or not all(header.format.plain for header in headers.values()):
+    width = check_widths({header.width for header in headers})
+    dtypes = {header.format.dtype for header in headers}
+    if len(dtypes) > 1 or not all(header.format.plain for header in headers):
         return None
     block.rows = allocate(rows, width, dtypes.pop())
     check_rows(block.rows, rows, width)
