@@ -123,10 +123,9 @@ def test_older_entries_are_read(tmp_path):
         store.put_bytes("a", {"x": older(made)})
         store.put("a", {"y": entry(seed=4)})
         assert same(store.get("a", ["x"])[0], made)
-        assert [
-            same(*pair)
-            for pair in zip(store.read_into("a", ["y", "x"]), (entry(seed=4), made), strict=True)
-        ] == [True, True]
+        for keys, wanted in (("yx", (entry(seed=4), made)), ("xy", (made, entry(seed=4)))):
+            found = store.read_into("a", list(keys))
+            assert [same(*pair) for pair in zip(found, wanted, strict=True)] == [True, True]
 
 
 def test_every_cut_and_every_flipped_bit_is_noticed():
@@ -171,6 +170,19 @@ def store(request, tmp_path):
     made = MemoryStore() if request.param == "memory" else LMDBStore(tmp_path / "store")
     yield made
     made.close()
+
+
+def test_entries_that_are_missing_take_no_rows(tmp_path):
+    made = [entry(chunks=3, seed=5), entry(chunks=5, seed=6)]
+    with LMDBStore(tmp_path) as store:
+        store.put("a", {"x": made[0], "y": made[1]})
+        found = store.read_into("a", ["no", "y", "neither", "x"])
+        assert [one is None for one in found] == [True, False, True, False]
+        assert same(found[1], made[1])
+        assert same(found[3], made[0])
+        assert found[1].embeddings.base is found[3].embeddings.base
+        assert store.read_into("a", ["no"]) == [None]
+        assert store.read_into("a", []) == []
 
 
 def test_many_are_read_into_one_array(store):

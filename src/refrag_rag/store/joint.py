@@ -52,9 +52,9 @@ def read_together(
             continue
         size = len(head)
         header = parse_header(small[place : place + UNCHECKED])
+        if header is None:
+            return None
         if header is not last:  # entries of the same sizes share theirs
-            if header is None:
-                return None
             headers.append(header)
             last = header
         if size < header.total:
