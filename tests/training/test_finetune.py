@@ -24,8 +24,8 @@ def test_the_share_of_easier_contexts_is_what_is_asked_for(tokenizer, tmp_path):
     model = build_model(tokenizer)
     for easier in (0.0, 0.3):
         levels = _source(FinetuneSettings(out=tmp_path, easier=easier), model).curriculum
-        drawn = [levels.draw(Random(seed)).passages for seed in range(400)]
-        assert sum(count < 8 for count in drawn) / 400 == pytest.approx(easier, abs=0.06)
+        drawn = [levels.draw(Random(seed)) for seed in range(400)]
+        assert sum(one.facts < 6 for one in drawn) / 400 == pytest.approx(easier, abs=0.06)
     with pytest.raises(InputError, match="expected 0 to 1"):
         FinetuneSettings(out=tmp_path, easier=1.5)
 
