@@ -1,4 +1,4 @@
-"""One process of a run by torchrun: ``sharded.py OUT [STOP_AT | frozen | muon | clock]``."""
+"""One process of a run by torchrun: ``sharded.py OUT [STOP_AT | frozen | clock]``."""
 
 import json
 import sys
@@ -21,15 +21,13 @@ from tests.training.test_loop import FixedRows, Stopped, settings, some_rows
 def main(folder: Path, given: str) -> None:
     """Train six steps, or until the machine goes away; frozen: all but the decoder, in bf16."""
     frozen, stop_at = given == "frozen", int(given) if given.isdigit() else None
-    optimizer = "muon" if given == "muon" else "adamw"
     PartialState(cpu=True)
     torch.set_num_threads(1)
     model = build_model(train_tokenizer(World(), vocab_size=600, passages=200, seed=0))
     precision = "bf16" if frozen else "no"
     model.decoder.requires_grad_(not frozen)
     before = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
-    chosen = {"optimizer": optimizer, "precision": precision}
-    how = settings(folder, steps=6, lr=1e-4, save_every=3, micro_batch=2, **chosen)
+    how = settings(folder, steps=6, lr=1e-4, save_every=3, micro_batch=2, precision=precision)
     source = FixedRows(some_rows(), stop_at)
     try:
         module = train(Reader(model), source=source, settings=how, folder=folder)

@@ -1,14 +1,13 @@
 """Compiled training: the same losses, and models as they were afterwards."""
 
-import shutil
-
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from refrag_rag.errors import InputError
 from refrag_rag.training.batches import arrange
-from refrag_rag.training.compiling import compiled
+from refrag_rag.training.compiling import compiled, missing_tools
 from refrag_rag.training.embedded import decoder_config
 from refrag_rag.training.loop import train
 from refrag_rag.training.reading import PlainReader, Reader
@@ -36,12 +35,39 @@ def test_nothing_is_compiled_unless_asked_for():
         assert not any(part._compiled_call_impl for part in model.modules())
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+class Watched(FixedRows):
+    """Rows, and whether a model was compiled whenever they were drawn."""
+
+    def __init__(self, rows, model):
+        super().__init__(rows)
+        self.model, self.compiled = model, set()
+
+    def draw(self, rng, share):
+        """The same rows."""
+        self.compiled.add(self.model._compiled_call_impl is not None)
+        return super().draw(rng, share)
+
+
+def one_decoder():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(decoder_config(64, width=32, layers=1))
+
+
+@pytest.mark.skipif(bool(missing_tools()), reason="needs a C++ compiler and Python's headers")
 def test_compiling_changes_no_loss(tmp_path):
     rows = [arrange([Piece(range(10, 50), 1.0)], None), arrange([Piece(range(9, 36), 1.0)], None)]
     for wanted in (False, True):
-        torch.manual_seed(0)
-        reader = PlainReader(LlamaForCausalLM(decoder_config(64, width=32, layers=1)))
+        decoder = one_decoder()
+        source = Watched(rows, decoder)
         how = settings(tmp_path / str(wanted), compile=wanted)
-        train(reader, source=FixedRows(rows), settings=how, folder=how.out)
+        train(PlainReader(decoder), source=source, settings=how, folder=how.out)
+        assert source.compiled == {wanted}
     assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=2e-5)
+
+
+def test_without_a_compiler_nothing_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    how = settings(tmp_path / "run", compile=True)
+    with pytest.raises(InputError, match=r"the C\+\+ compiler no-such-compiler.*--no-compile"):
+        train(PlainReader(one_decoder()), source=FixedRows([]), settings=how, folder=how.out)
+    assert not how.out.exists()

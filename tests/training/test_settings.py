@@ -97,6 +97,8 @@ def test_bad_files_are_named_with_field_and_value(tmp_path, text, message):
         (PolicySettings, {"save_every": 7}, "multiple of epochs"),
         (PolicySettings, {"shares": (0.0,)}, "shares"),
         (FinetuneSettings, {"lora": -1}, "lora = -1"),
+        (BaseSettings, {"easier": 1.5}, "easier = 1.5"),
+        (BaseSettings, {"mastered": -1.0}, "mastered = -1.0"),
     ],
 )
 def test_values_are_checked(tmp_path, kind, given, message):

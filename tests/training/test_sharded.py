@@ -92,11 +92,6 @@ def test_frozen_weights_keep_every_bit_in_bf16(tmp_path):
     assert found[6] < found[1]
 
 
-def test_two_processes_divide_the_work_of_muon(tmp_path):
-    wanted = launch(tmp_path / "one", processes=1, given="muon")
-    assert launch(tmp_path / "two", processes=2, given="muon") == pytest.approx(wanted, abs=1e-5)
-
-
 def test_all_processes_go_by_one_clock(tmp_path):
     launch(tmp_path, processes=2, given="clock")
     first, second = (json.loads((tmp_path / f"shares-{i}.json").read_text()) for i in range(2))

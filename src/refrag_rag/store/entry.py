@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +108,7 @@ class PassageEntry:
         return cls(read_vectors(data, header), **read_small(data, header)._asdict())
 
 
-class Block:
+class ReadTogether(NamedTuple):
     """What entries that were read together share.
 
     Attributes
@@ -119,11 +119,8 @@ class Block:
         *Shape:* (sum of L, D_enc); their chunk embeddings.
     """
 
-    __slots__ = ("rows", "small")
-
-    def __init__(self, small: bytes, rows: Vectors | None = None) -> None:
-        self.small = small
-        self.rows: Vectors = rows  # type: ignore[assignment]  # follows before anyone reads it
+    small: bytes
+    rows: Vectors
 
 
 class StoredEntry(PassageEntry):
@@ -133,21 +130,21 @@ class StoredEntry(PassageEntry):
     """
 
     @classmethod
-    def over(cls, block: Block, row: int, place: int, header: Header) -> "StoredEntry":
-        """Take the block's rows from `row` on, and its bytes from `place` on."""
+    def over(cls, read: ReadTogether, row: int, place: int, header: Header) -> "StoredEntry":
+        """Take the rows from `row` on, and the small arrays of the entry at `place`."""
         made = object.__new__(cls)
-        made.__dict__["_parts"] = block, row, place, header
+        made.__dict__["_parts"] = read, row, place, header
         return made
 
     def __getattr__(self, name: str) -> Any:
         """Read what is asked for, with what is beside it."""
         own = self.__dict__
         if name == "embeddings":
-            block, row, _, header = own["_parts"]
-            own[name] = block.rows[row : row + header.chunks]
+            read, row, _, header = own["_parts"]
+            own[name] = read.rows[row : row + header.chunks]
         elif name in SmallArrays._fields:
-            block, _, place, header = own["_parts"]
-            own.update(read_small(block.small, header, place)._asdict())
+            read, _, place, header = own["_parts"]
+            own.update(read_small(read.small, header, place)._asdict())
         else:
             raise AttributeError(name)
         return own[name]

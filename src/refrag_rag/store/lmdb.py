@@ -77,7 +77,7 @@ class LMDBStore:
 
     def get_bytes(self, namespace: str, keys: Sequence[str]) -> list[bytes | None]:
         """Values as they are kept, unchecked; all from one snapshot."""
-        wanted = [_key(namespace, key) for key in keys]
+        wanted = _keys(namespace, keys)
         with self._reading() as transaction:  # values are copied out: no view outlives it
             return [records.get(transaction, key) for key in wanted]
 
@@ -120,7 +120,7 @@ class LMDBStore:
 
     def put_bytes(self, namespace: str, values: Mapping[str, bytes]) -> None:
         """Write values as they are, in one transaction, or none."""
-        data = {_key(namespace, key): value for key, value in values.items()}
+        data = dict(zip(_keys(namespace, list(values)), values.values(), strict=True))
         if not data:
             return
         page = self._environment().db.stat()["psize"]
@@ -133,12 +133,12 @@ class LMDBStore:
 
     def delete(self, namespace: str, keys: Sequence[str]) -> int:
         """Delete entries in one transaction; returns how many there were."""
-        unwanted = [_key(namespace, key) for key in keys]
+        unwanted = _keys(namespace, keys)
         return self._write(lambda t: sum([records.delete(t, key) for key in unwanted]))
 
     def keys(self, namespace: str) -> Iterator[str]:
         """All keys of a namespace, sorted; a snapshot."""
-        prefix = _key(namespace, "")
+        (prefix,) = _keys(namespace, [""])
         with self._reading(buffers=True) as transaction:
             found = [key[len(prefix) :].decode() for key, _ in records.heads(transaction, prefix)]
         return iter(found)
@@ -286,20 +286,14 @@ def _forget_parents() -> None:
 
 
 def _keys(namespace: str, keys: Sequence[str]) -> list[bytes]:
-    """`_key` of each, checked together."""
     start = f"{namespace}/".encode()
     made = [start + key.encode() for key in keys]
     fine = namespace and "/" not in namespace and "\0" not in "".join(keys)
-    if not fine or max(map(len, made), default=0) > LONGEST_KEY:
-        return [_key(namespace, key) for key in keys]  # says which
-    return made
-
-
-def _key(namespace: str, key: str) -> bytes:
-    made = f"{namespace}/{key}".encode()
-    if not namespace or "/" in namespace or "\0" in key or len(made) > LONGEST_KEY:
-        raise StoreError(
-            f"Namespace {namespace[:80]!r} with key {key[:80]!r}; expected a namespace without "
-            f"'/', no zero character and at most {LONGEST_KEY} bytes together."
-        )
-    return made
+    if fine and max(map(len, made), default=0) <= LONGEST_KEY:
+        return made
+    if len(keys) > 1:  # says which
+        return [_keys(namespace, [key])[0] for key in keys]
+    raise StoreError(
+        f"Namespace {namespace[:80]!r} with key {''.join(keys)[:80]!r}; expected a namespace "
+        f"without '/', no zero character and at most {LONGEST_KEY} bytes together."
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoTokenizer
 
+from refrag_rag.errors import InputError
 from refrag_rag.training.embedded import build, build_decoder, decoder_config
 from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.loop import train
@@ -33,6 +34,14 @@ class BaseSettings(StageSettings):
     first_level: int = setting(0, "level of the curriculum to start at")
     restating: float = setting(0.35, "share of the steps that say all sentences again, shuffled")
     mastered: float = setting(0.88, "accuracy of the first answer token at which a level is left")
+    easier: float = setting(0.1, "share of the steps at lower levels")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        super().__post_init__()
+        for name in ("restating", "mastered", "easier"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} = {getattr(self, name)}; expected 0 to 1.")
 
 
 def run(settings: BaseSettings) -> None:
@@ -49,7 +58,9 @@ def run(settings: BaseSettings) -> None:
     decoder = build_decoder(decoder_config(len(tokenizer)))
     mix = Mix(copy=0.05, retell=0.05, plain_style=0.95)
     tasks = Tasks(world, tokenizer.backend_tokenizer, mix)
-    levels = LevelCurriculum(start=settings.first_level, threshold=settings.mastered)
+    levels = LevelCurriculum(
+        start=settings.first_level, threshold=settings.mastered, below=settings.easier
+    )
     source = WorldText(tasks, levels, restating=settings.restating)
     train(PlainReader(decoder), source=source, settings=settings, folder=folder)
     torch.manual_seed(settings.seed + 1)

@@ -25,7 +25,6 @@ from refrag_rag.training import zero
 from refrag_rag.training.batches import Row, collate, share_of
 from refrag_rag.training.compiling import compiled
 from refrag_rag.training.loss import Sums, next_token_sums
-from refrag_rag.training.optimizers import build_optimizer
 from refrag_rag.training.progress import Progress
 from refrag_rag.training.protocols import Item, Objective, Source
 from refrag_rag.training.settings import LoopSettings, as_dict, check_same
@@ -81,27 +80,23 @@ def train(
     Raises
     ------
     InputError
-        If the folder's state was made with other settings, or if the launch configuration does
-        not fit; nothing is changed.
+        If the folder's state was made with other settings, if the launch configuration does not
+        fit, or if a compiler is asked for and missing; nothing is changed.
     TrainingError
         If the loss is no longer a number, or the state cannot be written. The last state is kept.
     """
     torch.set_flush_denormal(True)
     accelerator = _accelerator(settings, folder)
-    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    if settings.optimizer != "adamw" and sharded:
-        raise InputError("optimizer = 'muon' needs whole matrices; expected adamw when sharded.")
     if whole and accelerator.distributed_type == DistributedType.FSDP:
         raise InputError(
             "FSDP shards weights, which this stage needs whole; expected DDP or one process."
         )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         zero.configure(accelerator, settings)
-    optimizer = build_optimizer(module, settings)
-    module, prepared = accelerator.prepare(module, optimizer)
+    module, prepared = accelerator.prepare(module, _adamw(module, settings))
     run = _Run(accelerator, module, prepared, source, settings, folder, objective, watch)
-    run.resume()
     with compiled(module, wanted=settings.compile):
+        run.resume()
         run.go()
     return module
 
@@ -281,6 +276,16 @@ class _Run:
         main = self.accelerator.is_main_process
         save_state(self.folder, self.module, self.optimizer.optimizer, rest, write=main)
         self.accelerator.wait_for_everyone()
+
+
+def _adamw(module: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        lr=settings.lr,
+        betas=(0.9, settings.beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
 
 
 def _accelerator(settings: LoopSettings, folder: Path) -> Accelerator:

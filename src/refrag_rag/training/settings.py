@@ -32,7 +32,6 @@ class LoopSettings:
         None, "stop after so many minutes, the schedule brought forward"
     )
     tokens: int | None = setting(None, "the same after so many positions, padding not counted")
-    optimizer: str = setting("adamw", "adamw, or muon for the matrices of the blocks")
     lr: float = setting(1e-4, "peak learning rate")
     warmup: float = setting(0.04, "share of the steps with rising learning rate, or steps if > 1")
     schedule: str = setting("cosine", "learning rate after that: cosine, or linear at the end")
@@ -54,8 +53,6 @@ class LoopSettings:
         for name in ("steps", "micro_batch", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}; expected at least 1.")
-        if self.optimizer not in ("adamw", "muon"):
-            raise InputError(f"optimizer = {self.optimizer!r}; expected 'adamw' or 'muon'.")
         if self.schedule not in ("cosine", "linear"):
             raise InputError(f"schedule = {self.schedule!r}; expected 'cosine' or 'linear'.")
         if self.precision not in ("no", "bf16", "fp16"):
