@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains a model like the embedded one from scratch on two CPU cores: an hour and a half, and an hour for both
-# policies. It ends below the embedded model, which was trained longer (docs/training.md has the figures).
-# Needs a C++ compiler; without one, set `compile: false` in a copy of the configuration.
+# Trains a model like the embedded one from scratch on two CPU cores: two hours, and an hour for both policies.
+# It ends below the embedded model, which was trained longer (docs/training.md has the figures).
+# Needs a C++ compiler and Python's headers; without, set `compile: false` in a copy of the configuration.
 # Stop it whenever you like: run again, it goes on.
 # Usage: examples/train_tiny.sh RUN [FACTBOOK.jsonl.xz]
 set -euo pipefail
 run=$1
 book=${2:+--factbook $2}
 # glibc gives large tensors back to the system after every step unless told otherwise.
-export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
 
 for stage in base reconstruct pretrain finetune; do
   [ -d "$run/$stage/model" ] || refrag train $stage --config tiny --out "$run" $book

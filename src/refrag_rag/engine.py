@@ -10,6 +10,7 @@ from refrag_rag.answer import Answer, Delta, PrecomputeReport, Timings
 from refrag_rag.answering import answer_rows, sampling_of
 from refrag_rag.assembly import Prompt
 from refrag_rag.chat_template import Tool, takes_tools
+from refrag_rag.compiling import compile_model
 from refrag_rag.errors import InputError
 from refrag_rag.lookup import PassageLookup, VectorType
 from refrag_rag.model import RefragModel
@@ -112,13 +113,13 @@ class Refrag:
             A path for the store on disk, a store, or nothing for one in memory.
         compile
             Compile the decoder with ``torch.compile`` when it is first used, which takes a while
-            and needs a C++ compiler on CPUs.
+            and on CPUs needs a C++ compiler and Python's headers.
         **options
             See `refrag_rag.checkpoints.load`: dtype, device, device_map, revision ...
         """
         model = RefragModel.from_pretrained(name_or_path, **options)
         if compile:
-            model.decoder.compile(dynamic=True)  # prompts differ in length
+            compile_model(model.decoder)
         opened = open_store(store) if store is None or isinstance(store, str | Path) else store
         return cls(
             model,

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from refrag_rag.compiling import missing_tools
 from refrag_rag.errors import InputError
 from refrag_rag.training.batches import arrange
-from refrag_rag.training.compiling import compiled, missing_tools
+from refrag_rag.training.compiling import compiled
 from refrag_rag.training.embedded import decoder_config
 from refrag_rag.training.loop import train
 from refrag_rag.training.reading import PlainReader, Reader
@@ -17,8 +18,10 @@ from tests.training.test_loop import FixedRows, losses, settings
 
 # torch's compiler warns of its own doings, and turns a warning that is an error into one of its own
 pytestmark = pytest.mark.filterwarnings("ignore")
+needs_tools = pytest.mark.skipif(bool(missing_tools()), reason=f"lacks {missing_tools()}")
 
 
+@needs_tools
 def test_only_whole_models_are_compiled_and_only_for_a_while(tokenizer):
     model = build_model(tokenizer)
     names = list(model.state_dict())
@@ -53,7 +56,7 @@ def one_decoder():
     return LlamaForCausalLM(decoder_config(64, width=32, layers=1))
 
 
-@pytest.mark.skipif(bool(missing_tools()), reason="needs a C++ compiler and Python's headers")
+@needs_tools
 def test_compiling_changes_no_loss(tmp_path):
     rows = [arrange([Piece(range(10, 50), 1.0)], None), arrange([Piece(range(9, 36), 1.0)], None)]
     for wanted in (False, True):
@@ -68,6 +71,6 @@ def test_compiling_changes_no_loss(tmp_path):
 def test_without_a_compiler_nothing_is_begun(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     how = settings(tmp_path / "run", compile=True)
-    with pytest.raises(InputError, match=r"the C\+\+ compiler no-such-compiler.*--no-compile"):
+    with pytest.raises(InputError, match="no-such-compiler"):
         train(PlainReader(one_decoder()), source=FixedRows([]), settings=how, folder=how.out)
     assert not how.out.exists()

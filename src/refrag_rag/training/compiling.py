@@ -1,19 +1,12 @@
 """Encoder and decoder compiled for training: their small operations are fused into few."""
 
-import os
-import shutil
-import sys
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from refrag_rag.errors import InputError
-
-COMPILERS = {"darwin": "clang++", "win32": "cl"}  # that torch takes if CXX does not say otherwise
+from refrag_rag.compiling import compile_model
 
 
 @contextmanager
@@ -33,38 +26,16 @@ def compiled(module: nn.Module, *, wanted: bool) -> Iterator[None]:
     Raises
     ------
     InputError
-        If the models are on the CPU and what compiling for it needs is missing.
+        See `compile_model`.
     """
     models = _outermost(module) if wanted else []
-    if any(model.device.type == "cpu" for model in models):
-        _check_tools()
     for model in models:
-        model.compile(dynamic=True)
+        compile_model(model)
     try:
         yield
     finally:
         for model in models:
             model._compiled_call_impl = None
-
-
-def missing_tools() -> list[str]:
-    """What compiling for a CPU needs and this machine lacks."""
-    compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
-    found = {
-        f"the C++ compiler {compiler}": shutil.which(compiler) is not None,
-        f"Python's headers ({headers})": headers.is_file(),
-    }
-    return [tool for tool, is_there in found.items() if not is_there]
-
-
-def _check_tools() -> None:
-    missing = missing_tools()
-    if missing:
-        raise InputError(
-            f"compile = True on a CPU, but {' and '.join(missing)} cannot be found. Install them, "
-            "or set compile = False (--no-compile)."
-        )
 
 
 def _outermost(module: nn.Module) -> list[PreTrainedModel]:
