@@ -12,7 +12,7 @@ from refrag_rag.training.embedded import decoder_config
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     model = LlamaForCausalLM(decoder_config(64, width=32, layers=1))
-    with pytest.raises(InputError, match="compiler no-such-compiler .* without compile"):
+    with pytest.raises(InputError, match=r"compiler no-such-compiler .* without compile"):
         compile_model(model)
     assert model._compiled_call_impl is None
 
