@@ -42,7 +42,7 @@ def read_together(
     headers = _headers(found, small)
     if headers is None:
         return None
-    kinds = {id(header): header for header in headers if header}.values()  # mostly few
+    kinds = {id(header): header for header in headers if header}.values()  # cached: mostly few
     if not kinds:
         return [None] * len(keys)
     width = check_widths({kind.width for kind in kinds})

@@ -35,7 +35,7 @@ def compiled(module: nn.Module, *, wanted: bool) -> Iterator[None]:
         yield
     finally:
         for model in models:
-            model._compiled_call_impl = None
+            model._compiled_call_impl = None  # torch has no public way back
 
 
 def _outermost(module: nn.Module) -> list[PreTrainedModel]:
