@@ -16,6 +16,7 @@ from refrag_rag.training.lora import add_adapter
 from refrag_rag.training.loss import next_token_sums
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.stage import freeze
+from refrag_rag.training.tasks import CHOICE_WEIGHT
 from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, settings, some_rows
 
@@ -28,6 +29,18 @@ def test_the_share_of_easier_contexts_is_what_is_asked_for(tokenizer, tmp_path):
         assert sum(one.facts < 6 for one in drawn) / 400 == pytest.approx(easier, abs=0.06)
     with pytest.raises(InputError, match="expected 0 to 1"):
         FinetuneSettings(out=tmp_path, easier=1.5)
+
+
+def test_a_context_is_asked_about_as_often_as_said(tokenizer, tmp_path):
+    model = build_model(tokenizer)
+    for questions in (3, 30):
+        how = FinetuneSettings(out=tmp_path, easier=0.0, questions=questions, text_shares=(1.0,))
+        source = _source(how, model)
+        steps = [(source.draw(Random(seed), 0.0), source.reconstructing) for seed in range(8)]
+        rows = [row for rows, reconstructing in steps if not reconstructing for row in rows]
+        assert max(row.weights.count(CHOICE_WEIGHT) for row in rows) == questions
+    with pytest.raises(InputError, match="questions = 0"):
+        FinetuneSettings(out=tmp_path, questions=0)
 
 
 def test_full_text_has_nothing_to_learn_from_itself(tokenizer):

@@ -18,8 +18,8 @@ from refrag_rag.training.prompts import STYLES
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings
 from refrag_rag.training.stage import freeze
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Tasks
-from refrag_rag.training.world import World
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Tasks, Turn
+from refrag_rag.training.world import Told, World
 from refrag_rag.training.world_sources import (
     WorldChunks,
     WorldMixture,
@@ -28,7 +28,10 @@ from refrag_rag.training.world_sources import (
 )
 from tests.conftest import build_model
 
-PASSAGES = ["Velmora\nVelmora makes clocks in Port Belu.", "# Tarsk\n\nTarsk is 2,310 metres high."]
+PASSAGES = [
+    Told("Velmora\nVelmora makes clocks in Port Belu."),
+    Told("# Tarsk\n\nTarsk is 2,310 metres high."),
+]
 
 
 @pytest.fixture
@@ -46,9 +49,9 @@ def moved(before, module: nn.Module):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_training_sequences_are_what_the_engine_reads(tasks, model, style):
-    pieces = tasks.render(PASSAGES, [("Who?", "Me")], style)
+    pieces = tasks.render(PASSAGES, [Turn("Who?", "Me")], style)
     ids = [i for piece in pieces for i in piece.ids]
-    context = "\n\n".join(wrap(passage) for passage in PASSAGES)
+    context = "\n\n".join(wrap(passage.text) for passage in PASSAGES)
     inside = style.context_in_system
     system = style.system + context if inside else style.system
     user = f"{style.between}Who?{style.after}"
@@ -110,7 +113,7 @@ def test_a_mixture_goes_on_with_the_same_rows(tasks):
 
 def test_the_loss_is_the_models_own_on_full_text(tokenizer, tasks):
     model = build_model(tokenizer)
-    pieces = tasks.render(PASSAGES, [("Who?", "Me")], STYLES[0])
+    pieces = tasks.render(PASSAGES, [Turn("Who?", "Me")], STYLES[0])
     batch = collate(lay_out([pieces], Random(0)))
     sums = next_token_sums(Reader(model)(batch), batch)
     logits = model.decoder(input_ids=batch.input_ids).logits[0, :-1]
@@ -121,7 +124,9 @@ def test_the_loss_is_the_models_own_on_full_text(tokenizer, tasks):
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_a_mixed_batch_reads_the_chunks_that_stand_in_it(tokenizer, tasks, share):
     model = build_model(tokenizer, pooling="concat")
-    pieces = tasks.render([PASSAGES[0] * 4, PASSAGES[1]], [("Who?", "Me")], STYLES[0])
+    pieces = tasks.render(
+        [Told(PASSAGES[0].text * 4), PASSAGES[1]], [Turn("Who?", "Me")], STYLES[0]
+    )
     batch = collate(lay_out([pieces, pieces], Random(1), text_share=share))
     assert batch.vector_mask.sum() == batch.chosen.sum()
     assert (batch.chosen.all()) == (share == 0)

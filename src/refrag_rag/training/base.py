@@ -14,9 +14,10 @@ from refrag_rag.errors import InputError
 from refrag_rag.training.embedded import build, build_decoder, decoder_config
 from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.loop import train
+from refrag_rag.training.pointing import pointing_objective
 from refrag_rag.training.reading import PlainReader
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import MODEL, StageSettings
+from refrag_rag.training.stage import MODEL, WorldSettings
 from refrag_rag.training.tasks import Mix, Tasks
 from refrag_rag.training.tokenizer import train_tokenizer
 from refrag_rag.training.world import World
@@ -27,7 +28,7 @@ STAGE = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseSettings(StageSettings):
+class BaseSettings(WorldSettings):
     """A decoder from scratch."""
 
     vocabulary: int = setting(3072, "size of the vocabulary")
@@ -56,13 +57,15 @@ def run(settings: BaseSettings) -> None:
         tokenizer.save_pretrained(folder / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     decoder = build_decoder(decoder_config(len(tokenizer)))
-    mix = Mix(copy=0.05, retell=0.05, plain_style=0.95)
+    mix = Mix(copy=0.05, retell=0.05, plain_style=0.95, questions=settings.questions)
     tasks = Tasks(world, tokenizer.backend_tokenizer, mix)
     levels = LevelCurriculum(
         start=settings.first_level, threshold=settings.mastered, below=settings.easier
     )
     source = WorldText(tasks, levels, restating=settings.restating)
-    train(PlainReader(decoder), source=source, settings=settings, folder=folder)
+    objective = pointing_objective(decoder, settings.pointing)
+    reader = PlainReader(decoder)
+    train(reader, source=source, settings=settings, folder=folder, objective=objective)
     torch.manual_seed(settings.seed + 1)
     build(decoder, tokenizer).save_pretrained(folder / MODEL)
 

@@ -1,6 +1,6 @@
 """Examples to rows, rows to tensors: which chunks become vectors, labels and loss weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from random import Random
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from refrag_rag.chunking import ChunkedPassage
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Piece
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Mark, Piece
 
 IGNORED = -100
 
@@ -31,6 +31,8 @@ class Row:
         The passages of which chunks stand as vectors.
     chosen
         For all chunks of `passages`: whether it is a vector.
+    links
+        Pairs of positions: where a token of a value is to come next, and where it can be read.
     pieces, k
         What was laid out: from it the same example can be laid out differently.
     origin
@@ -42,6 +44,7 @@ class Row:
     weights: tuple[float, ...]
     passages: tuple[ChunkedPassage, ...]
     chosen: tuple[bool, ...]
+    links: tuple[tuple[int, int], ...] = ()
     pieces: tuple[Piece, ...] = ()
     k: int = 8
     origin: str = ""
@@ -58,7 +61,7 @@ class Row:
 
     def silent(self) -> "Row":
         """The same row without any loss: it fills a place where a process has too few."""
-        return replace(self, weights=(0.0,) * len(self.weights))
+        return replace(self, weights=(0.0,) * len(self.weights), links=())
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class Batch:
         Those that have vectors, for the encoder.
     chosen
         *Shape:* (sum of L,), bool; which chunks of `passages` are vectors.
+    links
+        *Shape:* (N, 3), int64; a row, and two positions of it as in `Row.links`.
     """
 
     input_ids: Tensor
@@ -88,6 +93,7 @@ class Batch:
     weights: Tensor
     passages: tuple[ChunkedPassage, ...]
     chosen: Tensor
+    links: Tensor
 
 
 def lay_out(
@@ -132,8 +138,12 @@ def arrange(
     weights: list[float] = []
     passages: list[ChunkedPassage] = []
     chosen: list[bool] = []
+    held: dict[Mark, int] = {}
+    links: list[tuple[int, int]] = []
     left = iter(expanded or ())
     for piece in example:
+        links += _links(piece, len(ids), held)
+        places: list[int] = []  # of the piece's tokens
         if not piece.passage or expanded is None:
             parts = [(tuple(piece.ids), True)]
         else:
@@ -143,16 +153,19 @@ def arrange(
             chosen += [not as_text for as_text in mask]
             parts = list(zip(passage.chunk_ids(), mask, strict=True))
         for part, as_text in parts:
+            places += [len(ids) + place * as_text for place in range(len(part))]
             ids += part if as_text else (0,)
             vectors += [not as_text] * (len(part) if as_text else 1)
             weights += [piece.weight] * len(part) if as_text else [0.0]
+        held.update({mark: places[token] for mark, token in piece.holds.items()})
     laid_out = (tuple(ids), tuple(vectors), tuple(weights), tuple(passages), tuple(chosen))
-    return Row(*laid_out, tuple(example), k, origin)
+    return Row(*laid_out, tuple(links), tuple(example), k, origin)
 
 
 def collate(rows: Sequence[Row]) -> Batch:
     """Pad rows on the right to one batch."""
     length = max(len(row.ids) for row in rows)
+    links = [(place, *link) for place, row in enumerate(rows) for link in row.links]
 
     def padded(values: Sequence[float], filler: float) -> list[float]:
         return [*values, *[filler] * (length - len(values))]
@@ -167,6 +180,7 @@ def collate(rows: Sequence[Row]) -> Batch:
         weights=weights,
         passages=tuple(passage for row in rows for passage in row.passages),
         chosen=torch.tensor([c for row in rows for c in row.chosen], dtype=torch.bool),
+        links=torch.tensor(links, dtype=torch.long).reshape(-1, 3),
     )
 
 
@@ -193,6 +207,13 @@ def targets(row: Row) -> tuple[int, ...]:
 def chunks_of(ids: Sequence[int], k: int) -> Iterator[Sequence[int]]:
     """Cut token ids every k; the last chunk may be shorter."""
     return (ids[start : start + k] for start in range(0, len(ids), k))
+
+
+def _links(piece: Piece, start: int, held: Mapping[Mark, int]) -> list[tuple[int, int]]:
+    """Of a piece that begins at `start`: what is said before each token, and read where."""
+    return [
+        (start + place - 1, held[mark]) for place, mark in enumerate(piece.says) if mark in held
+    ]
 
 
 def _chunks(piece: Piece, k: int) -> ChunkedPassage:

@@ -15,13 +15,13 @@ from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.distil import distilled_rows
 from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.levels import LEVELS, LevelCurriculum
-from refrag_rag.training.loop import read_rows
 from refrag_rag.training.lora import add_adapter
+from refrag_rag.training.pointing import pointing_objective
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
-from refrag_rag.training.protocols import Objective, Source
+from refrag_rag.training.protocols import Source
 from refrag_rag.training.question_sources import QuestionLayout, Questions
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import WORLD, StageSettings, freeze, run_stage, start_model
+from refrag_rag.training.stage import WORLD, WorldSettings, freeze, run_stage, start_model
 from refrag_rag.training.tasks import Mix
 from refrag_rag.training.world_sources import WorldMixture, open_tasks
 
@@ -29,7 +29,7 @@ STAGE = "finetune"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneSettings(StageSettings):
+class FinetuneSettings(WorldSettings):
     """What is asked, and what may move."""
 
     max_passages: int = setting(10, "most passages of a prompt")
@@ -43,6 +43,8 @@ class FinetuneSettings(StageSettings):
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         super().__post_init__()
+        if self.pointing and self.distil:
+            raise InputError("pointing and distil are two objectives; expected one of them.")
         if self.lora < 0 or self.distil < 0:
             raise InputError(f"lora = {self.lora}, distil = {self.distil}; expected 0 or more.")
         if not 0 <= self.easier <= 1:
@@ -56,7 +58,7 @@ def run(settings: FinetuneSettings) -> None:
     freeze(model, [model])
     if settings.lora:
         add_adapter(model, rank=settings.lora)
-    objective: Objective = read_rows
+    objective = pointing_objective(model.decoder, settings.pointing)
     if settings.distil:
         objective = partial(distilled_rows, weight=settings.distil)
     folder = settings.out / STAGE
@@ -65,7 +67,8 @@ def run(settings: FinetuneSettings) -> None:
 
 def _source(settings: FinetuneSettings, model: RefragModel) -> Source:
     if settings.data == WORLD:
-        mix = Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1)
+        asked = settings.questions
+        mix = Mix(copy=0.03, retell=0.05, plain_style=0.5, joined=0.1, questions=asked)
         return WorldMixture(
             open_tasks(model.tokenizer, mix, settings.factbook),
             LevelCurriculum(start=len(LEVELS) - 1, threshold=0.8, below=settings.easier),

@@ -16,9 +16,17 @@ from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.document_sources import DocumentContinuation
 from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.levels import LevelCurriculum
+from refrag_rag.training.pointing import pointing_objective
 from refrag_rag.training.reconstruct import STAGE as RECONSTRUCT
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import WORLD, TextSettings, freeze, run_stage, start_model
+from refrag_rag.training.stage import (
+    WORLD,
+    TextSettings,
+    WorldSettings,
+    freeze,
+    run_stage,
+    start_model,
+)
 from refrag_rag.training.tasks import Mix
 from refrag_rag.training.world_sources import WorldMixture, open_tasks
 
@@ -26,7 +34,7 @@ STAGE = "pretrain"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainSettings(TextSettings):
+class PretrainSettings(TextSettings, WorldSettings):
     """What is predicted from what."""
 
     following: int = setting(2048, "most tokens to predict")
@@ -42,7 +50,8 @@ def run(settings: PretrainSettings) -> None:
     freeze(model, [model])
     folder = settings.out / STAGE
     if settings.data == WORLD:
-        run_stage(model, _world_source(settings, model), settings, folder)
+        objective = pointing_objective(model.decoder, settings.pointing)
+        run_stage(model, _world_source(settings, model), settings, folder, objective=objective)
         return
     lengths = build_curriculum(settings.curriculum, k=model.config.k, chunks=settings.chunks)
 
@@ -61,7 +70,7 @@ def run(settings: PretrainSettings) -> None:
 
 
 def _world_source(settings: PretrainSettings, model: RefragModel) -> WorldMixture:
-    mix = Mix(copy=0.05, retell=0.05, plain_style=0.95)
+    mix = Mix(copy=0.05, retell=0.05, plain_style=0.95, questions=settings.questions)
     return WorldMixture(
         open_tasks(model.tokenizer, mix, settings.factbook),
         LevelCurriculum(start=2, threshold=0.7),

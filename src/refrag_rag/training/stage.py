@@ -60,6 +60,27 @@ class TextSettings(StageSettings):
             raise InputError("curriculum = 'feedback' needs text to watch; expected --held-out.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorldSettings(StageSettings):
+    """What the stages that ask questions on the invented world have."""
+
+    questions: int = setting(12, "of the world: most questions on one context")
+    pointing: float = setting(
+        0.0, "of the world: weight of the loss that shows attention where answers stand"
+    )
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        super().__post_init__()
+        if self.questions < 1:
+            raise InputError(f"questions = {self.questions}; expected at least 1.")
+        if self.pointing < 0 or (self.pointing and self.data != WORLD):
+            raise InputError(
+                f"pointing = {self.pointing} with data {self.data}; expected 0 or more, and 0 "
+                f"unless the data is {WORLD}, which knows where its answers stand."
+            )
+
+
 def start_model(settings: StageSettings, before: str) -> RefragModel:
     """The model a stage starts from, in training mode.
 

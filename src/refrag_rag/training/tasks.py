@@ -4,16 +4,18 @@ An example is a list of pieces. Passages are pieces of their own, tokenised alon
 engine treats spans, so that any share of their chunks can be handed over as vectors.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.tokenization import token_id
 from refrag_rag.training.prompts import PLAIN, STYLES, Style
-from refrag_rag.training.world import Entity, Statement, World
+from refrag_rag.training.world import Entity, Statement, Told, World
 
 PASSAGE_WEIGHT, PROMPT_WEIGHT, COPY_WEIGHT, ANSWER_WEIGHT = 0.1, 0.02, 0.3, 0.9
 # The first token of an answer is where the passage is chosen: it weighs most and is what the
@@ -21,6 +23,17 @@ PASSAGE_WEIGHT, PROMPT_WEIGHT, COPY_WEIGHT, ANSWER_WEIGHT = 0.1, 0.02, 0.3, 0.9
 CHOICE_WEIGHT = 1.0
 MAX_ANSWER_TOKENS = 6
 SEPARATOR = "\n\n"
+
+
+Mark = tuple[str, str, int]  # an entity's name, a value of it, a character of that value
+
+
+class Turn(NamedTuple):
+    """A question, its answer, and the entity it asks for if the answer is a value of one."""
+
+    question: str
+    answer: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,18 @@ class Piece:
         Whether its chunks may stand as vectors.
     chunked
         How it is cut. Default: every k tokens.
+    holds
+        Of a passage: which of its tokens holds a character of a value.
+    says
+        Of an answer: the character with which each of its first tokens begins.
     """
 
     ids: Sequence[int]
     weight: float
     passage: bool = False
     chunked: ChunkedPassage | None = None
+    holds: Mapping[Mark, int] = field(default_factory=dict)
+    says: Sequence[Mark] = ()
 
 
 @dataclass(frozen=True)
@@ -88,21 +107,22 @@ class Tasks:
     def example(self, rng: Random, level: Level) -> list[Piece]:
         """Draw one example of the given size."""
         entities = self.world.entities(rng, level.passages, facts=level.facts, alike=0.75)
-        texts = [entity.passage(rng, by_name=level.by_name) for entity in entities]
-        if len(texts) > 2 and rng.random() < self.mix.joined:
-            texts[:2] = [SEPARATOR.join(texts[:2])]  # a long span of several encoder windows
+        told = [entity.told(rng, by_name=level.by_name) for entity in entities]
+        if len(told) > 2 and rng.random() < self.mix.joined:  # a span of several encoder windows
+            told[:2] = [told[0].followed_by(told[1], SEPARATOR)]
         draw = rng.random()
-        if draw < self.mix.copy and len(texts) == len(entities):
-            place = rng.randrange(len(texts))
-            turns = [(_ask_copy(entities[place], rng, len(texts)), texts[place])]
+        if draw < self.mix.copy and len(told) == len(entities):
+            place = rng.randrange(len(told))
+            turns = [Turn(_ask_copy(entities[place], rng, len(told)), told[place].text)]
         elif draw < self.mix.copy + self.mix.retell:
             subject = rng.choice(entities)
-            turns = [(f"Tell me about {subject.name}.", subject.passage(rng, title=False))]
+            again = subject.passage(rng, title=False)
+            turns = [Turn(f"Tell me about {subject.name}.", again)]
         else:
             turns = self._questions(entities, rng)
         weight = ANSWER_WEIGHT if draw >= self.mix.copy + self.mix.retell else COPY_WEIGHT
         style = PLAIN if rng.random() < self.mix.plain_style else rng.choice(STYLES)
-        return self.render(texts, turns, style, weight)
+        return self.render(told, turns, style, weight)
 
     def restatement(self, rng: Random, level: Level) -> list[Piece]:
         """Draw one example in which every sentence of every passage is said again, shuffled.
@@ -111,29 +131,26 @@ class Tasks:
         stands in: the same choice as in a question, at every sentence and in the passage's words.
         """
         entities = self.world.entities(rng, level.passages, facts=level.facts, alike=0.75)
-        told = [entity.statements(rng, by_name=1.0) for entity in entities]
-        passages = [
-            entity.titled(" ".join(statement.text for statement in statements), rng)
-            for entity, statements in zip(entities, told, strict=True)
-        ]
-        pieces = self.render(passages, [("Repeat all sentences.", "")], PLAIN, COPY_WEIGHT)
-        sentences = [statement for statements in told for statement in statements]
+        stated = [(entity, entity.statements(rng, by_name=1.0)) for entity in entities]
+        told = [entity.tell(statements, entity.title(rng)) for entity, statements in stated]
+        pieces = self.render(told, [Turn("Repeat all sentences.", "")], PLAIN, COPY_WEIGHT)
+        sentences = [(entity.name, one) for entity, statements in stated for one in statements]
         rng.shuffle(sentences)
-        return [*pieces[:-1], *(piece for one in sentences for piece in self._said(one))]
+        return [*pieces[:-1], *(piece for one in sentences for piece in self._said(*one))]
 
     def render(
         self,
-        passages: Sequence[str],
-        turns: Sequence[tuple[str, str]],
+        passages: Sequence[Told],
+        turns: Sequence[Turn],
         style: Style,
         weight: float = ANSWER_WEIGHT,
     ) -> list[Piece]:
         """Lay out a conversation: the passages and the first question, then further turns."""
         pieces = [Piece([self.roles["bos"]], 0.0)]
         context = self._context(passages)
-        for place, (question, answer) in enumerate(turns):
+        for place, turn in enumerate(turns):
             first = place == 0
-            asked = style.between + question + style.after if first else question
+            asked = style.between + turn.question + style.after if first else turn.question
             if first and style.context_in_system:
                 pieces += [self._role("system"), self._text(style.system), *context, self._end()]
                 pieces += [self._role("user"), self._text(asked)]
@@ -145,18 +162,27 @@ class Tasks:
             else:
                 pieces += [self._role("user"), self._text(asked)]
             pieces += [self._end(), self._role("assistant")]
-            target = [*self.encode(answer), self.roles["end"]]
-            if weight == ANSWER_WEIGHT:
-                pieces.append(Piece(target[:1], CHOICE_WEIGHT))
-                target = target[1:]
-            pieces.append(Piece(target, weight))
+            pieces += self._answer(turn, weight)
         return [piece for piece in pieces if len(piece.ids)]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _said(self, statement: Statement) -> list[Piece]:
+    def _answer(self, turn: Turn, weight: float) -> list[Piece]:
+        """The tokens of an answer; the first of them weighs most."""
+        encoded = self.tokenizer.encode(turn.answer, add_special_tokens=False)
+        ids = [*encoded.ids, self.roles["end"]]
+        starts = [start for start, _ in encoded.offsets] if turn.name else []
+        says = [(turn.name, turn.answer, start) for start in starts]
+        if weight != ANSWER_WEIGHT:
+            return [Piece(ids, weight, says=says)]
+        return [
+            Piece(ids[:1], CHOICE_WEIGHT, says=says[:1]),
+            Piece(ids[1:], weight, says=says[1:]),
+        ]
+
+    def _said(self, name: str, statement: Statement) -> list[Piece]:
         """A sentence of which the first token of the value is a target."""
         encoded = self.tokenizer.encode(" " + statement.text, add_special_tokens=False)
         ends = [end for _, end in encoded.offsets]
@@ -164,27 +190,37 @@ class Tasks:
         ids = encoded.ids
         return [
             Piece(ids[:target], COPY_WEIGHT),
-            Piece(ids[target : target + 1], CHOICE_WEIGHT),
+            Piece(ids[target : target + 1], CHOICE_WEIGHT, says=[(name, statement.value, 0)]),
             Piece(ids[target + 1 :], COPY_WEIGHT),
         ]
 
-    def _questions(self, entities: Sequence[Entity], rng: Random) -> list[tuple[str, str]]:
+    def _questions(self, entities: Sequence[Entity], rng: Random) -> list[Turn]:
         asked = [
-            (entity.question(fact, rng), fact.value)
+            Turn(entity.question(fact, rng), fact.value, entity.name)
             for entity in entities
             for fact in entity.facts
             if len(self.encode(fact.value)) <= MAX_ANSWER_TOKENS
         ]
         count = min(len(asked), self.mix.questions)
-        return rng.sample(asked, count) or [("Who is it?", entities[0].name)]
+        return rng.sample(asked, count) or [Turn("Who is it?", entities[0].name)]
 
-    def _context(self, passages: Sequence[str]) -> list[Piece]:
+    def _context(self, passages: Sequence[Told]) -> list[Piece]:
         pieces = []
-        for place, text in enumerate(passages):
+        for place, told in enumerate(passages):
             if place:
                 pieces.append(self._text(SEPARATOR))
-            pieces.append(Piece(self.encode(text), PASSAGE_WEIGHT, passage=True))
+            pieces.append(self._passage(told))
         return pieces
+
+    def _passage(self, told: Told) -> Piece:
+        encoded = self.tokenizer.encode(told.text, add_special_tokens=False)
+        ends = [end for _, end in encoded.offsets]
+        holds = {
+            (name, value, character): bisect_right(ends, place + character)
+            for name, value, place in told.values
+            for character in range(len(value))
+        }
+        return Piece(encoded.ids, PASSAGE_WEIGHT, passage=True, holds=holds)
 
     def _text(self, text: str) -> Piece:
         return Piece(self.encode(text), PROMPT_WEIGHT)

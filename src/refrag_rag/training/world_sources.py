@@ -42,7 +42,8 @@ class WorldText:
     def draw(self, rng: Random, share: float) -> list[Row]:  # noqa: ARG002
         """As many examples of one level as fill a step."""
         level = self.curriculum.draw(rng)
-        count = examples_of(level, TEXT_POSITIONS, text_share=1.0, k=1)
+        questions = self.tasks.mix.questions
+        count = examples_of(level, TEXT_POSITIONS, text_share=1.0, k=1, questions=questions)
         self.restated = level.passages * level.facts > 1 and rng.random() < self.restating
         example = self.tasks.restatement if self.restated else self.tasks.example
         return lay_out([example(rng, level) for _ in range(count)], rng)
@@ -118,7 +119,8 @@ class WorldMixture:
         text_share = rng.choice(self.text_shares)
         self.full_text = text_share == 1
         level = self.curriculum.draw(rng)
-        count = examples_of(level, MIXED_POSITIONS, text_share=text_share, k=k)
+        questions = self.tasks.mix.questions
+        count = examples_of(level, MIXED_POSITIONS, text_share=text_share, k=k, questions=questions)
         examples = [self.tasks.example(rng, level) for _ in range(count)]
         return lay_out(examples, rng, k=k, text_share=text_share)
 
@@ -149,11 +151,11 @@ def open_tasks(tokenizer: PreTrainedTokenizerBase, mix: Mix, factbook: str | Non
     return Tasks(world, backend(tokenizer), mix)
 
 
-def examples_of(level: Level, positions: int, *, text_share: float, k: int) -> int:
+def examples_of(level: Level, positions: int, *, text_share: float, k: int, questions: int) -> int:
     """How many examples of a level fill the positions of one step (measured sizes)."""
     tokens = level.passages * (18 + 12 * level.facts)
     context = tokens * text_share + tokens * (1 - text_share) / k
-    asked = 20 * min(12, level.passages * level.facts)
+    asked = 20 * min(questions, level.passages * level.facts)
     return max(2, min(24, int(positions / (context + asked + 20))))
 
 

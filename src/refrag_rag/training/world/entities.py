@@ -50,6 +50,28 @@ class Statement:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A passage, and where values stand in it.
+
+    Attributes
+    ----------
+    text
+        The passage.
+    values
+        An entity's name, a value of it, and the character at which this value begins.
+    """
+
+    text: str
+    values: tuple[tuple[str, str, int], ...] = ()
+
+    def followed_by(self, other: "Told", between: str) -> "Told":
+        """Both in one passage."""
+        start = len(self.text) + len(between)
+        moved = tuple((name, value, start + place) for name, value, place in other.values)
+        return Told(self.text + between + other.text, self.values + moved)
+
+
+@dataclass(frozen=True)
 class Entity:
     """A named thing with facts. The same facts can be told in many ways."""
 
@@ -65,11 +87,13 @@ class Entity:
         by_name
             Share of the sentences that call the entity by its name.
         """
-        sentences = [statement.text for statement in self.statements(rng, by_name=by_name)]
-        if rng.random() < 0.2:
-            sentences.insert(0, f"{self.name} is {_article(self.kind.noun)}.")
-        text = " ".join(sentences)
-        return self.titled(text, rng) if title else text
+        return self.told(rng, title=title, by_name=by_name).text
+
+    def told(self, rng: Random, *, title: bool = True, by_name: float = 0.65) -> Told:
+        """Draw a `passage`, with the places of its values."""
+        statements = self.statements(rng, by_name=by_name)
+        opening = f"{self.name} is {_article(self.kind.noun)}. " if rng.random() < 0.2 else ""
+        return self.tell(statements, (self.title(rng) if title else "") + opening)
 
     def statements(self, rng: Random, *, by_name: float) -> list[Statement]:
         """Tell all facts in random order and wording, a sentence each; the first by name."""
@@ -83,9 +107,18 @@ class Entity:
             for place, fact in enumerate(told)
         ]
 
-    def titled(self, text: str, rng: Random) -> str:
-        """Put a title line before a text."""
-        return rng.choice(TITLES).format(self.name) + text
+    def tell(self, statements: Sequence[Statement], opening: str) -> Told:
+        """Put statements one after the other."""
+        text, values = opening, []
+        for number, statement in enumerate(statements):
+            text += " " if number else ""
+            values.append((self.name, statement.value, len(text) + statement.place))
+            text += statement.text
+        return Told(text, tuple(values))
+
+    def title(self, rng: Random) -> str:
+        """Draw a title line."""
+        return rng.choice(TITLES).format(self.name)
 
     def question(self, fact: Fact, rng: Random) -> str:
         """Ask for one fact."""

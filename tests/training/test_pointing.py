@@ -1,0 +1,151 @@
+"""Pointing: links lead to where a value stands, and its loss is the decoder's own attention."""
+
+from random import Random
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from refrag_rag.compiling import missing_tools
+from refrag_rag.errors import InputError
+from refrag_rag.training.base import BaseSettings
+from refrag_rag.training.batches import collate, lay_out
+from refrag_rag.training.compiling import compiled
+from refrag_rag.training.finetune import FinetuneSettings
+from refrag_rag.training.loop import read_rows
+from refrag_rag.training.pointing import Pointing, pointing_objective
+from refrag_rag.training.pretrain import PretrainSettings
+from refrag_rag.training.reading import Reader, embed_chosen
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Tasks
+from refrag_rag.training.world import World
+from refrag_rag.training.world_sources import reconstruction_rows
+from tests.conftest import build_model
+
+LEVEL = Level(3, 3)
+
+
+@pytest.fixture
+def tasks(tokenizer):
+    mix = Mix(copy=0.0, retell=0.0, joined=0.5)
+    return Tasks(World(), tokenizer.backend_tokenizer, mix)
+
+
+def rows_of(tasks, share, count=3):
+    rng = Random(count)
+    return lay_out([tasks.example(rng, LEVEL) for _ in range(count)], rng, text_share=share)
+
+
+def first_tokens(row):
+    """Positions at which the first token of an answer is to come next."""
+    return [place - 1 for place, weight in enumerate(row.weights) if weight == CHOICE_WEIGHT]
+
+
+def test_links_of_text_lead_to_the_passages_own_words(tasks, tokenizer):
+    for row in rows_of(tasks, 1.0, 8):
+        assert set(first_tokens(row)) <= {here for here, _ in row.links}
+        for here, there in row.links:
+            said, read = (tokenizer.decode([row.ids[place]]).strip() for place in (here + 1, there))
+            assert there < here
+            assert said.startswith(read) or read.startswith(said)
+
+
+def test_links_of_vectors_lead_to_the_chunk_of_the_word(tasks, tokenizer):
+    for row in rows_of(tasks, 0.0, 8):
+        chunks = iter([ids for passage in row.passages for ids in passage.chunk_ids()])
+        at = {place: next(chunks) for place, is_vector in enumerate(row.vectors) if is_vector}
+        assert set(first_tokens(row)) <= {here for here, _ in row.links}
+        for here, there in row.links:
+            said = tokenizer.decode([row.ids[here + 1]]).strip()
+            assert said[:1] in tokenizer.decode(at[there])
+
+
+def test_what_is_said_again_leads_to_its_passage(tasks, tokenizer):
+    row = lay_out([tasks.restatement(Random(4), LEVEL)], Random(0))[0]
+    assert [here for here, _ in row.links] == first_tokens(row)
+    assert len(row.links) == LEVEL.passages * LEVEL.facts
+
+
+@pytest.mark.parametrize("share", [1.0, 0.4, 0.0])
+def test_the_loss_is_the_attention_of_half_the_heads(tokenizer, tasks, share):
+    model = build_model(tokenizer)
+    with torch.no_grad():  # no probability so small that it is flushed to zero
+        model.decoder.model.layers[-1].self_attn.q_proj.weight.mul_(0.05)
+    rows = rows_of(tasks, share)
+    reader, weight = Reader(model), 0.7
+    objective = Pointing(model.decoder, weight)
+    added = objective(reader, rows, rows).loss - read_rows(reader, rows, rows).loss
+    model.decoder.set_attn_implementation("eager")
+    wanted = 0.0
+    with torch.no_grad():
+        for row in rows:
+            batch = collate([row])
+            embeds = model.embed(batch.input_ids, batch.vector_mask, embed_chosen(model, batch))
+            attention = model.decoder(inputs_embeds=embeds, output_attentions=True).attentions[-1]
+            half = attention[0, : attention.shape[1] // 2]  # (half, T, T)
+            wanted -= sum(half[:, here, there].log().mean() for here, there in row.links)
+    torch.testing.assert_close(added, weight * wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_attention_learns_to_look_there(tokenizer, tasks):
+    model = build_model(tokenizer)
+    reader, rows = Reader(model), rows_of(tasks, 0.3)
+    objective = Pointing(model.decoder, 1.0)
+    attention = model.decoder.model.layers[-1].self_attn
+    optimizer = torch.optim.Adam([attention.q_proj.weight, attention.k_proj.weight], lr=0.02)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = objective(reader, rows, rows).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach() - read_rows(reader, rows, rows).loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_rows_without_answers_and_silent_rows_add_nothing(tokenizer, tasks):
+    reader = Reader(build_model(tokenizer))
+    objective = Pointing(reader.model.decoder, 1.0)
+    rebuilt = reconstruction_rows(Random(0), tasks, chunks=2, k=8, positions=200)
+    rows = rows_of(tasks, 0.5)
+    for some in (rebuilt, [row.silent() for row in rows]):
+        plain = read_rows(reader, some, some).loss
+        torch.testing.assert_close(objective(reader, some, some).loss, plain)
+    alone, both = ([rows[0]], [rows[0], rows[1].silent()])
+    torch.testing.assert_close(
+        objective(reader, alone, rows).loss, objective(reader, both, rows).loss
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(bool(missing_tools()), reason=f"lacks {missing_tools()}")
+def test_compiled_it_is_the_same(tokenizer, tasks):
+    model = build_model(tokenizer)
+    reader, rows = Reader(model), rows_of(tasks, 0.3)
+    objective = Pointing(model.decoder, 1.0)
+    losses, gradients = [], []
+    for wanted in (False, True):
+        model.zero_grad()
+        with compiled(reader, wanted=wanted):
+            loss = objective(reader, rows, rows).loss
+            loss.backward()
+        losses.append(loss.detach())
+        gradients.append(model.decoder.model.layers[-1].self_attn.k_proj.weight.grad.clone())
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-3)
+
+
+def test_weight_0_is_the_loss_alone(tokenizer):
+    assert pointing_objective(build_model(tokenizer).decoder, 0.0) is read_rows
+
+
+def test_what_cannot_be_pointed_at_is_named(tmp_path):
+    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(InputError, match="expected a LlamaForCausalLM"):
+        Pointing(gpt, 1.0)
+    for kind in (PretrainSettings, FinetuneSettings):
+        with pytest.raises(InputError, match="knows where its answers stand"):
+            kind(out=tmp_path, pointing=0.5, data="my/questions")
+    with pytest.raises(InputError, match=r"pointing = -1"):
+        BaseSettings(out=tmp_path, pointing=-1.0)
+    with pytest.raises(InputError, match="two objectives"):
+        FinetuneSettings(out=tmp_path, pointing=0.5, distil=1.0)
