@@ -33,6 +33,17 @@ def test_every_fact_can_be_read_and_asked():
                 assert "{" not in question
 
 
+def test_values_stand_where_the_passage_says():
+    world, rng = World(), Random(5)
+    for _ in range(300):
+        first, second = (world.entity(rng, facts=9).told(rng) for _ in range(2))
+        both = first.followed_by(second, "\n\n")
+        assert len(both.values) == len(first.values) + len(second.values)
+        for told in (first, both):
+            for _, value, place in told.values:
+                assert told.text[place : place + len(value)].lower() == value.lower()
+
+
 def test_held_out_names_are_never_drawn_in_training():
     rng = Random(1)
     trained = {stem(rng, held_out=False) for _ in range(3000)}

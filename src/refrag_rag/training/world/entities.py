@@ -45,8 +45,8 @@ class Statement:
 
     @property
     def place(self) -> int:
-        """Character at which the value begins."""
-        return self.text.rfind(self.value)
+        """Character at which the value begins; at the head of a sentence it is capitalised."""
+        return max(self.text.rfind(self.value), 0)
 
 
 @dataclass(frozen=True)
