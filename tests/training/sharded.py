@@ -1,17 +1,21 @@
-"""One process of a run by torchrun: ``sharded.py OUT [STOP_AT | frozen | clock]``."""
+"""One process of a run by torchrun: ``sharded.py OUT [STOP_AT | frozen | pointing | clock]``."""
 
 import json
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
+from refrag_rag.training.batches import lay_out
 from refrag_rag.training.loop import train
+from refrag_rag.training.pointing import pointing_objective
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.stage import finish
+from refrag_rag.training.tasks import Level, Mix, Tasks
 from refrag_rag.training.tokenizer import train_tokenizer
 from refrag_rag.training.world import World
 from tests.conftest import build_model
@@ -23,20 +27,32 @@ def main(folder: Path, given: str) -> None:
     frozen, stop_at = given == "frozen", int(given) if given.isdigit() else None
     PartialState(cpu=True)
     torch.set_num_threads(1)
-    model = build_model(train_tokenizer(World(), vocab_size=600, passages=200, seed=0))
+    tokenizer = train_tokenizer(World(), vocab_size=600, passages=200, seed=0)
+    model = build_model(tokenizer)
     precision = "bf16" if frozen else "no"
     model.decoder.requires_grad_(not frozen)
     before = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
     how = settings(folder, steps=6, lr=1e-4, save_every=3, micro_batch=2, precision=precision)
-    source = FixedRows(some_rows(), stop_at)
+    pointing = given == "pointing"
+    source = FixedRows(asked_rows(tokenizer) if pointing else some_rows(), stop_at)
+    objective = pointing_objective(model.decoder, 0.5 * pointing)
     try:
-        module = train(Reader(model), source=source, settings=how, folder=folder)
+        module = train(
+            Reader(model), source=source, settings=how, folder=folder, objective=objective
+        )
     except Stopped:
         return
     finish(module, model, folder)
     saved = load_file(folder / "model" / "decoder" / "model.safetensors")
     if frozen and not all(torch.equal(before[name], tensor) for name, tensor in saved.items()):
         raise RuntimeError("a frozen tensor is not what it was")
+
+
+def asked_rows(tokenizer):
+    """Questions on passages of which most chunks are vectors."""
+    tasks = Tasks(World(), tokenizer.backend_tokenizer, Mix(copy=0.0, retell=0.0, questions=3))
+    examples = [tasks.example(Random(seed), Level(2, 2)) for seed in range(4)]
+    return lay_out(examples, Random(0), text_share=0.3)
 
 
 class Slow(FixedRows):

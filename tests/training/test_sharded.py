@@ -53,14 +53,14 @@ def weights(folder):
     return load_file(folder / "model" / "decoder" / "model.safetensors")
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param({}, id="ddp"),
-        pytest.param(FSDP, id="fsdp2"),
-        pytest.param(ZERO, id="zero2", marks=needs_deepspeed),
-    ],
-)
+KINDS = [
+    pytest.param({}, id="ddp"),
+    pytest.param(FSDP, id="fsdp2"),
+    pytest.param(ZERO, id="zero2", marks=needs_deepspeed),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_learn_what_one_learns(alone, tmp_path, kind):
     folder, wanted = alone
     assert launch(tmp_path / "two", processes=2, **kind) == pytest.approx(wanted, abs=1e-5)
@@ -68,6 +68,17 @@ def test_two_processes_learn_what_one_learns(alone, tmp_path, kind):
     assert set(one) == set(two)
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def pointed(tmp_path_factory):
+    return launch(tmp_path_factory.mktemp("pointed"), processes=1, given="pointing")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_point_where_one_points(pointed, tmp_path, kind):
+    two = launch(tmp_path, processes=2, given="pointing", **kind)
+    assert two == pytest.approx(pointed, rel=1e-4)
 
 
 @pytest.mark.parametrize(
