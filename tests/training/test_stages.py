@@ -18,7 +18,7 @@ from refrag_rag.training.prompts import STYLES
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings
 from refrag_rag.training.stage import freeze
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Tasks, Turn
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Tasks, Exchange
 from refrag_rag.training.world import Told, World
 from refrag_rag.training.world_sources import (
     WorldChunks,
@@ -49,7 +49,7 @@ def moved(before, module: nn.Module):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_training_sequences_are_what_the_engine_reads(tasks, model, style):
-    pieces = tasks.render(PASSAGES, [Turn("Who?", "Me")], style)
+    pieces = tasks.render(PASSAGES, [Exchange("Who?", "Me")], style)
     ids = [i for piece in pieces for i in piece.ids]
     context = "\n\n".join(wrap(passage.text) for passage in PASSAGES)
     inside = style.context_in_system
@@ -113,7 +113,7 @@ def test_a_mixture_goes_on_with_the_same_rows(tasks):
 
 def test_the_loss_is_the_models_own_on_full_text(tokenizer, tasks):
     model = build_model(tokenizer)
-    pieces = tasks.render(PASSAGES, [Turn("Who?", "Me")], STYLES[0])
+    pieces = tasks.render(PASSAGES, [Exchange("Who?", "Me")], STYLES[0])
     batch = collate(lay_out([pieces], Random(0)))
     sums = next_token_sums(Reader(model)(batch), batch)
     logits = model.decoder(input_ids=batch.input_ids).logits[0, :-1]
@@ -125,7 +125,7 @@ def test_the_loss_is_the_models_own_on_full_text(tokenizer, tasks):
 def test_a_mixed_batch_reads_the_chunks_that_stand_in_it(tokenizer, tasks, share):
     model = build_model(tokenizer, pooling="concat")
     pieces = tasks.render(
-        [Told(PASSAGES[0].text * 4), PASSAGES[1]], [Turn("Who?", "Me")], STYLES[0]
+        [Told(PASSAGES[0].text * 4), PASSAGES[1]], [Exchange("Who?", "Me")], STYLES[0]
     )
     batch = collate(lay_out([pieces, pieces], Random(1), text_share=share))
     assert batch.vector_mask.sum() == batch.chosen.sum()

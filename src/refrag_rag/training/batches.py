@@ -143,7 +143,7 @@ def arrange(
     left = iter(expanded or ())
     for piece in example:
         links += _links(piece, len(ids), held)
-        places: list[int] = []  # of the piece's tokens
+        places: list[int] = []  # of the piece's tokens; all of a chunk's are at its vector
         if not piece.passage or expanded is None:
             parts = [(tuple(piece.ids), True)]
         else:

@@ -67,6 +67,7 @@ class Pointing:
         return sums._replace(loss=sums.loss + self.weight * self._loss(batch, heard))
 
     def _listen(self, attention: nn.Module) -> None:
+        # `output_attentions` would give the same, but of all layers and by slow attention only
         def rotation(_: nn.Module, __: Any, named: dict[str, Any]) -> None:
             self.heard["rotation"] = named["position_embeddings"]
 

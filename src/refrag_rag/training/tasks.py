@@ -28,7 +28,7 @@ SEPARATOR = "\n\n"
 Mark = tuple[str, str, int]  # an entity's name, a value of it, a character of that value
 
 
-class Turn(NamedTuple):
+class Exchange(NamedTuple):
     """A question, its answer, and the entity it asks for if the answer is a value of one."""
 
     question: str
@@ -113,16 +113,16 @@ class Tasks:
         draw = rng.random()
         if draw < self.mix.copy and len(told) == len(entities):
             place = rng.randrange(len(told))
-            turns = [Turn(_ask_copy(entities[place], rng, len(told)), told[place].text)]
+            exchanges = [Exchange(_ask_copy(entities[place], rng, len(told)), told[place].text)]
         elif draw < self.mix.copy + self.mix.retell:
             subject = rng.choice(entities)
             again = subject.passage(rng, title=False)
-            turns = [Turn(f"Tell me about {subject.name}.", again)]
+            exchanges = [Exchange(f"Tell me about {subject.name}.", again)]
         else:
-            turns = self._questions(entities, rng)
+            exchanges = self._questions(entities, rng)
         weight = ANSWER_WEIGHT if draw >= self.mix.copy + self.mix.retell else COPY_WEIGHT
         style = PLAIN if rng.random() < self.mix.plain_style else rng.choice(STYLES)
-        return self.render(told, turns, style, weight)
+        return self.render(told, exchanges, style, weight)
 
     def restatement(self, rng: Random, level: Level) -> list[Piece]:
         """Draw one example in which every sentence of every passage is said again, shuffled.
@@ -133,7 +133,7 @@ class Tasks:
         entities = self.world.entities(rng, level.passages, facts=level.facts, alike=0.75)
         stated = [(entity, entity.statements(rng, by_name=1.0)) for entity in entities]
         told = [entity.tell(statements, entity.title(rng)) for entity, statements in stated]
-        pieces = self.render(told, [Turn("Repeat all sentences.", "")], PLAIN, COPY_WEIGHT)
+        pieces = self.render(told, [Exchange("Repeat all sentences.", "")], PLAIN, COPY_WEIGHT)
         sentences = [(entity.name, one) for entity, statements in stated for one in statements]
         rng.shuffle(sentences)
         return [*pieces[:-1], *(piece for one in sentences for piece in self._said(*one))]
@@ -141,16 +141,16 @@ class Tasks:
     def render(
         self,
         passages: Sequence[Told],
-        turns: Sequence[Turn],
+        exchanges: Sequence[Exchange],
         style: Style,
         weight: float = ANSWER_WEIGHT,
     ) -> list[Piece]:
-        """Lay out a conversation: the passages and the first question, then further turns."""
+        """Lay out a conversation: the passages and the first question, then further ones."""
         pieces = [Piece([self.roles["bos"]], 0.0)]
         context = self._context(passages)
-        for place, turn in enumerate(turns):
+        for place, exchange in enumerate(exchanges):
             first = place == 0
-            asked = style.between + turn.question + style.after if first else turn.question
+            asked = style.between + exchange.question + style.after if first else exchange.question
             if first and style.context_in_system:
                 pieces += [self._role("system"), self._text(style.system), *context, self._end()]
                 pieces += [self._role("user"), self._text(asked)]
@@ -162,19 +162,19 @@ class Tasks:
             else:
                 pieces += [self._role("user"), self._text(asked)]
             pieces += [self._end(), self._role("assistant")]
-            pieces += self._answer(turn, weight)
+            pieces += self._answer(exchange, weight)
         return [piece for piece in pieces if len(piece.ids)]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _answer(self, turn: Turn, weight: float) -> list[Piece]:
+    def _answer(self, exchange: Exchange, weight: float) -> list[Piece]:
         """The tokens of an answer; the first of them weighs most."""
-        encoded = self.tokenizer.encode(turn.answer, add_special_tokens=False)
+        encoded = self.tokenizer.encode(exchange.answer, add_special_tokens=False)
         ids = [*encoded.ids, self.roles["end"]]
-        starts = [start for start, _ in encoded.offsets] if turn.name else []
-        says = [(turn.name, turn.answer, start) for start in starts]
+        starts = [start for start, _ in encoded.offsets] if exchange.name else []
+        says = [(exchange.name, exchange.answer, start) for start in starts]
         if weight != ANSWER_WEIGHT:
             return [Piece(ids, weight, says=says)]
         return [
@@ -194,15 +194,15 @@ class Tasks:
             Piece(ids[target + 1 :], COPY_WEIGHT),
         ]
 
-    def _questions(self, entities: Sequence[Entity], rng: Random) -> list[Turn]:
+    def _questions(self, entities: Sequence[Entity], rng: Random) -> list[Exchange]:
         asked = [
-            Turn(entity.question(fact, rng), fact.value, entity.name)
+            Exchange(entity.question(fact, rng), fact.value, entity.name)
             for entity in entities
             for fact in entity.facts
             if len(self.encode(fact.value)) <= MAX_ANSWER_TOKENS
         ]
         count = min(len(asked), self.mix.questions)
-        return rng.sample(asked, count) or [Turn("Who is it?", entities[0].name)]
+        return rng.sample(asked, count) or [Exchange("Who is it?", entities[0].name)]
 
     def _context(self, passages: Sequence[Told]) -> list[Piece]:
         pieces = []
