@@ -18,7 +18,7 @@ from refrag_rag.training.prompts import STYLES
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings
 from refrag_rag.training.stage import freeze
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Tasks, Exchange
+from refrag_rag.training.tasks import CHOICE_WEIGHT, Exchange, Level, Mix, Tasks
 from refrag_rag.training.world import Told, World
 from refrag_rag.training.world_sources import (
     WorldChunks,
