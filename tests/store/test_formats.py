@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save
 
 from refrag_rag import StoreError
-from refrag_rag.store import LMDBStore, MemoryStore, PassageEntry, passage_key
+from refrag_rag.store import LMDBStore, MemoryStore, PassageEntry, passage_key, records
 from refrag_rag.store.formats import FORMATS, get_format
 from refrag_rag.store.formats.sq8 import SQ8
 from refrag_rag.store.rows import read_rows
@@ -226,6 +226,29 @@ def test_arrays_that_do_not_fit_are_refused(store):
         read_rows(store, "a", ["x", "y"])
     with pytest.raises(StoreError, match="contiguous"):
         read_rows(store, "a", ["x"], lambda rows, width, dtype: np.empty((rows, 99), dtype))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "saved", "expected"), [(8, records.SAVED, 2), (24, records.SAVED, 1), (24, 0, 2)]
+)
+def test_a_second_record_has_to_save_room(tmp_path, monkeypatch, chunks, saved, expected):
+    monkeypatch.setattr(records, "SAVED", saved)  # 0: as stores were written before
+    made = {"x": entry(chunks=chunks, width=768), "small": entry(width=768)}
+    with LMDBStore(tmp_path) as store:
+        store.put("a", {"x": made["x"]})
+        assert store.scan(lambda transaction: transaction.stat()["entries"]) == expected
+        monkeypatch.undo()
+        store.put("a", {"small": made["small"]})
+        for read in (store.get, store.read_into):
+            found = read("a", ["x", "none", "small", "x"])
+            assert found[1] is None
+            assert same(found[0], made["x"])
+            assert same(found[2], made["small"])
+            assert same(found[3], made["x"])
+        store.put("a", {"x": made["x"]})
+        assert same(store.read_into("a", ["x"])[0], made["x"])
+        assert store.delete("a", list(made)) == 2
+        assert store.scan(lambda transaction: transaction.stat()["entries"]) == 0
 
 
 def test_a_missing_second_part_is_noticed(tmp_path):

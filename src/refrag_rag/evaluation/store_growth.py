@@ -161,7 +161,7 @@ def _row(
         with _plain(folder, count, made[0].to_bytes(vectors)) as get:
             for keys in picks:  # in turns, so that a neighbour disturbs both
                 warm.append(_warm(partial(read, store, keys)))
-                own.append(_warm(partial(_own, store, keys)))
+                own.append(_warm(partial(_own, store, _records(store, keys))))
                 plain += [_warm(partial(get, keys))] if get else []
         keys_s = _timed(lambda: list(store.keys(NAMESPACE)))
         verify_s = _timed(lambda: verify(store)) if count <= LARGEST_WALK else None
@@ -182,10 +182,15 @@ def _row(
     )
 
 
-def _own(store: LMDBStore, keys: Sequence[str]) -> object:
-    """LMDB's own `get` of the records of passages, copied."""
-    wanted = [f"{NAMESPACE}/{key}".encode() + part for key in keys for part in (b"", BODY)]
-    return store.scan(lambda transaction: [bytes(transaction.get(key, b"")) for key in wanted])
+def _records(store: LMDBStore, keys: Sequence[str]) -> list[bytes]:
+    """Keys of all records of passages, in LMDB's spelling."""
+    both = [f"{NAMESPACE}/{key}".encode() + part for key in keys for part in (b"", BODY)]
+    return store.scan(lambda transaction: [key for key in both if transaction.get(key) is not None])
+
+
+def _own(store: LMDBStore, records: Sequence[bytes]) -> object:
+    """LMDB's own `get` of these records, copied."""
+    return store.scan(lambda transaction: [bytes(transaction.get(key)) for key in records])
 
 
 @contextmanager

@@ -133,7 +133,7 @@ class StoredEntry(PassageEntry):
     def over(cls, read: ReadTogether, row: int, place: int, header: Header) -> "StoredEntry":
         """Take the rows from `row` on, and the small arrays of the entry at `place`."""
         made = object.__new__(cls)
-        made.__dict__["_parts"] = read, row, place, header
+        object.__setattr__(made, "_parts", (read, row, place, header))  # as fast as it gets
         return made
 
     def __getattr__(self, name: str) -> Any:

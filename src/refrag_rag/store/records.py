@@ -3,7 +3,8 @@
 LMDB puts a value of more than half a page onto pages of its own, the first with a header of 16
 bytes: 12,288 bytes of vectors take four pages, not three. So the end of the chunk embeddings may
 stand with the small arrays among the keys, under the passage's key, and the rest, which then fills
-its pages, under the same key with a zero byte behind it. What takes the least room is chosen.
+its pages, under the same key with a zero byte behind it. That makes two searches of every read, so
+it is done only where it saves enough room.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from refrag_rag.store.plain import is_plain, unwrap_plain
 BODY = b"\0"
 OVERFLOW_HEADER = 16
 NODE_HEADER = 8 + 2
+SAVED = 1 / 8  # of the room of one record, at least, for a second one
 LEAF_FILL = 0.69  # of a B+ tree whose keys come in random order (Yao 1978)
 
 
@@ -117,11 +119,13 @@ def _divide(data: bytes, key: int, page: int) -> tuple[bytes, bytes]:
     cut = header.cut
     payload = len(data) - cut
     filling = (payload + OVERFLOW_HEADER) // page * page - OVERFLOW_HEADER
-    choices = {0, payload, max(0, filling)}
-    body = min(
-        sorted(choices),
-        key=lambda size: _room(len(data) - size, key, page) + _room(size, key, page),
-    )
+
+    def room(body: int) -> float:
+        return _room(len(data) - body, key, page) + _room(body, key, page)
+
+    body = min(payload, max(0, filling), key=room)
+    if room(body) > (1 - SAVED) * room(0):
+        return data, b""
     return data[:cut] + data[cut + body :], data[cut : cut + body]
 
 
