@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains a model like the embedded one from scratch on two CPU cores: two hours, and an hour for both policies.
-# It ends below the embedded model, which was trained longer (docs/training.md has the figures).
+# From vectors alone it ends below the embedded model, which was trained longer (docs/training.md has the figures).
 # Needs a C++ compiler and Python's headers; without, set `compile: false` in a copy of the configuration.
 # Stop it whenever you like: run again, it goes on.
 # Usage: examples/train_tiny.sh RUN [FACTBOOK.jsonl.xz]
