@@ -23,7 +23,7 @@ from refrag_rag.store.upkeep import stat, verify
 NAMESPACE = "n" * 32
 AT_ONCE = 500
 READ = 100
-ROUNDS = 20
+ROUNDS = 100
 LARGEST_WALK = 100_000  # passages; what goes by key through a larger file measures the disk
 Get = Callable[[Sequence[str]], list[bytes | None]]
 
@@ -50,7 +50,10 @@ class GrowthRow:
         each read once before.
     own_ms
         LMDB's own `get` of the same records of the same file, copied.
-    plain_ms
+    own_times
+        How many times as long ours takes; median over pairs read right after one another, since a
+        neighbour on the other half of a core comes and goes within a row.
+    plain_ms, plain_times
         The same of as many whole values, one for each passage, in a database of their own (None
         above `LARGEST_WALK`).
     cold_ms, cold_ahead_ms
@@ -66,7 +69,9 @@ class GrowthRow:
     read_ms: float
     worst_ms: float
     own_ms: float
+    own_times: float
     plain_ms: float | None
+    plain_times: float | None
     cold_ms: float
     cold_ahead_ms: float
     keys_s: float
@@ -123,23 +128,26 @@ def measure_compaction(folder: Path) -> dict[str, float]:
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Growth as a Markdown table."""
     lines = [
-        "| passages | written a second | 100 read, ms (worst) | their records by `get`, ms "
-        "| whole values by `get`, ms | cold, ms | cold with read-ahead, ms | keys, s | verify, s "
-        "| bytes per token |",
+        "| passages | written a second | 100 read, ms (worst) "
+        "| their records by `get`, ms (ours / it) | whole values by `get`, ms (ours / it) "
+        "| cold, ms | cold with read-ahead, ms | keys, s | verify, s | bytes per token |",
         "|---" * 10 + "|",
     ]
     for row in rows:
-        own_ms, plain_ms, verify_s = (
-            "-" if row.get(name) is None else f"{row[name]:.{digits}f}"
-            for name, digits in (("own_ms", 2), ("plain_ms", 2), ("verify_s", 1))
-        )
+        verify_s = "-" if row["verify_s"] is None else f"{row['verify_s']:.1f}"
         lines.append(
             f"| {row['passages']:,} | {row['write_speed']:.0f} "
-            f"| {row['read_ms']:.2f} ({row['worst_ms']:.2f}) | {own_ms} | {plain_ms} "
-            f"| {row['cold_ms']:.1f} | {row['cold_ahead_ms']:.1f} | {row['keys_s']:.2f} "
-            f"| {verify_s} | {row['file_bytes']:.1f} |"
+            f"| {row['read_ms']:.2f} ({row['worst_ms']:.2f}) | {_beside(row, 'own')} "
+            f"| {_beside(row, 'plain')} | {row['cold_ms']:.1f} | {row['cold_ahead_ms']:.1f} "
+            f"| {row['keys_s']:.2f} | {verify_s} | {row['file_bytes']:.1f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _beside(row: Mapping[str, Any], name: str) -> str:
+    if row[f"{name}_ms"] is None:
+        return "-"
+    return f"{row[f'{name}_ms']:.2f} ({row[f'{name}_times']:.1f}x)"
 
 
 def _row(
@@ -173,7 +181,9 @@ def _row(
         read_ms=1000 * statistics.median(warm),
         worst_ms=1000 * max(warm),
         own_ms=1000 * statistics.median(own),
+        own_times=_times(warm, own),
         plain_ms=1000 * statistics.median(plain) if plain else None,
+        plain_times=_times(warm, plain) if plain else None,
         cold_ms=1000 * cold[0],
         cold_ahead_ms=1000 * cold[1],
         keys_s=keys_s,
@@ -266,6 +276,10 @@ def _key(number: int) -> str:
 def _parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(keys), AT_ONCE):
         yield keys[start : start + AT_ONCE]
+
+
+def _times(ours: Sequence[float], others: Sequence[float]) -> float:
+    return statistics.median([one / other for one, other in zip(ours, others, strict=True)])
 
 
 def _warm(work: Callable[[], object]) -> float:

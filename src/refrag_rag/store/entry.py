@@ -1,7 +1,7 @@
 """PassageEntry: what a store keeps of one passage, and its bytes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -129,13 +129,6 @@ class StoredEntry(PassageEntry):
     All arrays are made when they are first asked for: most readers want few of them.
     """
 
-    @classmethod
-    def over(cls, read: ReadTogether, row: int, place: int, header: Header) -> "StoredEntry":
-        """Take the rows from `row` on, and the small arrays of the entry at `place`."""
-        made = object.__new__(cls)
-        object.__setattr__(made, "_parts", (read, row, place, header))  # as fast as it gets
-        return made
-
     def __getattr__(self, name: str) -> Any:
         """Read what is asked for, with what is beside it."""
         own = self.__dict__
@@ -148,6 +141,20 @@ class StoredEntry(PassageEntry):
         else:
             raise AttributeError(name)
         return own[name]
+
+
+def stored_entries(read: ReadTogether, headers: Sequence[Header]) -> list[PassageEntry]:
+    """Entries whose small arrays and rows stand one after another in what was read."""
+    new, put = object.__new__, object.__setattr__  # calls of our own would take most of the time
+    made: list[PassageEntry] = []
+    row = place = 0
+    for header in headers:
+        entry = new(StoredEntry)
+        put(entry, "_parts", (read, row, place, header))
+        made.append(entry)
+        row += header.chunks
+        place += header.cut
+    return made
 
 
 def _from_safetensors(data: bytes) -> PassageEntry:

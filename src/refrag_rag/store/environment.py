@@ -31,14 +31,16 @@ class Gate:
     def together(self) -> Iterator[None]:
         """Pass with others; never inside another pass of the same thread."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
+            while self._closed:
+                self._changed.wait()
             self._inside += 1
         try:
             yield
         finally:
             with self._changed:
                 self._inside -= 1
-                self._changed.notify_all()
+                if self._closed:  # somebody waits for the last to leave
+                    self._changed.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -1,16 +1,21 @@
 """Entries of an LMDB database read together: what the time of a question hangs on.
 
-Nothing is computed for a passage that can be done for all at once, and chunk embeddings are copied
-once, from the memory map to their rows.
+Nothing is computed for a passage that can be done for all at once, loops that need no Python run
+without it, and chunk embeddings are copied once, from the memory map to their rows.
 """
 
+import struct
 from collections.abc import Sequence
+from itertools import starmap
 from typing import Any
 
-from refrag_rag.store.entry import PassageEntry, ReadTogether, StoredEntry
-from refrag_rag.store.layout import UNCHECKED, Pieces, damaged, parse_header
+from refrag_rag.store.entry import PassageEntry, ReadTogether, stored_entries
+from refrag_rag.store.formats import Vectors
+from refrag_rag.store.layout import UNCHECKED, Buffer, Header, damaged, parse_header
 from refrag_rag.store.records import BODY
 from refrag_rag.store.rows import Allocate, check_rows, check_widths
+
+FIRST = struct.Struct(f"{UNCHECKED}s")
 
 
 def read_together(
@@ -35,62 +40,54 @@ def read_together(
     StoreError
         If an entry is damaged, or if the entries have different widths.
     """
-    found = _find(transaction, keys)
-    if found is None:
+    heads = list(map(transaction.get, keys))
+    found = [(key, head) for key, head in zip(keys, heads, strict=True) if head is not None]
+    headers = _headers([head for _, head in found])
+    if headers is None:
         return None
-    present = [pieces for pieces in found if pieces]
-    kinds = {id(header): header for header, _, _ in present}.values()  # cached: mostly few
+    kinds = dict(zip(map(id, headers), headers, strict=True)).values()  # cached: mostly few
     if not kinds:
         return [None] * len(keys)
     width = check_widths({kind.width for kind in kinds})
     dtypes = {kind.format.dtype for kind in kinds}
     if len(dtypes) > 1 or not all(kind.format.plain for kind in kinds):
         return None
-    count = sum([header.chunks for header, _, _ in present])
+    count = sum([header.chunks for header in headers])
     rows = allocate(count, width, dtypes.pop())
     check_rows(rows, count, width)
-    small = b"".join([head[: header.cut] for header, head, _ in present])
-    return _copy(found, ReadTogether(small, rows))
+    small = _copy(transaction, found, headers, rows)
+    entries = iter(stored_entries(ReadTogether(small, rows), headers))
+    return [None if head is None else next(entries) for head in heads]
 
 
-def _find(transaction: Any, keys: Sequence[bytes]) -> list[Pieces | None] | None:
-    """Each entry as it lies in the file, None where there is none; None if one has no header."""
-    found: list[Pieces | None] = []
-    with transaction.cursor() as cursor:  # it finds the neighbour of where it stands sooner
-        seek, value = cursor.set_key, cursor.value
-        for key in keys:
-            if not seek(key):
-                found.append(None)
-                continue
-            head, body = value(), b""
-            header = parse_header(bytes(head[:UNCHECKED]))
-            if header is None:
-                return None
-            size = len(head)
-            if size != header.total:
-                body = value() if seek(key + BODY) else b""
-                if size < header.cut or size + len(body) != header.total:
-                    raise damaged("a part of it is missing")
-            found.append((header, head, body))
-    return found
+def _headers(heads: Sequence[Buffer]) -> list[Header] | None:
+    """The header of each entry; None if one has none."""
+    try:
+        headers = list(starmap(parse_header, map(FIRST.unpack_from, heads)))
+    except struct.error:  # shorter than a header
+        return None
+    return headers if all(headers) else None  # type: ignore[return-value]
 
 
-def _copy(found: Sequence[Pieces | None], read: ReadTogether) -> list[PassageEntry | None]:
-    """Put all chunk embeddings into their rows; of an entry the aligned part comes first."""
-    entries: list[PassageEntry | None] = []
-    target = memoryview(read.rows.data).cast("B") if read.rows.size else memoryview(b"")
-    place = end = row = 0  # in `small`, in bytes of the rows, in rows
-    for pieces in found:
-        if pieces is None:
-            entries.append(None)
-            continue
-        header, head, body = pieces
-        entries.append(StoredEntry.over(read, row, place, header))
-        if body:
+def _copy(
+    transaction: Any,
+    found: Sequence[tuple[bytes, Buffer]],
+    headers: Sequence[Header],
+    rows: Vectors,
+) -> bytes:
+    """Put all chunk embeddings into their rows; returns what stands before them, joined."""
+    small = []
+    target = memoryview(rows.data).cast("B") if rows.size else memoryview(bytearray())
+    end = 0
+    for (key, head), header in zip(found, headers, strict=True):
+        cut, size = header.cut, len(head)
+        if size != header.total:  # the aligned part is a record of its own and comes first
+            body = transaction.get(key + BODY, b"")
+            if size < cut or size + len(body) != header.total:
+                raise damaged("a part of it is missing")
             start, end = end, end + len(body)
             target[start:end] = body
-        start, end = end, end + len(head) - header.cut
-        target[start:end] = head[header.cut :]
-        row += header.chunks
-        place += header.cut
-    return entries
+        start, end = end, end + size - cut
+        target[start:end] = head[cut:]
+        small.append(head[:cut])
+    return b"".join(small)

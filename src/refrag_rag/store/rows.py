@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from refrag_rag.errors import StoreError
 from refrag_rag.store.base import ChunkStore
-from refrag_rag.store.entry import PassageEntry, ReadTogether, StoredEntry
+from refrag_rag.store.entry import PassageEntry, ReadTogether, stored_entries
 from refrag_rag.store.formats import Vectors
 from refrag_rag.store.layout import Pieces
 
@@ -104,4 +104,4 @@ def _put(one: Pieces | PassageEntry, rows: NDArray[Any]) -> PassageEntry:
     header, head, body = one
     start, rest = head[: header.cut], head[header.cut :]
     header.format.decode(b"".join((body, rest)), rows)
-    return StoredEntry.over(ReadTogether(bytes(start), rows), 0, 0, header)
+    return stored_entries(ReadTogether(bytes(start), rows), [header])[0]
