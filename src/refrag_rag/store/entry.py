@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,19 +110,30 @@ class PassageEntry:
         return cls(read_vectors(data, header), **read_small(data, header)._asdict())
 
 
-class ReadTogether(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ReadTogether:
     """What entries that were read together share.
 
     Attributes
     ----------
     small
-        Bytes in which each has its header and its small arrays somewhere.
+        Their headers and small arrays, one entry's behind the other's.
     rows
         *Shape:* (sum of L, D_enc); their chunk embeddings.
+    headers
+        One for each.
     """
 
     small: bytes
     rows: Vectors
+    headers: Sequence[Header]
+
+    @cached_property
+    def starts(self) -> list[tuple[int, int]]:
+        """First row and first small byte of each entry."""
+        rows = accumulate([header.chunks for header in self.headers], initial=0)
+        places = accumulate([header.cut for header in self.headers], initial=0)
+        return list(zip(rows, places, strict=True))
 
 
 class StoredEntry(PassageEntry):
@@ -131,29 +144,26 @@ class StoredEntry(PassageEntry):
 
     def __getattr__(self, name: str) -> Any:
         """Read what is asked for, with what is beside it."""
-        own = self.__dict__
-        if name == "embeddings":
-            read, row, _, header = own["_parts"]
-            own[name] = read.rows[row : row + header.chunks]
-        elif name in SmallArrays._fields:
-            read, _, place, header = own["_parts"]
-            own.update(read_small(read.small, header, place)._asdict())
-        else:
+        if name not in PassageEntry.__dataclass_fields__:
             raise AttributeError(name)
+        own = self.__dict__
+        read, number = own["_part"]
+        header, (row, place) = read.headers[number], read.starts[number]
+        if name == "embeddings":
+            own[name] = read.rows[row : row + header.chunks]
+        else:
+            own.update(read_small(read.small, header, place)._asdict())
         return own[name]
 
 
-def stored_entries(read: ReadTogether, headers: Sequence[Header]) -> list[PassageEntry]:
-    """Entries whose small arrays and rows stand one after another in what was read."""
-    new, put = object.__new__, object.__setattr__  # calls of our own would take most of the time
+def stored_entries(read: ReadTogether) -> list[PassageEntry]:
+    """Entries of what was read, one for each header."""
+    new = object.__new__  # a call of our own for each would take most of the time
     made: list[PassageEntry] = []
-    row = place = 0
-    for header in headers:
+    for number in range(len(read.headers)):
         entry = new(StoredEntry)
-        put(entry, "_parts", (read, row, place, header))
+        entry.__dict__["_part"] = read, number
         made.append(entry)
-        row += header.chunks
-        place += header.cut
     return made
 
 

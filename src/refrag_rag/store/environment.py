@@ -17,7 +17,7 @@ DATA, IN_USE, BESIDE = "data.mdb", "in-use", "compacting"
 
 
 class Gate:
-    """Threads that read or write pass together; one that moves the map passes alone.
+    """Threads that read or write pass together (``with gate``); one that moves the map, alone.
 
     LMDB unmaps the file when the map grows: a value that another thread is reading would be gone.
     """
@@ -27,20 +27,19 @@ class Gate:
         self._inside = 0
         self._closed = False
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Pass with others; never inside another pass of the same thread."""
         with self._changed:
             while self._closed:
                 self._changed.wait()
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                if self._closed:  # somebody waits for the last to leave
-                    self._changed.notify_all()
+
+    def __exit__(self, *error: object) -> None:
+        """Leave."""
+        with self._changed:
+            self._inside -= 1
+            if self._closed:  # somebody waits for the last to leave
+                self._changed.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -90,7 +89,7 @@ class Environment:
     def transaction(self, *, write: bool = False, buffers: bool = False) -> Iterator[Any]:
         """Begin a transaction; it is committed at the end, or undone by an error."""
         while True:
-            with self._gate.together():
+            with self._gate:
                 try:
                     transaction = self.db.begin(None, None, write, buffers)  # type: ignore[call-overload]
                 except lmdb.MapResizedError:

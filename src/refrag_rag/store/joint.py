@@ -5,8 +5,7 @@ without it, and chunk embeddings are copied once, from the memory map to their r
 """
 
 import struct
-from collections.abc import Sequence
-from itertools import starmap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from refrag_rag.store.entry import PassageEntry, ReadTogether, stored_entries
@@ -20,7 +19,7 @@ FIRST = struct.Struct(f"{UNCHECKED}s")
 
 def read_together(
     transaction: Any, keys: Sequence[bytes], allocate: Allocate
-) -> list[PassageEntry | None] | None:
+) -> Sequence[PassageEntry | None] | None:
     """Read entries whose chunk embeddings are kept as they are read, in one dtype.
 
     Parameters
@@ -32,7 +31,7 @@ def read_together(
 
     Returns
     -------
-    list or None
+    sequence or None
         None if there is an entry of another kind, which `fill` reads.
 
     Raises
@@ -41,45 +40,47 @@ def read_together(
         If an entry is damaged, or if the entries have different widths.
     """
     heads = list(map(transaction.get, keys))
-    found = [(key, head) for key, head in zip(keys, heads, strict=True) if head is not None]
-    headers = _headers([head for _, head in found])
+    if not all(heads):
+        there = [key for key, head in zip(keys, heads, strict=True) if head]
+        read = read_together(transaction, there, allocate)
+        entries = iter(read or [])
+        return None if read is None else [next(entries) if head else None for head in heads]
+    if not heads:
+        return []
+    headers = _headers(heads)
     if headers is None:
         return None
-    kinds = dict(zip(map(id, headers), headers, strict=True)).values()  # cached: mostly few
-    if not kinds:
-        return [None] * len(keys)
+    of_each, kinds = headers
     width = check_widths({kind.width for kind in kinds})
     dtypes = {kind.format.dtype for kind in kinds}
     if len(dtypes) > 1 or not all(kind.format.plain for kind in kinds):
         return None
-    count = sum([header.chunks for header in headers])
+    count = sum([header.chunks for header in of_each])
     rows = allocate(count, width, dtypes.pop())
     check_rows(rows, count, width)
-    small = _copy(transaction, found, headers, rows)
-    entries = iter(stored_entries(ReadTogether(small, rows), headers))
-    return [None if head is None else next(entries) for head in heads]
+    small = _copy(transaction, zip(keys, heads, of_each, strict=True), rows)
+    return stored_entries(ReadTogether(small, rows, of_each))
 
 
-def _headers(heads: Sequence[Buffer]) -> list[Header] | None:
-    """The header of each entry; None if one has none."""
+def _headers(heads: Sequence[Buffer]) -> tuple[list[Header], list[Header]] | None:
+    """The header of each entry, and the distinct ones, mostly few; None if an entry has none."""
     try:
-        headers = list(starmap(parse_header, map(FIRST.unpack_from, heads)))
+        starts = [start for (start,) in map(FIRST.unpack_from, heads)]
     except struct.error:  # shorter than a header
         return None
-    return headers if all(headers) else None  # type: ignore[return-value]
+    kinds = set(starts)
+    parsed = {start: header for start in kinds if (header := parse_header(start))}
+    if len(parsed) < len(kinds):
+        return None
+    return [parsed[start] for start in starts], list(parsed.values())
 
 
-def _copy(
-    transaction: Any,
-    found: Sequence[tuple[bytes, Buffer]],
-    headers: Sequence[Header],
-    rows: Vectors,
-) -> bytes:
+def _copy(transaction: Any, found: Iterable[tuple[bytes, Buffer, Header]], rows: Vectors) -> bytes:
     """Put all chunk embeddings into their rows; returns what stands before them, joined."""
     small = []
     target = memoryview(rows.data).cast("B") if rows.size else memoryview(bytearray())
     end = 0
-    for (key, head), header in zip(found, headers, strict=True):
+    for key, head, header in found:
         cut, size = header.cut, len(head)
         if size != header.total:  # the aligned part is a record of its own and comes first
             body = transaction.get(key + BODY, b"")

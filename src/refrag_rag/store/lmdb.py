@@ -108,9 +108,9 @@ class LMDBStore:
         wanted = _keys(namespace, keys)
         with self._reading(buffers=True) as transaction:
             read = read_together(transaction, wanted, allocate)
-            if read is None:
-                read = fill([records.find(transaction, key) for key in wanted], allocate)
-            return read
+            if read is not None:
+                return [*read]
+            return fill([records.find(transaction, key) for key in wanted], allocate)
 
     def put(self, namespace: str, entries: Mapping[str, PassageEntry]) -> None:
         """Write all entries in one transaction, or none."""

@@ -104,4 +104,4 @@ def _put(one: Pieces | PassageEntry, rows: NDArray[Any]) -> PassageEntry:
     header, head, body = one
     start, rest = head[: header.cut], head[header.cut :]
     header.format.decode(b"".join((body, rest)), rows)
-    return stored_entries(ReadTogether(bytes(start), rows), [header])[0]
+    return stored_entries(ReadTogether(bytes(start), rows, [header]))[0]
