@@ -13,7 +13,15 @@ from refrag_rag.evaluation.latency_clock import TRIES, Run, Runs
 from refrag_rag.evaluation.latency_prompts import AROUND, Passages, prompt_around
 from refrag_rag.evaluation.latency_shapes import DECODERS, ENCODERS, random_model
 from refrag_rag.evaluation.latency_sides import kv_bytes, not_cached
-from refrag_rag.evaluation.latency_tables import PAPER, ceiling, markdown, overhead, plot, speed_up
+from refrag_rag.evaluation.latency_tables import (
+    PAPER,
+    ceiling,
+    markdown,
+    of_ceiling,
+    overhead,
+    plot,
+    speed_up,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,8 @@ def test_every_cell_has_every_side_with_its_positions(report):
         assert cell["not_cached"]["encode"]["low"] > 0
         assert cell["cached"]["encode"]["high"] == 0
         assert cell["bare"]["seconds"]["median"] > 0
+        assert cell["bare"]["runs"] == cell["cached"]["runs"]
+        assert cell["overhead"]["low"] <= overhead(cell) <= cell["overhead"]["high"]
     assert report["machine"]["versions"]["torch"]
     assert report["machine"]["dtype"] == "float32"
 
@@ -79,7 +89,7 @@ def test_tables_give_the_ratios(report):
     text = markdown(report)
     cell = report["cells"][0]
     assert f"{speed_up(cell):.1f}x | {ceiling(cell):.1f}x" in text
-    assert f"{overhead(cell):.2f}" in text
+    assert f"| {of_ceiling(cell):.0%} | {overhead(cell):.2f} |" in text
     assert text.count("| 128 |") == 8  # two tables, two batch sizes, two k
     assert "the paper's" not in text
     as_paper = report | {"settings": {**report["settings"], "model": "llama-7b"}}
@@ -133,6 +143,13 @@ def test_a_run_without_the_cores_is_thrown_away(monkeypatch, shares, kept, throw
     runs.measure(dict)
     assert [one.cpu_share for one in runs.kept] == kept
     assert (runs.thrown_away, runs.disturbed) == (thrown, disturbed)
+
+
+def test_sides_are_compared_run_by_run():
+    fast, slow = Run(1.0, 1.0, 0, {"seconds": 1.0}), Run(9.0, 1.0, 0, {"seconds": 9.0})
+    ours = Runs(2, kept=[Run(1.1, 1.0, 0, {"ttft": 1.1}), Run(9.9, 1.0, 0, {"ttft": 9.9})])
+    found = ours.beside("ttft", Runs(2, kept=[fast, slow]), "seconds")
+    assert found == pytest.approx({"median": 1.1, "low": 1.1, "high": 1.1})
 
 
 def test_a_run_is_held_against_the_best_of_its_kind():

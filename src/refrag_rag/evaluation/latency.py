@@ -29,7 +29,7 @@ from refrag_rag.store import LMDBStore
 
 LEAST_ROUNDS = 2
 SHORT_SHARE = 0.1  # of the longest run
-SHORT_RUNS = 3  # of a side that is so short, in one round: they cost little
+SHORT_RUNS = 3  # of sides that are so short, in one round: they cost little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,8 @@ class Settings:
     tokens
         Tokens of each answer.
     rounds
-        How often the sides take turns; fewer, but at least two, once `budget` is spent. A side
-        that takes less than a tenth of the longest runs three times from the second round on.
+        How often the sides take turns; fewer, but at least two, once `budget` is spent. Sides
+        that take less than a tenth of the longest run three times from the second round on.
     budget
         Seconds for one context and batch size.
     tries
@@ -136,15 +136,18 @@ def _cells(
             for engine, asked in zip(engines, prompts, strict=True)
         ]
         full = counts[0].plain_positions
-        works: dict[tuple[str, int], Work] = {
-            ("plain", 0): plain(engines[0], prompts[0], settings.tokens),
-            ("bare", 0): bare(models[0], batch, full),
+        works: dict[int, dict[str, Work]] = {
+            0: {
+                "plain": plain(engines[0], prompts[0], settings.tokens),
+                "bare": bare(models[0], batch, full),
+            }
         }
         for engine, asked, count in zip(engines, prompts, counts, strict=True):
-            k = engine.model.config.k
-            works["bare", k] = bare(engine.model, batch, count.positions)
-            works["cached", k] = cached(engine, asked, settings.tokens)
-            works["not cached", k] = not_cached(engine.model, asked, settings.tokens)
+            works[engine.model.config.k] = {
+                "cached": cached(engine, asked, settings.tokens),
+                "bare": bare(engine.model, batch, count.positions),
+                "not cached": not_cached(engine.model, asked, settings.tokens),
+            }
         runs = _take_turns(works, settings)
         memory = {
             engine.model.config.k: kv_bytes(engine, asked, "none")
@@ -159,35 +162,52 @@ def _cells(
             "positions": count.positions,
             "full_positions": full,
             "kv_bytes": {"plain": memory[0], "ours": memory[model.config.k]},
-            "bare": runs["bare", model.config.k].report(),
-            "bare_full": runs["bare", 0].report(),
-            "plain": runs["plain", 0].report(),
-            "cached": runs["cached", model.config.k].report(),
-            "not_cached": runs["not cached", model.config.k].report(),
+            "bare": runs[model.config.k]["bare"].report(),
+            "bare_full": runs[0]["bare"].report(),
+            "plain": runs[0]["plain"].report(),
+            "cached": runs[model.config.k]["cached"].report(),
+            "not_cached": runs[model.config.k]["not cached"].report(),
+            "overhead": _overhead(runs[model.config.k], "cached"),
+            "plain_overhead": _overhead(runs[0], "plain"),
             "load_average": load_average(),
         }
         for model, count in zip(models, counts, strict=True)
     ]
 
 
-def _take_turns(works: Mapping[tuple[str, int], Work], settings: Settings) -> dict[Any, Runs]:
-    """One run of every side after the other, round by round."""
+def _take_turns(
+    works: Mapping[int, Mapping[str, Work]], settings: Settings
+) -> dict[int, dict[str, Runs]]:
+    """Round by round, one run of every side after the other; those of one k right after another."""
     on_cpu = torch.device(settings.device).type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 0
-    runs = {name: Runs(threads, settings.tries) for name in works}
+    runs = {
+        k: {name: Runs(threads, settings.tries) for name in sides} for k, sides in works.items()
+    }
     started = time.perf_counter()
-    for name, work in works.items():  # warm up; the long sides are warm through the short ones
-        if name[1]:
+    for k, sides in works.items():  # warm up; the long sides are warm through the short ones
+        for work in sides.values() if k else ():
             work()
     for done in range(settings.rounds):
         if done >= LEAST_ROUNDS and time.perf_counter() - started > settings.budget:
             break
-        longest = max([run.seconds for one in runs.values() for run in one.kept], default=0.0)
-        for name, work in works.items():
-            short = runs[name].kept and runs[name].kept[-1].seconds < SHORT_SHARE * longest
+        longest = max([_last(one) for one in runs.values()])
+        for k, sides in works.items():
+            short = done and _last(runs[k]) < SHORT_SHARE * longest
             for _ in range(SHORT_RUNS if short else 1):
-                runs[name].measure(work)
+                for name, work in sides.items():
+                    runs[k][name].measure(work)
     return runs
+
+
+def _last(runs: Mapping[str, Runs]) -> float:
+    """Seconds of the longest of the newest runs; 0 before the first."""
+    return max([run.seconds for one in runs.values() for run in one.kept[-1:]], default=0.0)
+
+
+def _overhead(runs: Mapping[str, Runs], side: str) -> dict[str, float]:
+    """A side's time to the first token over a bare forward pass right behind it."""
+    return runs[side].beside("ttft", runs["bare"], "seconds")
 
 
 def _write(report: Mapping[str, Any], target: Path) -> None:

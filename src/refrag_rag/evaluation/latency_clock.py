@@ -84,6 +84,12 @@ class Runs:
             return {}
         return {"median": statistics.median(found), "low": min(found), "high": max(found)}
 
+    def beside(self, name: str, other: "Runs", others: str) -> dict[str, float]:
+        """A value over another kind's, of runs right after one another; spread of these ratios."""
+        pairs = zip(self.kept, other.kept, strict=True)
+        found = [one.values[name] / two.values[others] for one, two in pairs]
+        return {"median": statistics.median(found), "low": min(found), "high": max(found)}
+
     def report(self) -> dict[str, Any]:
         """For JSON: every value's spread, and how the runs went."""
         names = sorted({name for run in self.kept for name in run.values})
