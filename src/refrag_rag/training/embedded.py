@@ -17,7 +17,7 @@ from refrag_rag.model import RefragModel
 from refrag_rag.projector import Projector
 
 K = 8
-ROTATIONS = 500_000.0  # a head of 32 dimensions then keeps more of them for far matches
+ROPE_THETA = 500_000.0  # a head of 32 dimensions then keeps more of them for far matches
 ALIKE, DIFFERENT = 0.05, 0.02  # standard deviations of attention's weights: common and own part
 
 
@@ -31,7 +31,7 @@ def decoder_config(vocab_size: int, *, width: int = 256, layers: int = 4) -> Lla
         num_attention_heads=8,
         num_key_value_heads=8,
         max_position_embeddings=4096,
-        rope_parameters={"rope_type": "default", "rope_theta": ROTATIONS},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_id=2,
