@@ -152,6 +152,10 @@ def test_sides_are_compared_run_by_run():
     assert found == pytest.approx({"median": 1.1, "low": 1.1, "high": 1.1})
 
 
+def test_the_share_of_the_ceiling_sets_each_side_against_its_bare_pass():
+    assert of_ceiling({"plain_overhead": {"median": 1.0}, "overhead": {"median": 1.25}}) == 0.8
+
+
 def test_a_run_is_held_against_the_best_of_its_kind():
     runs = Runs(threads=2, kept=[run(0.98)])
     assert not runs.undisturbed(run(0.8))

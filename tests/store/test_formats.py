@@ -182,6 +182,8 @@ def test_entries_that_are_missing_take_no_rows(tmp_path):
         assert same(found[3], made[0])
         assert found[1].embeddings.base is found[3].embeddings.base
         assert store.read_into("a", ["no"]) == [None]
+        store.put_bytes("a", {"empty": b""})
+        assert store.read_into("a", ["empty", "x"])[0] is None
         assert store.read_into("a", []) == []
 
 

@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ class Runs:
         found = [run.values[name] for run in self.kept if name in run.values]
         if not found:
             return {}
-        return {"median": statistics.median(found), "low": min(found), "high": max(found)}
+        return _spread(found)
 
     def beside(self, name: str, other: "Runs", others: str) -> dict[str, float]:
         """A value over another kind's, of runs right after one another; spread of these ratios."""
         pairs = zip(self.kept, other.kept, strict=True)
         found = [one.values[name] / two.values[others] for one, two in pairs]
-        return {"median": statistics.median(found), "low": min(found), "high": max(found)}
+        return _spread(found)
 
     def report(self) -> dict[str, Any]:
         """For JSON: every value's spread, and how the runs went."""
@@ -101,6 +101,10 @@ class Runs:
             "thrown_away": self.thrown_away,
             "disturbed": self.disturbed,
         }
+
+
+def _spread(found: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(found), "low": min(found), "high": max(found)}
 
 
 def timed(work: Callable[[], dict[str, float]], threads: int) -> Run:

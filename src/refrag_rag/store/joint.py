@@ -40,26 +40,28 @@ def read_together(
         If an entry is damaged, or if the entries have different widths.
     """
     heads = list(map(transaction.get, keys))
-    if not all(heads):
+    if not all(heads):  # an empty value is no entry, and counts as missing
         there = [key for key, head in zip(keys, heads, strict=True) if head]
         read = read_together(transaction, there, allocate)
-        entries = iter(read or [])
-        return None if read is None else [next(entries) if head else None for head in heads]
+        if read is None:
+            return None
+        entries = iter(read)
+        return [next(entries) if head else None for head in heads]
     if not heads:
         return []
-    headers = _headers(heads)
-    if headers is None:
+    found = _headers(heads)
+    if found is None:
         return None
-    of_each, kinds = headers
+    headers, kinds = found
     width = check_widths({kind.width for kind in kinds})
     dtypes = {kind.format.dtype for kind in kinds}
     if len(dtypes) > 1 or not all(kind.format.plain for kind in kinds):
         return None
-    count = sum([header.chunks for header in of_each])
+    count = sum([header.chunks for header in headers])
     rows = allocate(count, width, dtypes.pop())
     check_rows(rows, count, width)
-    small = _copy(transaction, zip(keys, heads, of_each, strict=True), rows)
-    return stored_entries(ReadTogether(small, rows, of_each))
+    small = _copy(transaction, zip(keys, heads, headers, strict=True), rows)
+    return stored_entries(ReadTogether(small, rows, headers))
 
 
 def _headers(heads: Sequence[Buffer]) -> tuple[list[Header], list[Header]] | None:
