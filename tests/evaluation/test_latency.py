@@ -211,6 +211,9 @@ def test_both_frameworks_end_to_end_with_their_stages(tmp_path, capsys):
         assert ours["decode"]["low"] > 0
         assert sum(parts) <= ours["ttft"]["high"] * 1.5
         assert chain["plain"]["projector"]["high"] == 0
+        ttft, bare = ours["ttft"], chain["bare"]["seconds"]
+        assert ttft["low"] / bare["high"] <= chain["overhead"]["low"]
+        assert chain["overhead"]["high"] <= ttft["high"] / bare["low"]
     assert path.with_suffix(".png").exists()
     assert "| LangChain |" in capsys.readouterr().out
 

@@ -29,7 +29,7 @@ from refrag_rag.store import LMDBStore
 
 LEAST_ROUNDS = 2
 SHORT_SHARE = 0.1  # of the longest run
-SHORT_RUNS = 3  # of sides that are so short, in one round: they cost little
+SHORT_RUNS = 5  # of sides that are so short, in one round: they cost little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Settings:
         Tokens of each answer.
     rounds
         How often the sides take turns; fewer, but at least two, once `budget` is spent. Sides
-        that take less than a tenth of the longest run three times from the second round on.
+        that take less than a tenth of the longest run five times from the second round on.
     budget
         Seconds for one context and batch size.
     tries

@@ -42,7 +42,7 @@ def add_commands(commands: Any) -> None:
     frameworks.add_argument("--k", type=int, default=16, help="tokens of a chunk (default: 16)")
     frameworks.add_argument("--passages", type=int, default=80, help="of 256 tokens (default: 80)")
     frameworks.add_argument("--tokens", type=int, default=1, help="of each answer (default: 1)")
-    frameworks.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    frameworks.add_argument("--rounds", type=int, default=9, help="(default: 9)")
     frameworks.add_argument(
         "--plain-rounds", type=int, default=1, help="of the chains without us (default: 1)"
     )
