@@ -30,6 +30,7 @@ from refrag_rag.store import LMDBStore
 LEAST_ROUNDS = 2
 SHORT_SHARE = 0.1  # of the longest run
 SHORT_RUNS = 5  # of sides that are so short, in one round: they cost little
+WHOLE = 0  # stands for k where nothing is compressed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ def _cells(
         ]
         full = counts[0].plain_positions
         works: dict[int, dict[str, Work]] = {
-            0: {
+            WHOLE: {
                 "plain": plain(engines[0], prompts[0], settings.tokens),
                 "bare": bare(models[0], batch, full),
             }
@@ -153,7 +154,7 @@ def _cells(
             engine.model.config.k: kv_bytes(engine, asked, "none")
             for engine, asked in zip(engines, prompts, strict=True)
         }
-        memory[0] = kv_bytes(engines[0], prompts[0], "all")
+        memory[WHOLE] = kv_bytes(engines[0], prompts[0], "all")
     return [
         {
             "context": context,
@@ -161,14 +162,14 @@ def _cells(
             "k": model.config.k,
             "positions": count.positions,
             "full_positions": full,
-            "kv_bytes": {"plain": memory[0], "ours": memory[model.config.k]},
+            "kv_bytes": {"plain": memory[WHOLE], "ours": memory[model.config.k]},
             "bare": runs[model.config.k]["bare"].report(),
-            "bare_full": runs[0]["bare"].report(),
-            "plain": runs[0]["plain"].report(),
+            "bare_full": runs[WHOLE]["bare"].report(),
+            "plain": runs[WHOLE]["plain"].report(),
             "cached": runs[model.config.k]["cached"].report(),
             "not_cached": runs[model.config.k]["not cached"].report(),
             "overhead": _overhead(runs[model.config.k], "cached"),
-            "plain_overhead": _overhead(runs[0], "plain"),
+            "plain_overhead": _overhead(runs[WHOLE], "plain"),
             "load_average": load_average(),
         }
         for model, count in zip(models, counts, strict=True)
@@ -186,7 +187,7 @@ def _take_turns(
     }
     started = time.perf_counter()
     for k, sides in works.items():  # warm up; the long sides are warm through the short ones
-        for work in sides.values() if k else ():
+        for work in sides.values() if k != WHOLE else ():
             work()
     for done in range(settings.rounds):
         if done >= LEAST_ROUNDS and time.perf_counter() - started > settings.budget:

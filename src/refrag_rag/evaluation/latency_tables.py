@@ -40,14 +40,14 @@ def ceiling(cell: Mapping[str, Any]) -> float:
     return median(cell, "bare_full", "seconds") / median(cell, "bare", "seconds")
 
 
-def overhead(cell: Mapping[str, Any], name: str = "overhead") -> float:
+def overhead(cell: Mapping[str, Any]) -> float:
     """Our TTFT over a bare forward pass of as many positions, run by run."""
-    return float(cell[name]["median"])
+    return float(cell["overhead"]["median"])
 
 
 def of_ceiling(cell: Mapping[str, Any]) -> float:
     """Speed-up over ceiling, each side held against the bare forward pass right behind it."""
-    return overhead(cell, "plain_overhead") / overhead(cell)
+    return float(cell["plain_overhead"]["median"]) / overhead(cell)
 
 
 def median(cell: Mapping[str, Any], side: str, name: str) -> float:
