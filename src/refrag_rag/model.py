@@ -197,10 +197,13 @@ class RefragModel(nn.Module):
         config = self.config
         names = ("k", "chunking", "window", "pooling", "shared_vocabulary", "chunked_by", "mask")
         settings = [getattr(config, name) for name in (*names, "overlap")]
+        weights = self.encoder.model.state_dict()
+        if self.encoder.pooling is not None:
+            weights |= self.encoder.pooling.state_dict(prefix="pooling.")
         digest.update(repr((*settings, self.encoder.limit)).encode())
         for tokenizer in (self.tokenizer, self.encoder.tokenizer):
             digest.update(description(tokenizer).encode())
-        for name, tensor in sorted(self.encoder.model.state_dict().items()):
+        for name, tensor in sorted(weights.items()):
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:32]

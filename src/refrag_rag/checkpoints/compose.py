@@ -1,6 +1,5 @@
 """A new, untrained model from any encoder and any decoder."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +14,13 @@ from refrag_rag.checkpoints.parts import (
 )
 from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.config import Chunking, Pooling, RefragConfig
-from refrag_rag.encoder import ChunkEncoder
+from refrag_rag.encoder import ChunkEncoder, build_pooling
 from refrag_rag.model import RefragModel
 from refrag_rag.projector import Projector
 from refrag_rag.tokenization import same_vocabulary
 
 
-def compose(
+def compose(  # noqa: PLR0913 - the settings of a config, by name
     encoder: str | Path,
     decoder: str | Path,
     *,
@@ -30,6 +29,8 @@ def compose(
     pooling: Pooling | None = None,
     chunking: Chunking = "fixed",
     projector_width: int | None = None,
+    chunk_sizes: tuple[int, ...] | None = None,
+    pooling_width: int | None = None,
     name: str | None = None,
     **options: Any,
 ) -> RefragModel:
@@ -39,8 +40,9 @@ def compose(
     ----------
     encoder, decoder
         Folders or hub ids. The encoder may be a sentence-transformers model, of which the
-        transformer is taken; a name without an owner is one of theirs.
-    k, chunking, projector_width
+        transformer is taken; a name without an owner is one of theirs. The decoder may be a GGUF
+        file, whose weights are dequantised (extra ``gguf``).
+    k, chunking, projector_width, chunk_sizes, pooling_width
         See `RefragConfig`.
     window
         Tokens that the encoder reads at once. Default: k, every chunk on its own.
@@ -80,14 +82,19 @@ def compose(
         pooling=pooling,
         chunking=chunking,
         projector_width=projector_width,
+        chunk_sizes=chunk_sizes,
+        pooling_width=pooling_width,
         shared_vocabulary=same_vocabulary(*tokenizers),
         encoder_width=encoder_model.config.hidden_size,
         decoder_width=decoder_model.get_input_embeddings().weight.shape[1],
     )
     projector = Projector(config.chunk_width, config.decoder_width, config.projector_width)
+    pooling = build_pooling(config)
+    if pooling is not None:
+        pooling.start().to(place, encoder_model.dtype)
     return RefragModel(
         config=config,
-        encoder=ChunkEncoder(encoder_model, tokenizers[0], config),
+        encoder=ChunkEncoder(encoder_model, tokenizers[0], config, pooling),
         projector=projector.to(place, decoder_model.dtype),
         decoder=decoder_model,
         tokenizer=tokenizers[1],
@@ -102,7 +109,7 @@ def _full_name(encoder: str | Path) -> str | Path:
 
 def _split(options: dict[str, Any]) -> tuple[Placement, dict[str, Any]]:
     """What is for loading parts, and what is for the hub."""
-    placing = {field.name for field in fields(Placement)} & options.keys()
+    placing = {"dtype", "device", "device_map", "attn_implementation"} & options.keys()
     chosen = {name: options[name] for name in placing}
     hub = {name: value for name, value in options.items() if name not in placing}
     return Placement(**{**chosen, "exact": False}), hub

