@@ -6,6 +6,11 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 10_000
+
 
 def normalise(text: str) -> str:
     """Lower-case, without punctuation, articles and superfluous spaces (SQuAD)."""
@@ -32,6 +37,17 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return (middle - spread) / scale, (middle + spread) / scale
+
+
+def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the mean, resampling questions.
+
+    Paired, if the values are differences on the same questions.
+    """
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), RESAMPLES)
+    low, high = np.percentile(counts @ values / len(values), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _f1(answer: str, expected: str) -> float:

@@ -9,15 +9,35 @@ from refrag_rag.extras import RETRIEVAL, need
 
 def add_quality(commands: Any) -> None:
     """Add them to the subparsers of the command line."""
-    evaluate = commands.add_parser("eval", help="measure a model on held-out questions")
+    evaluate = commands.add_parser("eval", help="measure a model on your questions")
     evaluate.add_argument("model", help="embedded name, folder or hub id")
-    evaluate.add_argument("--json", type=Path, required=True, help="where to write the figures")
-    evaluate.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
     evaluate.add_argument(
-        "--rag", type=Path, action="append", default=[], metavar="FILE",
-        help="also an xz-compressed JSON-lines file of questions with passages; repeatable",
+        "--data", type=Path, nargs="+", required=True, metavar="FILE",
+        help="JSON lines, plain or xz: question, answers, contexts with text (and title, score)",
     )  # fmt: skip
-    evaluate.add_argument("--rag-limit", type=int, help="questions of each such file")
+    evaluate.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER",
+        help="where to write answers and figures; a run that was stopped goes on from there",
+    )  # fmt: skip
+    evaluate.add_argument("--limit", type=int, help="questions of each file")
+    evaluate.add_argument(
+        "-k", type=int, nargs="+", default=[], help="chunk sizes (default: the model's usual one)"
+    )
+    evaluate.add_argument(
+        "--policies", nargs="*", default=["lexical", "random"], metavar="POLICY",
+        help="which chunks stay text (default: lexical random)",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--shares", type=float, nargs="+", default=[0.1, 0.2], metavar="P",
+        help="largest shares of chunks that stay text (default: 0.1 0.2)",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--arms", nargs="+", default=[], metavar="ARM", help="only these (default: all)"
+    )
+    evaluate.add_argument(
+        "--ranking", choices=("file", "retriever"), default="file",
+        help="which passages are best: the file's first (or highest score), or by similarity",
+    )  # fmt: skip
     evaluate.set_defaults(run=_evaluate)
 
     policies = commands.add_parser("policies", help="measure policies on held-out questions")
@@ -60,15 +80,20 @@ def add_quality(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    need("demo", "refrag eval", RETRIEVAL)
+    if options.ranking == "retriever":
+        need("demo", "refrag eval --ranking retriever", RETRIEVAL)
     from refrag_rag.evaluation.run import evaluate
 
     for line in evaluate(
         options.model,
-        options.json,
-        count=options.questions,
-        files=options.rag,
-        limit=options.rag_limit,
+        options.data,
+        options.out,
+        ks=options.k,
+        policies=options.policies,
+        shares=options.shares,
+        arms=options.arms,
+        limit=options.limit,
+        ranking=options.ranking,
     ):
         print(line, flush=True)
 

@@ -3,7 +3,7 @@
 import json
 import lzma
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -19,12 +19,24 @@ FACTS = 6
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the answers that count, and the passages that were retrieved for it."""
+    """A question, the answers that count, and the passages that were retrieved for it.
+
+    Attributes
+    ----------
+    best
+        Places of the passages, best first; None if they stand in that order.
+    """
 
     text: str
     answers: tuple[str, ...]
     passages: tuple[str, ...]
     gold_retrieved: bool = True
+    best: tuple[int, ...] | None = None
+
+    @property
+    def ranking(self) -> tuple[int, ...]:
+        """Places of the passages, best first."""
+        return tuple(range(len(self.passages))) if self.best is None else self.best
 
 
 def held_out_questions(
@@ -56,31 +68,68 @@ def held_out_questions(
 
 
 def read_questions(path: str | Path, *, limit: int | None = None) -> list[Question]:
-    """Questions of an xz-compressed JSON-lines file with ``question``, ``answers``, ``contexts``.
+    """Questions of a JSON-lines file, plain or compressed with xz.
+
+    A line is an object with ``question``, ``answers`` (texts; one of them is enough) and
+    ``contexts``, a list of objects with ``text`` and, if there is one, ``title``. If all contexts
+    of a question have a ``score``, those with the highest are the best; otherwise the first.
 
     Raises
     ------
     InputError
-        If a line is not such a record; file and line are named.
+        If the file or a line cannot be read; file and line are named.
     """
+    file = Path(path)
     found: list[Question] = []
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if limit is not None and len(found) == limit:
-                break
-            found.append(_record(line, f"{path}, line {number}"))
+    number = 0
+    try:
+        opened = lzma.open if file.suffix == ".xz" else open
+        with opened(file, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if limit is not None and len(found) == limit:
+                    break
+                if line.strip():
+                    found.append(_record(line, f"{path}, line {number}"))
+    except (OSError, UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
+        raise InputError(
+            f"{path} cannot be read behind line {number} ({error}); expected JSON lines in UTF-8, "
+            "plain or compressed with xz."
+        ) from error
+    if not found:
+        raise InputError(f"{path} holds no question; expected one a line.")
     return found
+
+
+def rank_by_retriever(questions: Sequence[Question]) -> list[Question]:
+    """The same questions with their passages ranked by the demo's embedding model."""
+    passages = list(dict.fromkeys(p for question in questions for p in question.passages))
+    similar = Retriever(passages).similarities([question.text for question in questions])
+    row = {passage: place for place, passage in enumerate(passages)}
+    ranked = []
+    for question, values in zip(questions, similar, strict=True):
+        places = [row[passage] for passage in question.passages]
+        best = sorted(range(len(places)), key=lambda n: -values[places[n]])
+        ranked.append(replace(question, best=tuple(best)))
+    return ranked
 
 
 def _record(line: str, place: str) -> Question:
     try:
         record = json.loads(line)
-        passages = [f"{context['title']}\n{context['text']}" for context in record["contexts"]]
-        return Question(record["question"], tuple(record["answers"]), tuple(passages))
-    except (ValueError, KeyError, TypeError) as error:
+        contexts, answers = record["contexts"], record["answers"]
+        passages = ["\n".join(filter(None, (c.get("title"), c["text"]))) for c in contexts]
+        texts = [record["question"], *answers, *passages]
+        if isinstance(answers, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("a text is something else")
+        scores = [context.get("score") for context in contexts]
+        best = None
+        if scores and all(isinstance(score, int | float) for score in scores):
+            best = tuple(sorted(range(len(scores)), key=lambda n: -scores[n]))
+        return Question(record["question"], tuple(answers), tuple(passages), best=best)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{place}: {error!r}; expected 'question', 'answers' and 'contexts' with 'title' and "
-            "'text'."
+            f"{place}: {error!r}; expected 'question', 'answers' (a list of texts) and 'contexts' "
+            "(a list of objects with 'text', and 'title' if there is one)."
         ) from error
 
 

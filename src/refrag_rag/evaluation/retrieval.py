@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refrag_rag.errors import InputError
 
 
@@ -32,14 +35,19 @@ class Retriever:
         faiss = import_module("faiss")
         library = import_module("sentence_transformers")
         self._model = library.SentenceTransformer(str(embedding_model_folder()), device="cpu")
-        vectors = self._embed(passages)
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(vectors)
+        self._vectors = self._embed(passages)
+        self._index = faiss.IndexFlatIP(self._vectors.shape[1])
+        self._index.add(self._vectors)
 
     def nearest(self, questions: Sequence[str], count: int) -> list[list[int]]:
         """Indices of the `count` nearest passages of each question, best first."""
         _, found = self._index.search(self._embed(questions), count)
         return [[int(i) for i in row if i >= 0] for row in found]
+
+    def similarities(self, questions: Sequence[str]) -> NDArray[np.float32]:
+        """Cosine similarity of all questions and passages, *shape* (questions, passages)."""
+        found: NDArray[np.float32] = self._embed(questions) @ self._vectors.T
+        return found
 
     def _embed(self, texts: Sequence[str]):  # type: ignore[no-untyped-def]
         return self._model.encode(

@@ -1,55 +1,168 @@
-"""``refrag eval``: the tables of the model card, from one command."""
+"""``refrag eval``: anybody's questions, read in several ways by one model."""
 
-import logging
-from collections.abc import Iterator, Sequence
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
 
 from refrag_rag.engine import Refrag
-from refrag_rag.evaluation.quality import PLAIN_ARMS, fits, markdown, measure, report, write_json
-from refrag_rag.evaluation.questions import held_out_questions, read_questions, recall
+from refrag_rag.evaluation.answers import AnswerFile, Place, Row
+from refrag_rag.evaluation.arms import (
+    ANSWER_TOKENS,
+    CONTEXT,
+    Arm,
+    answer,
+    build_arms,
+    choose_arms,
+    fits,
+)
+from refrag_rag.evaluation.metrics import exact_match, f1
+from refrag_rag.evaluation.questions import Question, rank_by_retriever, read_questions
+from refrag_rag.evaluation.table import markdown, score_rows
+from refrag_rag.scoring import decoder_fingerprint
 
-logger = logging.getLogger(__name__)
-GOLD, EVERY = "gold passage retrieved", "all questions"
+BLOCK = 10  # questions of one file before the next file's turn: a run that stops is balanced
+ANSWERS, RESULTS = "answers.jsonl", "results.json"
+Ranking = Literal["file", "retriever"]
 
 
-def evaluate(
-    model: str, target: Path, *, count: int, files: Sequence[Path] = (), limit: int | None = None
+def evaluate(  # noqa: PLR0913 - the settings of a command, by name
+    model: str,
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    ks: Sequence[int] = (),
+    policies: Sequence[str] = ("lexical", "random"),
+    shares: Sequence[float] = (0.1, 0.2),
+    arms: Sequence[str] = (),
+    limit: int | None = None,
+    ranking: Ranking = "file",
+    base: Path | None = None,
 ) -> Iterator[str]:
-    """Measure, write JSON to `target`, and yield Markdown.
+    """Answer, write every answer to `folder` at once, and yield tables.
 
     Parameters
     ----------
     model
         Embedded name, folder or hub id.
-    count
-        Held-out questions, eight retrieved passages each.
     files
-        Further question files; read as full text and compressed only. Questions whose full text
-        is longer than the decoder's window are left out of all arms, and counted.
+        See `read_questions`.
+    folder
+        Gets ``answers.jsonl`` and ``results.json``. A run that was stopped goes on from there.
+    ks
+        Chunk sizes; the model's usual one by default.
+    policies, shares
+        See `build_arms`.
+    arms
+        Names of arms, if not all.
     limit
         Questions of each file.
+    ranking
+        Which passages are the best: those that the file has first, or those that the demo's
+        embedding model finds nearest to the question.
+    base
+        Of a delta checkpoint.
+
+    Raises
+    ------
+    InputError
+        If a question, an arm or a policy cannot be used.
     """
-    engine = Refrag.load(model)
-    questions = held_out_questions(engine.model.tokenizer, count=count)
-    answers = measure(engine, questions)
-    kept = [place for place, question in enumerate(questions) if question.gold_retrieved]
-    groups = {
-        GOLD: (
-            [questions[place] for place in kept],
-            {arm: [found[place] for place in kept] for arm, found in answers.items()},
-        ),
-        EVERY: (questions, answers),
+    chosen = choose_arms(build_arms(policies, shares), arms)
+    asked = {file.name.split(".")[0]: read_questions(file, limit=limit) for file in files}
+    if ranking == "retriever":
+        asked = {name: rank_by_retriever(questions) for name, questions in asked.items()}
+    engines = {k: Refrag.load(model, k=k, base=base) for k in ks or (None,)}
+    first = next(iter(engines.values()))
+    kept = AnswerFile(folder / ANSWERS, _about(first, ranking))
+    fitting = {
+        name: [n for n, question in enumerate(questions) if fits(first, question)]
+        for name, questions in asked.items()
     }
-    rest: dict[str, object] = {"recall_at_8": recall(questions), "too_long": {}}
-    write_json(report(engine, groups) | rest, target)  # a long run leaves what it has
-    for file in files:
-        name = file.name.split(".")[0]
-        asked = read_questions(file, limit=limit)
-        fitting = [question for question in asked if fits(engine, question)]
-        groups[name] = (fitting, measure(engine, fitting, PLAIN_ARMS, batch=2))
-        rest["too_long"] |= {name: len(asked) - len(fitting)}  # type: ignore[operator]
-        write_json(report(engine, groups) | rest, target)
-    result = report(engine, groups) | rest
-    yield f"Retriever's recall at 8: {recall(questions):.1%}\n"
-    for name, rows in result["scores"].items():  # type: ignore[attr-defined]
-        yield f"**{name}**\n\n{markdown(rows)}"
+    for engine in engines.values():
+        _read(engine, chosen, asked, fitting, kept)
+        report = _report(kept, asked, fitting)
+        (folder / RESULTS).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    yield from markdown(report["files"])
+
+
+def _read(
+    engine: Refrag,
+    arms: Sequence[Arm],
+    asked: Mapping[str, Sequence[Question]],
+    fitting: Mapping[str, Sequence[int]],
+    kept: AnswerFile,
+) -> None:
+    """Answer what is not answered yet, a block of each file in turn."""
+    k = engine.model.config.k
+    most = max(map(len, fitting.values()), default=0)
+    total = sum(map(len, fitting.values()))
+    with tqdm(total=total, desc=f"k = {k}", unit="question", smoothing=0.05) as bar:
+        for start in range(0, most, BLOCK):
+            for name, numbers in fitting.items():
+                for number in numbers[start : start + BLOCK]:
+                    _ask(engine, arms, name, asked[name], number, kept)
+                    bar.update()
+
+
+def _ask(
+    engine: Refrag,
+    arms: Sequence[Arm],
+    file: str,
+    questions: Sequence[Question],
+    number: int,
+    kept: AnswerFile,
+) -> None:
+    k = engine.model.config.k
+    places = {arm.name: Place(file, number, arm.name, 0 if arm.without_k else k) for arm in arms}
+    places |= {a.name: Place(file, number, a.name, k) for a in arms if a.equal_to}
+    todo = [arm for arm in arms if places[arm.name] not in kept.rows]
+    if not todo:
+        return
+    question, other = questions[number], questions[(number + 7) % len(questions)]
+    engine.precompute([*question.passages, *other.passages])  # not on the clock
+    for arm in todo:
+        room = kept.rows[places[arm.equal_to]].positions if arm.equal_to else 0
+        found = answer(engine, arm, question, other=other, positions=room)
+        kept.add(
+            Row(
+                *places[arm.name],
+                text=found.text,
+                exact=exact_match(found.text, question.answers),
+                f1=f1(found.text, question.answers),
+                positions=found.counts.positions,
+                ttft_s=found.timings.ttft_s,
+            )
+        )
+
+
+def _about(engine: Refrag, ranking: Ranking) -> dict[str, Any]:
+    return {
+        "model": engine.model_name,
+        "decoder": decoder_fingerprint(engine.model),
+        "prompt": CONTEXT,
+        "answer_tokens": ANSWER_TOKENS,
+        "ranking": ranking,
+    }
+
+
+def _report(
+    kept: AnswerFile,
+    asked: Mapping[str, Sequence[Question]],
+    fitting: Mapping[str, Sequence[int]],
+) -> dict[str, Any]:
+    return {
+        "files": {
+            name: score_rows([row for row in kept.rows.values() if row.file == name])
+            for name in asked
+        },
+        "too_long": {name: len(asked[name]) - len(fitting[name]) for name in asked},
+        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+    }
