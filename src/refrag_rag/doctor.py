@@ -138,7 +138,7 @@ def report(model: str | None = None) -> Iterator[str]:
         state = f"missing {', '.join(missing)}: pip install 'refrag-rag[{extra}]'"
         yield f"extra     {extra}: {state if missing else 'installed'}"
     if model is None:
-        yield "advice    Name a checkpoint to see what it needs: refrag doctor tiny"
+        yield "advice    Name a checkpoint to see what it needs: refrag doctor smol"
         return
     folder = resolve(model)
     layout, folder = layout_of(folder)

@@ -93,7 +93,7 @@ class Refrag:
     @classmethod
     def load(  # noqa: PLR0913 - settings of an engine, by name
         cls,
-        name_or_path: str | Path = "tiny",
+        name_or_path: str | Path = "smol",
         *,
         store: str | Path | ChunkStore | None = None,
         policy: str | Policy = "lexical",
@@ -115,7 +115,7 @@ class Refrag:
             Compile the decoder with ``torch.compile`` when it is first used, which takes a while
             and on CPUs needs a C++ compiler and Python's headers.
         **options
-            See `refrag_rag.checkpoints.load`: dtype, device, device_map, revision ...
+            See `refrag_rag.checkpoints.load`: dtype, device, device_map, k, base, revision ...
         """
         model = RefragModel.from_pretrained(name_or_path, **options)
         if compile:

@@ -66,7 +66,7 @@ def add_quality(commands: Any) -> None:
         help="xz-compressed JSON lines: question, answers, contexts with title and text",
     )  # fmt: skip
     covered.add_argument("--json", type=Path, required=True, help="where to write the figures")
-    covered.add_argument("--model", default="tiny", help="cuts the chunks (default: tiny)")
+    covered.add_argument("--model", default="smol", help="cuts the chunks (default: smol)")
     covered.add_argument(
         "--policies", nargs="+", default=["random", "exact", "lexical"], metavar="POLICY",
         help="such as need only texts (default: random exact lexical)",

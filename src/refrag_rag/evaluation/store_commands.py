@@ -10,7 +10,7 @@ def add_store(kinds: Any) -> None:
     store = kinds.add_parser(
         "store", help="formats of chunk embeddings, and the store on disk as it grows"
     )
-    store.add_argument("--model", default="tiny", help="embedded name, folder or hub id")
+    store.add_argument("--model", default="smol", help="embedded name, folder or hub id")
     store.add_argument(
         "--questions", type=int, default=2000, help="held-out, for the formats (default: 2000)"
     )

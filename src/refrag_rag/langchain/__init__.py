@@ -4,7 +4,7 @@ Agents: `RefragMiddleware`, which needs the ``langchain`` package.
 
 Examples
 --------
->>> engine = Refrag.load("tiny", store="./vectors")                           # doctest: +SKIP
+>>> engine = Refrag.load("smol", store="./vectors")                           # doctest: +SKIP
 >>> documents = RefragIndexer(engine).transform_documents(splits)             # doctest: +SKIP
 >>> retriever = ContextualCompressionRetriever(                               # doctest: +SKIP
 ...     base_compressor=RefragCompressor(), base_retriever=store.as_retriever()

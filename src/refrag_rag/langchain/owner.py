@@ -92,7 +92,7 @@ class EngineOwner(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    model_name: str = Field(default="tiny", description="Name or folder of the model.")
+    model_name: str = Field(default="smol", description="Name or folder of the model.")
     store: str | None = Field(default=None, description="Folder of the store; None: memory.")
     load_kwargs: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="Other arguments of Refrag.load."

@@ -2,7 +2,7 @@
 
 Examples
 --------
->>> engine = Refrag.load("tiny", store="./vectors")                          # doctest: +SKIP
+>>> engine = Refrag.load("smol", store="./vectors")                          # doctest: +SKIP
 >>> index = VectorStoreIndex.from_documents(                                 # doctest: +SKIP
 ...     documents, transformations=[SentenceSplitter(), RefragTransform(engine)]
 ... )

@@ -42,7 +42,7 @@ class EngineOwner(BaseComponent):
         If an engine and settings for another one are given.
     """
 
-    model_name: str = Field(default="tiny", description="Name or folder of the model.")
+    model_name: str = Field(default="smol", description="Name or folder of the model.")
     store: str | None = Field(default=None, description="Folder of the store; None: memory.")
     device_map: str | dict[str, Any] | None = Field(default=None, description="As transformers.")
     model_kwargs: dict[str, Any] = Field(
