@@ -91,6 +91,10 @@ class RefragConfig:
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""
+        self._check_values()
+        self._check_pooling()
+
+    def _check_values(self) -> None:
         if self.k < LONGEST_CHARACTER:
             raise InputError(f"k = {self.k}; expected at least 4, so that any character fits.")
         if self.window < self.k:
@@ -105,13 +109,15 @@ class RefragConfig:
                 f"k = {self.k} with chunk_sizes = {self.chunk_sizes}; expected k to be one of "
                 f"them, each at least {LONGEST_CHARACTER}."
             )
+        if self.overlap < 0:
+            raise InputError(f"overlap = {self.overlap}; expected at least 0.")
+
+    def _check_pooling(self) -> None:
         if self.pooling == "concat" and len(self.sizes) > 1:
             raise InputError(
                 "pooling = 'concat' makes vectors of another width for another k; expected one "
                 "chunk size. Use pooling = 'linear'."
             )
-        if self.overlap < 0:
-            raise InputError(f"overlap = {self.overlap}; expected at least 0.")
         if self.pooling == "cls" and self.window != self.k:
             raise InputError("pooling = 'cls' needs isolated chunks: set window = k.")
         if not self.encoder_reads_ids and (
@@ -123,9 +129,7 @@ class RefragConfig:
             )
         if self.projector == "attn_norm_mlp" and self.pooling in ("concat", "linear"):
             raise InputError("projector = 'attn_norm_mlp' attends over states, not joined ones.")
-        if self.pooling_width is not None and (
-            self.pooling != "linear" or self.pooling_width < 1
-        ):
+        if self.pooling_width is not None and (self.pooling != "linear" or self.pooling_width < 1):
             raise InputError(
                 f"pooling_width = {self.pooling_width} with pooling = {self.pooling!r}; expected "
                 "at least 1, and only with 'linear'."

@@ -12,7 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
-from refrag_rag.checkpoints import layout_of, resolve
+from refrag_rag.checkpoints import delta, layout_of, resolve
+from refrag_rag.checkpoints.base import Base
+from refrag_rag.checkpoints.cache import cache_folder
 from refrag_rag.errors import CheckpointError
 
 EXTRAS = {
@@ -140,13 +142,28 @@ def report(model: str | None = None) -> Iterator[str]:
     if model is None:
         yield "advice    Name a checkpoint to see what it needs: refrag doctor smol"
         return
-    folder = resolve(model)
-    layout, folder = layout_of(folder)
+    layout, folder = layout_of(resolve(model))
+    if layout == delta.NAME:
+        manifest = delta.read_manifest(folder)
+        yield f"base      {manifest.base.name}: {_base_state(manifest.base)}"
+        folder = cache_folder() / manifest.folder_name()
+        if not folder.is_dir():
+            yield f"model     {model}: {layout} layout, not put together yet"
+            yield f"advice    Load it once: Refrag.load({model!r}) puts it together, in {folder}"
+            return
+        yield f"folder    {folder}"
     found = needs(folder)
     total = found.bytes_on(machine, found.window)
     yield f"model     {model}: {layout} layout, {found.parameters:,} parameters"
     yield f"needs     {total / GIB:.2f} GiB with a full window of {found.window:,} positions"
     yield f"advice    {advise(machine, found)}"
+
+
+def _base_state(base: Base) -> str:
+    place = base.installed()
+    if place is not None:
+        return f"installed, {place}"
+    return f"not installed: {base.command}" if base.command else "taken from the hub"
 
 
 def advise(machine: Machine, found: Needs) -> str:

@@ -208,11 +208,20 @@ class RefragModel(nn.Module):
             digest.update(tensor.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:32]
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the checkpoint folder, beside and renamed into place."""
-        from refrag_rag.checkpoints import save
+    def save_pretrained(
+        self, folder: str | Path, *, base: str | Path | None = None, **options: Any
+    ) -> None:
+        """Write the checkpoint folder, beside and renamed into place.
 
-        save(self, Path(folder))
+        With a `base`, write a delta checkpoint, which holds only what was trained: see
+        `refrag_rag.checkpoints.save_delta` for the options.
+        """
+        from refrag_rag.checkpoints import save, save_delta
+
+        if base is None:
+            save(self, Path(folder), **options)
+        else:
+            save_delta(self, Path(folder), base=base, **options)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "RefragModel":

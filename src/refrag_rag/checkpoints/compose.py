@@ -89,12 +89,12 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
         decoder_width=decoder_model.get_input_embeddings().weight.shape[1],
     )
     projector = Projector(config.chunk_width, config.decoder_width, config.projector_width)
-    pooling = build_pooling(config)
-    if pooling is not None:
-        pooling.start().to(place, encoder_model.dtype)
+    learned = build_pooling(config)
+    if learned is not None:
+        learned.start().to(place, encoder_model.dtype)
     return RefragModel(
         config=config,
-        encoder=ChunkEncoder(encoder_model, tokenizers[0], config, pooling),
+        encoder=ChunkEncoder(encoder_model, tokenizers[0], config, learned),
         projector=projector.to(place, decoder_model.dtype),
         decoder=decoder_model,
         tokenizer=tokenizers[1],

@@ -28,6 +28,7 @@ from refrag_rag.checkpoints.native import CARD, CONFIG, ENCODER, beside, check_t
 from refrag_rag.checkpoints.native import read as read_assembled
 from refrag_rag.checkpoints.parts import Placement, read_decoder, read_tokenizer
 from refrag_rag.checkpoints.policy import write_policies
+from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
@@ -62,6 +63,10 @@ class Manifest:
     dtype: torch.dtype
     digest: str
     key: str
+
+    def folder_name(self, *, merged: bool = True) -> str:
+        """Name of the folder in the cache, with the adapter merged or beside the decoder."""
+        return f"{self.config.name}-{self.key}{'' if merged else '-apart'}"
 
 
 def recognises(folder: Path) -> bool:
@@ -102,7 +107,6 @@ def assembled(folder: Path, placement: Placement | None = None) -> Path:
     manifest = read_manifest(folder)
     if placement.k is not None:
         manifest.config.with_k(placement.k)  # before anything is made
-    variant = "" if placement.adapter else "-apart"
 
     def build(target: Path) -> None:
         base = manifest.base.find(placement.base, local_files_only=placement.local_files_only)
@@ -112,7 +116,7 @@ def assembled(folder: Path, placement: Placement | None = None) -> Path:
             weights=weights, shared=shared, merged=placement.adapter,
         )  # fmt: skip
 
-    return cached(f"{manifest.config.name}-{manifest.key}{variant}", build)
+    return cached(manifest.folder_name(merged=placement.adapter), build)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -141,8 +145,17 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(config, Base.from_json(base), dtype, digest, key)
 
 
-def save_delta(model: RefragModel, folder: Path, *, base: Base, place: Path) -> None:
-    """Write a delta checkpoint: small enough to share, and to be put together by `load`.
+def save_delta(
+    model: RefragModel,
+    folder: Path,
+    *,
+    base: str | Path,
+    revision: str | None = None,
+    distribution: tuple[str, str] | None = None,
+) -> None:
+    """Write a delta checkpoint: small enough to share, and put together again by `load`.
+
+    Large matrices of encoder and adapter are rounded to eight bits: measure what comes out.
 
     Parameters
     ----------
@@ -151,9 +164,11 @@ def save_delta(model: RefragModel, folder: Path, *, base: Base, place: Path) -> 
     folder
         New, or an older checkpoint of ours.
     base
-        Description of the base.
-    place
-        The base's GGUF file or folder.
+        The base's GGUF file, folder or hub id.
+    revision
+        Of the hub id.
+    distribution
+        Name and version of a Python package that carries the base's file.
 
     Raises
     ------
@@ -161,10 +176,13 @@ def save_delta(model: RefragModel, folder: Path, *, base: Base, place: Path) -> 
         If the decoder is not the base's, or the folder cannot be written.
     """
     check_target(folder)
+    place = resolve(base, revision=revision)
+    of_hub = None if Path(base).exists() else (str(base), revision)
+    about = Base.of(place, name=Path(base).name, repository=of_hub, distribution=distribution)
     adapter, original = factors(model.decoder)
-    decoder = read_decoder(base.check(place), Placement(dtype="auto", device=model.device))
+    decoder = read_decoder(place, Placement(dtype="auto", device=model.device))
     theirs = decoder.state_dict()
-    _check_same(original, theirs, base)
+    _check_same(original, theirs, about)
     encoder = model.encoder.model.state_dict()
     shared = _shared(encoder, theirs)
     weights = {f"encoder.{n}": t for n, t in encoder.items() if n not in shared}
@@ -181,7 +199,7 @@ def save_delta(model: RefragModel, folder: Path, *, base: Base, place: Path) -> 
         write_policies(model.policies, part)
         values = json.loads(model.config.to_json())
         values["delta"] = {
-            "base": base.to_json(),
+            "base": about.to_json(),
             "dtype": str(model.decoder.dtype).removeprefix("torch."),
             "sha256": sha256(part / DELTA),
         }

@@ -24,10 +24,11 @@ def rounded(name: str, weight: Tensor) -> dict[str, Tensor]:
         where 64 does not divide n.
     """
     group = GROUP if weight.shape[-1] % GROUP == 0 else weight.shape[-1]
-    grouped = weight.detach().float().cpu().unflatten(-1, (-1, group))  # (..., n / group, group)
+    whole = weight.detach().float().cpu()
+    grouped = whole.reshape(*whole.shape[:-1], -1, group)  # (..., n / group, group)
     scale = (grouped.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-7).half()
-    whole = (grouped / scale.float()).round().clamp(-127, 127).to(torch.int8)
-    return {name: whole.flatten(-2), name + SCALE: scale.squeeze(-1)}
+    numbers = (grouped / scale.float()).round().clamp(-127, 127).to(torch.int8)
+    return {name: numbers.flatten(-2), name + SCALE: scale.squeeze(-1)}
 
 
 def restored(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -49,6 +50,6 @@ def restored(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             if scale.shape[:-1] != tensor.shape[:-1] or tensor.shape[-1] % scale.shape[-1]:
                 raise ValueError(f"{name} {tuple(tensor.shape)} has scales {tuple(scale.shape)}")
-            grouped = tensor.float().unflatten(-1, (scale.shape[-1], -1))
+            grouped = tensor.float().reshape(*scale.shape, -1)
             weights[name] = (grouped * scale.float()[..., None]).flatten(-2)
     return weights

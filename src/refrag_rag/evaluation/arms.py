@@ -142,7 +142,9 @@ def _best_passages(engine: Refrag, question: Question, positions: int) -> list[M
         if left <= 0:
             break
         if lengths[text] > left:
-            ids = engine.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            ids = engine.model.tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=True
+            )
             text = text[: ids["offset_mapping"][min(left, len(ids["input_ids"])) - 1][1]]
         kept[place] = text
         left -= lengths[question.passages[place]]

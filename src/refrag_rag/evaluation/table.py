@@ -29,7 +29,7 @@ def score_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     common = sorted(set.intersection(*(set(found) for found in arms.values())))
     full = arms.get((FULL, 0))
     return [
-        _score(arm, k, [found[n] for n in common], full and [full[n] for n in common])
+        _score(arm, k, [found[n] for n in common], [full[n] for n in common] if full else None)
         for (arm, k), found in arms.items()
         if common
     ]

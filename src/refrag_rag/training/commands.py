@@ -77,6 +77,21 @@ def answers(arguments: Sequence[str]) -> None:
     print(f"{options.out}: {found.counts}; left out: {dict(found.skipped) or 'nothing'}")
 
 
+def delta(arguments: Sequence[str]) -> None:
+    """Save a trained model as a delta checkpoint: LoRA, encoder and projector, without the base."""
+    from refrag_rag.model import RefragModel
+
+    parser = argparse.ArgumentParser(prog="refrag train delta", description=delta.__doc__)
+    parser.add_argument("model", help="a trained model, with or without --lora: folder or hub id")
+    parser.add_argument("--base", required=True, help="its decoder's: GGUF file, folder or hub id")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    options = parser.parse_args(arguments)
+    model = RefragModel.from_pretrained(options.model, dtype="auto")
+    model.save_pretrained(options.out, base=options.base)
+    size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
+    print(f"{options.out}: {size / 1e6:.1f} MB, to be put together with {options.base}")
+
+
 def curriculum(arguments: Sequence[str]) -> None:
     """Show the length curriculum."""
     from refrag_rag.training.lengths import stage_counts
@@ -114,5 +129,6 @@ SERVING: dict[str, Callable[[Sequence[str]], None]] = {
     "answers": answers,
     "curriculum": curriculum,
     "ablate": ablate,
+    "delta": delta,
     "report": report,
 }
