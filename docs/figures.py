@@ -133,8 +133,8 @@ def _svg(body: str, height: int) -> str:
 def write(folder: Path) -> None:
     """Write all figures."""
     folder.mkdir(exist_ok=True)
-    documents = Path(__file__).parents[1] / "src/refrag_rag/demo/documents"
+    documents = Path(__file__).parents[1] / "src/refrag_rag/demo/facts/documents"
     passage = (documents / "titanic.txt").read_text("utf-8").strip()
-    drawn = prompt_figure(Refrag.load("tiny"), passage)
+    drawn = prompt_figure(Refrag.load("smol"), passage)
     (folder / "prompt.svg").write_text(drawn, encoding="utf-8")
     (folder / "chain.svg").write_text(chain_figure(), encoding="utf-8")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.quality import Arm, measure, message, scores
-from refrag_rag.evaluation.questions import Question, held_out_questions, recall
+from refrag_rag.evaluation.questions import Question, held_out_questions, read_questions, recall
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import POLICIES, get_policy, needs_of
 from refrag_rag.scoring import SCORERS
@@ -30,6 +30,7 @@ from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 
+WORLD = "world"
 FIXED = {"none": 0.0, "all": 1.0}
 
 
@@ -55,6 +56,7 @@ def measure_policies(
     name: str,
     target: Path,
     *,
+    data: str = WORLD,
     count: int,
     shares: Sequence[float],
     policies: Sequence[str] = (),
@@ -68,8 +70,11 @@ def measure_policies(
         Embedded name, folder or hub id.
     target
         JSON file; the picture gets its name with ``.png``.
+    data
+        File of questions, see `read_questions`; or ``world``, held-out questions of the invented
+        world that the tests' model knows, eight retrieved passages each.
     count
-        Held-out questions, eight retrieved passages each.
+        How many of them.
     shares
         Budgets; 0.1 should be among them.
     policies
@@ -85,7 +90,10 @@ def measure_policies(
     """
     _check(shares, policies, answers)
     model = RefragModel.from_pretrained(name)
-    questions = held_out_questions(model.tokenizer, count=count)
+    if data == WORLD:
+        questions = held_out_questions(model.tokenizer, count=count)
+    else:
+        questions = read_questions(data, limit=count)
     every = policies or (*POLICIES, *model.policies)
     names = [n for n in every if n not in (*FIXED, "retrieval")]
     chosen = {n: get_policy(n, model.policies) for n in (*FIXED, *names)}

@@ -40,9 +40,13 @@ def add_quality(commands: Any) -> None:
     )  # fmt: skip
     evaluate.set_defaults(run=_evaluate)
 
-    policies = commands.add_parser("policies", help="measure policies on held-out questions")
+    policies = commands.add_parser("policies", help="measure policies by the log-perplexity of answers")
     policies.add_argument("model", help="embedded name, folder or hub id")
     policies.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    policies.add_argument(
+        "--data", required=True, metavar="FILE",
+        help="questions as for eval, or 'world': those of the tests' model",
+    )  # fmt: skip
     policies.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
     policies.add_argument(
         "--shares", type=float, nargs="+", default=[0.05, 0.1, 0.43], metavar="P",
@@ -105,6 +109,7 @@ def _policies(options: argparse.Namespace) -> None:
     for line in measure_policies(
         options.model,
         options.json,
+        data=options.data,
         count=options.questions,
         shares=options.shares,
         policies=options.policies,
