@@ -1,6 +1,7 @@
 """ChunkEncoder: windows of a passage through an encoder, pooled to one vector a chunk."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,6 @@ class ChunkEncoder(nn.Module):
         self.config = config
         by_itself = config.mask == "own" or (config.mask == "causal" and _is_causal(model))
         self._pairwise = not by_itself
-        self._plain = PlainTokenizer(tokenizer)
         self._first = _first_token(tokenizer) if config.pooling == "cls" else ()
         self._marker = _marker_token(tokenizer) if config.pooling == "eos" else -1
         positions = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
@@ -171,6 +171,11 @@ class ChunkEncoder(nn.Module):
         if self.config.encoder_reads_ids:
             return id_windows(passage, self.config, limit=self.limit, marker=self._marker)
         return text_windows(passage, self.config, self._plain, limit=self.limit)
+
+    @cached_property
+    def _plain(self) -> PlainTokenizer:
+        """Made on first use: encoders that read the chunks' ids never need it."""
+        return PlainTokenizer(self.tokenizer)
 
     def _attention(self, mask: Tensor) -> Tensor:
         """The mask that the encoder gets: over keys, or over pairs where the config asks for it."""

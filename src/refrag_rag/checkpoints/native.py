@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -123,15 +124,26 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     if pooling is not None:
         fill(pooling, folder / POOLING)
         pooling.to(place, encoder.dtype)
+    tokenizers = _tokenizers(folder)
     model = RefragModel(
         config=config,
-        encoder=ChunkEncoder(encoder, read_tokenizer(folder / ENCODER), config, pooling),
+        encoder=ChunkEncoder(encoder, tokenizers[0], config, pooling),
         projector=projector.to(place, decoder.dtype),
         decoder=decoder,
-        tokenizer=read_tokenizer(folder / DECODER),
+        tokenizer=tokenizers[1],
     )
     model.policies.update(read_policies(folder, chunk_width=config.chunk_width))
     return model.eval()
+
+
+def _tokenizers(folder: Path) -> tuple[Any, Any]:
+    """The encoder's and the decoder's; read once where they are the same files."""
+    decoder = read_tokenizer(folder / DECODER)
+    names = ("tokenizer.json", "tokenizer_config.json")
+    pairs = [(folder / ENCODER / name, folder / DECODER / name) for name in names]
+    if all(a.is_file() and b.is_file() and a.read_bytes() == b.read_bytes() for a, b in pairs):
+        return decoder, decoder
+    return read_tokenizer(folder / ENCODER), decoder
 
 
 def _save_decoder(model: RefragModel, part: Path, weights: Mapping[str, Tensor] | None) -> None:
