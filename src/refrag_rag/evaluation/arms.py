@@ -1,6 +1,6 @@
 """Arms: the ways in which one question is read, by the same decoder and in the same prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from refrag_rag.chat_template import Message
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.questions import Question
-from refrag_rag.spans import neutralise, strip_spans, wrap
+from refrag_rag.spans import neutralise, wrap
 from refrag_rag.store import ChunkStore, MemoryStore, PassageEntry, passage_key
 
 ANSWER_TOKENS = 24
@@ -102,27 +102,23 @@ def answer(
     """
     reader = engine
     if arm.foreign:
-        reader = Refrag(engine.model, store=_foreign_store(engine, question, other))
+        reader = Refrag(engine.model, store=foreign_store(engine, question, other))
     messages = prompt(question, context=arm.context)
     if arm.equal_to:
         messages = _best_passages(engine, question, positions)
     return reader.generate(messages, policy=arm.policy, p=arm.p, max_new_tokens=ANSWER_TOKENS)
 
 
-def prompt(question: Question, *, context: bool = True) -> list[Message]:
-    """One user message: the passages as spans, then the question."""
-    passages = "\n\n".join(map(wrap, question.passages))
-    content = CONTEXT.replace("{context}", passages) if context else ""
+def prompt(question: Question, *, context: bool = True, marked: bool = True) -> list[Message]:
+    """One user message: the passages, as spans unless they are not to be marked; the question."""
+    passages = map(wrap, question.passages) if marked else question.passages
+    content = CONTEXT.replace("{context}", "\n\n".join(passages)) if context else ""
     return [{"role": "user", "content": content + ASK.replace("{question}", question.text)}]
 
 
 def fits(engine: Refrag, question: Question) -> bool:
-    """Whether the decoder's window holds the full text and an answer.
-
-    Counted without encoding anything, and 128 positions for the chat template.
-    """
-    text = strip_spans(str(prompt(question)[0]["content"]))
-    return len(engine.tokenize(text)) + 128 + ANSWER_TOKENS <= engine.context_window
+    """Whether the decoder's window holds the full text and an answer; nothing is encoded."""
+    return _plain_positions(engine, question) + ANSWER_TOKENS <= engine.context_window
 
 
 def _equal(name: str, short: str) -> Arm:
@@ -130,29 +126,49 @@ def _equal(name: str, short: str) -> Arm:
 
 
 def _best_passages(engine: Refrag, question: Question, positions: int) -> list[Message]:
-    """As many passages, best first, as the positions hold; the last one is cut to fit.
+    """As many passages as the positions hold, best first, the last one cut to fit; unmarked.
 
     They are printed in the order in which the full text has them.
     """
-    lengths = {text: len(engine.tokenize(neutralise(text) + "\n\n")) for text in question.passages}
-    left = positions - engine.compress(prompt(Question(question.text, (), ()))).positions
     kept: dict[int, str] = {}
     for place in question.ranking:
         text = question.passages[place]
-        if left <= 0:
-            break
-        if lengths[text] > left:
-            ids = engine.model.tokenizer(
-                text, add_special_tokens=False, return_offsets_mapping=True
-            )
-            text = text[: ids["offset_mapping"][min(left, len(ids["input_ids"])) - 1][1]]
-        kept[place] = text
-        left -= lengths[question.passages[place]]
-    passages = tuple(kept[place] for place in sorted(kept))
-    return prompt(Question(question.text, (), passages))
+        over = _positions_of(engine, question, {**kept, place: text}) - positions
+        if over <= 0:
+            kept[place] = text
+            continue
+        ends = _token_ends(engine, text)
+        left = len(ends) - over
+        while left > 0:
+            cut = {**kept, place: text[: ends[left - 1]]}
+            over = _positions_of(engine, question, cut) - positions
+            if over <= 0:
+                kept = cut
+                break
+            left -= over
+        break
+    return prompt(_only(question, kept), marked=False)
 
 
-def _foreign_store(engine: Refrag, question: Question, other: Question) -> ChunkStore:
+def _only(question: Question, kept: Mapping[int, str]) -> Question:
+    return Question(question.text, (), tuple(kept[place] for place in sorted(kept)))
+
+
+def _positions_of(engine: Refrag, question: Question, kept: Mapping[int, str]) -> int:
+    return _plain_positions(engine, _only(question, kept))
+
+
+def _plain_positions(engine: Refrag, question: Question) -> int:
+    return engine.compress(prompt(question, marked=False)).positions
+
+
+def _token_ends(engine: Refrag, text: str) -> list[int]:
+    """Where each token of a text ends, in characters."""
+    read = engine.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return [end for _, end in read["offset_mapping"]]
+
+
+def foreign_store(engine: Refrag, question: Question, other: Question) -> ChunkStore:
     """A store in which each passage has the chunk embeddings of one of another question's."""
     store = MemoryStore()
     swapped: dict[str, PassageEntry] = {}

@@ -40,7 +40,9 @@ def add_quality(commands: Any) -> None:
     )  # fmt: skip
     evaluate.set_defaults(run=_evaluate)
 
-    policies = commands.add_parser("policies", help="measure policies by the log-perplexity of answers")
+    policies = commands.add_parser(
+        "policies", help="measure policies by the log-perplexity of answers"
+    )
     policies.add_argument("model", help="embedded name, folder or hub id")
     policies.add_argument("--json", type=Path, required=True, help="where to write the figures")
     policies.add_argument(

@@ -1,0 +1,186 @@
+"""``refrag eval``: arms, answers that survive a stop, and the table."""
+
+import json
+import lzma
+
+import numpy as np
+import pytest
+
+from refrag_rag import InputError
+from refrag_rag.cli import main
+from refrag_rag.evaluation.answers import AnswerFile, Row
+from refrag_rag.evaluation.arms import (
+    CLOSED,
+    FULL,
+    VECTORS,
+    answer,
+    build_arms,
+    choose_arms,
+    fits,
+    foreign_store,
+    prompt,
+)
+from refrag_rag.evaluation.metrics import bootstrap
+from refrag_rag.evaluation.questions import Question, read_questions
+from refrag_rag.evaluation.table import markdown, score_rows
+from refrag_rag.store import passage_key
+from tests.conftest import build_model
+
+PASSAGES = tuple(
+    f"Passage {n}. " + f"The mill {n} stood by the river for years. " * 6 for n in "abcd"
+)
+OTHER = Question("Where?", ("here",), tuple(f"Elsewhere {n} it rained." * 5 for n in range(4)))
+QUESTION = Question("What stood by the river?", ("mill b",), PASSAGES, best=(1, 0, 3, 2))
+ARMS = {arm.name: arm for arm in build_arms(["lexical", "random"], [0.2])}
+EQUAL = "best passages as text, positions of p = 0.2"
+
+
+def read(engine, name, **options):
+    return answer(engine, ARMS[name], QUESTION, other=OTHER, **options)
+
+
+def test_every_arm_reads_what_it_says(engine):
+    engine.precompute([*QUESTION.passages, *OTHER.passages])
+    full, closed, vectors, lexical = (
+        read(engine, name).counts for name in (FULL, CLOSED, VECTORS, "lexical, p = 0.2")
+    )
+    assert full.positions == full.plain_positions
+    assert closed.spans == 0
+    assert vectors.expanded == 0
+    assert 0 < lexical.expanded <= 0.2 * lexical.chunks + 1
+    assert closed.positions < vectors.positions < lexical.positions < full.positions
+
+
+def test_equal_positions_are_filled_with_the_best_passages(engine):
+    engine.precompute(QUESTION.passages)
+    room = read(engine, "lexical, p = 0.2").counts.positions
+    found = read(engine, EQUAL, positions=room).counts
+    assert found.positions == found.plain_positions
+    assert 0.9 * room < found.positions <= room
+    assert found.spans == 0
+    everything = read(engine, EQUAL, positions=10_000).counts
+    assert everything.positions == engine.compress(prompt(QUESTION, marked=False)).positions
+    nothing = read(engine, EQUAL, positions=1).counts
+    assert nothing.positions == engine.compress(prompt(Question(QUESTION.text, (), ()))).positions
+
+
+def test_foreign_embeddings_are_those_of_the_other_question(engine):
+    engine.precompute([*QUESTION.passages, *OTHER.passages])
+    found = read(engine, "embeddings of other passages")
+    assert found.counts.positions == read(engine, VECTORS).counts.positions
+    keys = [[passage_key(p) for p in q.passages] for q in (QUESTION, OTHER)]
+    store = foreign_store(engine, QUESTION, OTHER)
+    swapped = store.get(engine.namespace, keys[0])
+    own, theirs = (engine.store.get(engine.namespace, one) for one in keys)
+    for entry, mine, other in zip(swapped, own, theirs, strict=True):
+        assert entry.token_ids.tolist() == mine.token_ids.tolist()
+        shared = min(len(other.embeddings), len(entry.embeddings))
+        np.testing.assert_array_equal(entry.embeddings[:shared], other.embeddings[:shared])
+
+
+def test_arms_are_chosen_with_what_they_need():
+    arms = list(ARMS.values())
+    assert [arm.name for arm in choose_arms(arms, [EQUAL])] == ["lexical, p = 0.2", EQUAL]
+    assert choose_arms(arms, []) == arms
+    with pytest.raises(InputError, match="full text"):
+        choose_arms(arms, ["everything"])
+
+
+def test_the_window_is_checked_without_encoding(engine):
+    assert fits(engine, QUESTION)
+    assert not fits(engine, Question("?", ("a",), ("word " * 4000,)))
+    assert len(engine.store.get(engine.namespace, ["x"])) == 1
+
+
+def write(path, count=3, **changes):
+    contexts = [{"title": "T", "text": text, "score": i} for i, text in enumerate(PASSAGES)]
+    record = {"question": "What stood?", "answers": ["mill"], "contexts": contexts} | changes
+    text = (json.dumps(record) + "\n") * count
+    path.write_bytes(lzma.compress(text.encode()) if path.suffix == ".xz" else text.encode())
+    return path
+
+
+def test_a_run_goes_on_where_it_was_stopped(tokenizer, tmp_path, capsys):
+    build_model(tokenizer).save_pretrained(tmp_path / "model")
+    data = [write(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl.xz", count=2)]
+    command = ["eval", str(tmp_path / "model"), "--data", *map(str, data)]
+    command += ["--out", str(tmp_path / "out"), "--shares", "0.2"]
+    assert main([*command, "--limit", "1"]) == 0
+    kept = tmp_path / "out" / "answers.jsonl"
+    first = kept.read_text()
+    kept.write_text(first[:-20])  # a run that was killed while it wrote
+    assert main(command) == 0
+    rows = [json.loads(line) for line in kept.read_text().splitlines()[1:]]
+    places = [(row["file"], row["question"], row["arm"]) for row in rows]
+    assert len(places) == len(set(places)) == 5 * len(ARMS)
+    assert kept.read_text().startswith(first[: first.rfind("\n", 0, -1) + 1])
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {name: rows[0]["questions"] for name, rows in result["files"].items()} == {
+        "a": 3,
+        "b": 2,
+    }
+    assert "**b**, 2 questions" in capsys.readouterr().out
+
+
+def test_another_run_in_the_same_folder_is_refused(tmp_path):
+    AnswerFile(tmp_path / "a.jsonl", {"model": "one"})
+    with pytest.raises(InputError, match="another run"):
+        AnswerFile(tmp_path / "a.jsonl", {"model": "two"})
+    (tmp_path / "b.jsonl").write_text('{"model": "one"}\n{"file": 1}\n')
+    with pytest.raises(InputError, match="line 2"):
+        AnswerFile(tmp_path / "b.jsonl", {"model": "one"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"answers": "mill"}, "line 1"),
+        ({"contexts": [{"title": "T"}]}, "line 1"),
+        ({"contexts": None}, "line 1"),
+        ({"question": 5}, "line 1"),
+    ],
+)
+def test_a_bad_line_is_one_clear_error(tmp_path, changes, said):
+    with pytest.raises(InputError, match=said):
+        read_questions(write(tmp_path / "q.jsonl", **changes))
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    cut = write(tmp_path / "q.jsonl.xz", count=400)
+    cut.write_bytes(cut.read_bytes()[:-30])
+    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}\n')
+    (tmp_path / "empty.jsonl").write_text("\n")
+    for name in ("q.jsonl.xz", "latin.jsonl", "empty.jsonl", "absent.jsonl"):
+        with pytest.raises(InputError, match=name):
+            read_questions(tmp_path / name)
+
+
+def test_scores_rank_the_passages(tmp_path):
+    (question,) = read_questions(write(tmp_path / "q.jsonl", count=1))
+    assert question.ranking == (3, 2, 1, 0)
+    assert question.passages[0].startswith("T\nPassage a")
+
+
+def row(number, arm, exact, k=8):
+    return Row("f", number, arm, k, "", exact, float(exact), 10, 0.5)
+
+
+def test_differences_are_paired_and_on_common_questions():
+    rows = [row(n, FULL, n % 2 == 0, k=0) for n in range(10)]
+    rows += [row(n, VECTORS, n % 4 == 0) for n in range(8)]
+    full, vectors = score_rows(rows)
+    assert full["questions"] == vectors["questions"] == 8
+    assert (full["exact"], vectors["exact"]) == (0.5, 0.25)
+    mean, low, high = vectors["exact_to_full"]
+    assert mean == -0.25
+    assert low <= -0.25 <= high <= 0
+    (table,) = markdown({"f": [full, vectors]})
+    assert "| all compressed | 8 | 25.0" in table
+
+
+def test_the_bootstrap_interval_is_that_of_a_slow_one():
+    values = np.random.default_rng(1).normal(3.0, 2.0, 50)
+    low, high = bootstrap(values)
+    rng = np.random.default_rng(7)
+    means = [rng.choice(values, 50).mean() for _ in range(10_000)]
+    np.testing.assert_allclose((low, high), np.percentile(means, [2.5, 97.5]), atol=0.03)
