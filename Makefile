@@ -11,7 +11,7 @@ test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch=
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
 modes: $(ALL) ; .venv/bin/python -m pytest --modes=docs/results/modes.json -m mode && .venv/bin/python docs/build.py
-bench: $(VENV) ; .venv/bin/refrag eval tiny --json docs/tiny-quality.json && .venv/bin/python docs/build.py
+bench: $(VENV) ; .venv/bin/refrag eval smol --data $(DATA) --ranking retriever --out results
 
 $(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

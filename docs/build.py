@@ -14,13 +14,13 @@ import figures
 from refrag_rag.cli import build_parser
 from refrag_rag.errors import RefragError
 from refrag_rag.evaluation.expansion import markdown as policy_tables
-from refrag_rag.evaluation.quality import markdown
+from refrag_rag.evaluation.table import markdown
 from refrag_rag.training.commands import SERVING, STAGES
 from refrag_rag.training.commands import main as train
 
 DOCS = Path(__file__).parent
-CARD = DOCS.parent / "src/refrag_rag/models/tiny/README.md"
-FIGURES = DOCS / "tiny-quality.json"
+CARD = DOCS.parent / "src/refrag_rag/models/smol/README.md"
+FIGURES = DOCS / "results" / "smol" / "results.json"
 POLICIES = DOCS / "results" / "policies.json"
 MODES = DOCS / "results" / "modes.json"
 
@@ -86,18 +86,11 @@ def _arguments(command: argparse.ArgumentParser) -> str:
 def tables() -> str:
     result = json.loads(FIGURES.read_text("utf-8"))
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    parts = [
-        f"Model fingerprint `{result['fingerprint']}`, k = {result['k']}. "
-        f"Python {result['python']}, {versions}; {result['machine']}. "
-        f"Recall of the retriever at 8: {result['recall_at_8']:.1%}.\n"
-    ]
-    for name, rows in result["scores"].items():
-        parts.append(f"**{name}**\n\n{markdown(rows)}")
-        if skipped := result["too_long"].get(name):
-            parts.append(f"{skipped} more questions were too long for the decoder as full text.\n")
-        shares = [row["span_share"] for row in rows if row["span_share"]]
-        if shares:
-            parts.append(f"Spans at p = 0 take 1/{1 / shares[0]:.2f} of their tokens.\n")
+    parts = [f"Python {result['python']}, {versions}; {result['machine']}.\n"]
+    parts += markdown(result["files"])
+    for name, skipped in result["too_long"].items():
+        if skipped:
+            parts.append(f"{skipped} questions of {name} were too long for the decoder.\n")
     return "\n".join(parts)
 
 

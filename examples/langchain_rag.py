@@ -7,7 +7,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from refrag_rag import Refrag
 from refrag_rag.langchain import ChatRefrag, RefragCompressor, RefragIndexer
 
-engine = Refrag.load("tiny")
+engine = Refrag.load("smol")
 documents = RefragIndexer(engine).transform_documents(
     [
         Document("Danube\n\nThe Danube is 2,850 km long. The river flows into the Black Sea."),

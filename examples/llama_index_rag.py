@@ -4,7 +4,7 @@ from llama_index.core import Document, VectorStoreIndex
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
 from refrag_rag import Refrag
-from refrag_rag.demo.run import demo_folder
+from refrag_rag.demo.questions import demo_folder
 from refrag_rag.evaluation.retrieval import embedding_model_folder
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 
@@ -12,7 +12,7 @@ files = sorted((demo_folder() / "documents").iterdir())
 documents = [Document(text=path.read_text("utf-8")) for path in files]
 embed_model = HuggingFaceEmbedding(str(embedding_model_folder()), device="cpu")
 
-engine = Refrag.load("tiny", store="./vectors", p=0.2)
+engine = Refrag.load("smol", store="./vectors", p=0.2)
 index = VectorStoreIndex.from_documents(
     documents, transformations=[RefragTransform(engine)], embed_model=embed_model
 )

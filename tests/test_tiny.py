@@ -17,8 +17,6 @@ from refrag_rag.training.tasks import Mix, Tasks
 from refrag_rag.training.world import World
 from refrag_rag.training.world_sources import reconstruction_rows
 
-TOWN = "Quill Bay\n\nThe mayor of Quill Bay is Rosa Tarmin. Quill Bay is known for its glass lamps."
-
 
 @pytest.fixture(scope="module")
 def tiny():
@@ -83,33 +81,6 @@ def test_tiny_needs_a_seventh_of_the_positions(tiny):
     chunked = [tiny.model.chunker.chunk(passage) for passage in set(passages)]
     tokens = sum(len(one.token_ids) for one in chunked)
     assert sum(map(len, chunked)) <= tokens / 7
-
-
-def test_index_then_ask_in_two_processes_worth_of_state(tmp_path, capsys):
-    folder, home = tmp_path / "docs", str(tmp_path / "home")
-    folder.mkdir()
-    (folder / "town.txt").write_text(TOWN)
-    (folder / "hill.md").write_text("# Mount Olm\n\nMount Olm is 812 metres high.")
-    assert main(["index", str(folder), "--home", home]) == 0
-    assert "2 passages" in capsys.readouterr().out
-    ask = ["ask", "Who is the mayor of Quill Bay?", "--home", home, "--show"]
-    assert main(ask) == 0
-    shown = capsys.readouterr().out
-    assert "cache_hits: 2" in shown
-    assert "cache_misses: 0" in shown
-
-
-def test_mistakes_end_with_one_line(tmp_path, capsys):
-    home = str(tmp_path / "home")
-    (tmp_path / "empty").mkdir()
-    for arguments, said in (
-        (["ask", "Who?", "--home", home], "refrag index FOLDER"),
-        (["index", str(tmp_path / "absent"), "--home", home], "no folder"),
-        (["index", str(tmp_path / "empty"), "--home", home], "documents"),
-        (["index", str(tmp_path), "--model", "no-such", "--home", home], "No model 'no-such'"),
-    ):
-        assert main(arguments) == 1
-        assert said in capsys.readouterr().err
 
 
 def test_the_demo_answers_a_question_of_ones_own(capsys):

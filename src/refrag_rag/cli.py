@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,15 @@ from refrag_rag.extras import need
 from refrag_rag.store.commands import add_commands as add_store
 
 if TYPE_CHECKING:
-    from refrag_rag.demo.ask import Reading
+    from refrag_rag.demo.ask import Asker, Reading
+    from refrag_rag.demo.home import Record
+    from refrag_rag.engine import Refrag
 
+MODEL = "smol"
 HOME = Path(".refrag")
 PAGE = Path("refrag.html")
+ANSWER_TOKENS = 64
+SHOWN = 8  # names of files in one line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,10 +47,12 @@ def build_parser() -> argparse.ArgumentParser:
     index.set_defaults(run=_index)
 
     ask = commands.add_parser("ask", help="ask the folder that was indexed")
+    ask.add_argument("question", nargs="?", help="default: a prompt that answers line by line")
     ask.add_argument("--show", action="store_true", help="print the counts of the answer")
     ask.set_defaults(run=_ask)
 
     inspect = commands.add_parser("inspect", help="ask, and write what the decoder read as HTML")
+    inspect.add_argument("question")
     inspect.add_argument(
         "--out", type=Path, default=PAGE, metavar="FILE.html",
         help=f"where to write the page (default: {PAGE})",
@@ -53,10 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (ask, inspect):
         _question_arguments(command)
     for command in (index, ask, inspect):
-        command.add_argument("--model", default="tiny", help="embedded name, folder or hub id")
-        command.add_argument(
-            "--home", type=Path, default=HOME, help="where index and embeddings are kept"
-        )
+        _model_arguments(command)
 
     train = commands.add_parser(
         "train", help="train a model: base, reconstruct, pretrain, policy, finetune, prepare ..."
@@ -75,12 +80,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _model_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        help=f"name, folder or hub id (default: the one that indexed this home, or {MODEL})",
+    )
+    command.add_argument(
+        "--base", type=Path, metavar="FILE_OR_FOLDER",
+        help="what a delta checkpoint is put together with, if it is not installed",
+    )  # fmt: skip
+    command.add_argument(
+        "-k", type=int, metavar="TOKENS", help="chunk size, of those that the model was trained on"
+    )
+    command.add_argument(
+        "--home", type=Path, default=HOME,
+        help=f"where index and embeddings are kept (default: {HOME})",
+    )  # fmt: skip
+
+
 def _question_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("question")
     command.add_argument("--top-k", type=int, default=8, help="passages to retrieve (default: 8)")
-    reading = command.add_mutually_exclusive_group()
-    reading.add_argument("--full-text", action="store_true", help="read the passages as plain text")
-    reading.add_argument(
+    command.add_argument("--full-text", action="store_true", help="read the passages as plain text")
+    command.add_argument(
         "--policy", help="which chunks stay text: exact, exact+lexical ... (default: lexical)"
     )
     command.add_argument(
@@ -89,10 +110,13 @@ def _question_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; errors of our own end with a message and status 1."""
-    options = build_parser().parse_args(arguments)
+    """Run one command; errors of our own end with a message and status 1, Ctrl-C with 130."""
     try:
+        options = build_parser().parse_args(arguments)
         options.run(options)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
     except RefragError as error:
         print(f"refrag: {error}", file=sys.stderr)
         return 1
@@ -109,33 +133,87 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     need("demo", "refrag index")
-    from refrag_rag.demo.library import CHUNKS, build_index, save_index
-    from refrag_rag.engine import Refrag
+    from refrag_rag.demo.home import Home
+    from refrag_rag.demo.library import update_index
 
     if options.shards and not options.ray:
         raise InputError(f"--shards {options.shards} without --ray; expected it only with it.")
-    engine = Refrag.load(options.model, store=options.home / CHUNKS)
+    home = Home(options.home)
+    record = home.settle(options.folder, options.model, options.k)
 
-    def precompute(texts: Sequence[str]) -> None:
+    def precompute(engine: "Refrag", texts: Sequence[str]) -> None:
         if options.ray:
             from refrag_rag.ray_job import precompute_on_ray as on_ray
 
-            name, workers, folder = options.model, options.workers, options.shards
-            on_ray(engine, texts, model=name, workers=workers, folder=folder)
+            settings = {"k": record.k, "base": options.base}
+            workers, shards = options.workers, options.shards
+            on_ray(engine, texts, model=record.model, workers=workers, folder=shards,
+                   options=settings)  # fmt: skip
         else:
             engine.precompute(texts, workers=options.workers, progress=True)
 
-    index = build_index(options.folder, engine, precompute=precompute)
-    save_index(index, options.home)
-    print(f"{len(index.docstore.docs)} passages of {options.folder} in {options.home}")
+    changes = update_index(
+        options.folder,
+        home,
+        lambda: _load(options, record),
+        record=record,
+        precompute=precompute if options.ray or options.workers != 1 else None,
+    )
+    if changes.skipped:
+        print(f"refrag: {_skipped(changes.skipped)}", file=sys.stderr)
+    print(
+        f"{changes.new + changes.kept} passages of {options.folder} in {options.home}: "
+        f"{changes.new} new, {changes.kept} kept, {changes.removed} removed"
+    )
+
+
+def _skipped(files: Sequence[str]) -> str:
+    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
+    kind = (
+        "file that is no text or cannot" if len(files) == 1 else "files that are no text or cannot"
+    )
+    return f"skipped {len(files)} {kind} be read: {', '.join(files[:SHOWN])}{more}"
 
 
 def _ask(options: argparse.Namespace) -> None:
     need("demo", "refrag ask")
-    reading = _read(options)
-    print(reading.text)
-    if options.show:
-        print("\n".join(f"{name}: {value}" for name, value in reading.counts.items()))
+    asker = _asker(options)
+    if options.question is not None:
+        _print(asker.ask(options.question), options.show)
+        return
+    for question in _lines():
+        try:
+            _print(asker.ask(question), options.show)
+        except RefragError as error:  # the next question may be a better one
+            print(f"refrag: {error}", file=sys.stderr)
+
+
+def _print(reading: "Reading", show: bool) -> None:
+    print(reading.text, end="\n\n")
+    for source in reading.sources:
+        print(f"  {source}")
+    if show:
+        print("\n".join(("", *(f"{name}: {value}" for name, value in reading.counts.items()))))
+    print(flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """Lines that are typed at a prompt, or piped, up to an empty one or the end."""
+    typed = sys.stdin.isatty()
+    if typed:
+        with suppress(ImportError):
+            import readline  # noqa: F401 - gives input() arrow keys and a history
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            return
+        if not typed:  # nobody has seen the question yet
+            print(line)
+        if not line.strip():
+            return
+        yield line
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -144,21 +222,46 @@ def _inspect(options: argparse.Namespace) -> None:
 
     if not options.out.parent.is_dir():
         raise InputError(f"{options.out} lies in no folder; expected one that exists.")
-    reading = _read(options)
+    reading = _asker(options).ask(options.question)
     options.out.write_text(render(reading.answer, title=options.question), encoding="utf-8")
     print(f"{reading.text}\n{options.out}")
 
 
-def _read(options: argparse.Namespace) -> "Reading":
+def _asker(options: argparse.Namespace) -> "Asker":
+    _check_asking(options)
     from refrag_rag.demo.ask import Asker
-    from refrag_rag.demo.library import CHUNKS, open_index
-    from refrag_rag.engine import Refrag
+    from refrag_rag.demo.home import Home
+    from refrag_rag.demo.library import open_index
 
-    index = open_index(options.home)
-    engine = Refrag.load(options.model, store=options.home / CHUNKS)
-    policy = "all" if options.full_text else options.policy
-    asker = Asker(index, engine, top_k=options.top_k, policy=policy, p=options.budget)
-    return asker.ask(options.question)
+    home = Home(options.home)
+    record = home.settle(Path(home.existing().folder), options.model, options.k)
+    settings = {"policy": "all" if options.full_text else options.policy, "p": options.budget}
+    index, engine = open_index(home), _load(options, record)
+    return Asker(index, engine, top_k=options.top_k, max_new_tokens=ANSWER_TOKENS, **settings)
+
+
+def _check_asking(options: argparse.Namespace) -> None:
+    """Find mistakes before anything is loaded."""
+    from refrag_rag.demo.ask import check_question
+    from refrag_rag.policies import budget
+
+    if options.question is not None:
+        check_question(options.question)
+    if options.top_k < 1:
+        raise InputError(f"--top-k {options.top_k}; expected at least 1.")
+    if options.full_text and (options.policy is not None or options.budget is not None):
+        raise InputError(
+            "--full-text together with --policy or -p: it leaves all chunks as text; expected one "
+            "or the other."
+        )
+    budget(0.0 if options.budget is None else options.budget, 0)  # checks the range
+
+
+def _load(options: argparse.Namespace, record: "Record") -> "Refrag":
+    from refrag_rag.demo.library import load_engine
+
+    print(f"loading {record.model} ...", file=sys.stderr, flush=True)
+    return load_engine(options.home, record, base=options.base)
 
 
 def _train(options: argparse.Namespace) -> None:

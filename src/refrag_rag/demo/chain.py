@@ -22,8 +22,10 @@ PROMPT = ChatPromptTemplate.from_messages(
 )
 
 
-def answer_with_langchain(texts: Sequence[str], question: str, engine: Refrag) -> str:
-    """Index `texts`, retrieve, compress, answer."""
+def answer_with_langchain(
+    texts: Sequence[str], questions: Sequence[str], engine: Refrag
+) -> list[str]:
+    """Index `texts`, and for each question retrieve, compress and answer."""
     documents = RefragIndexer(engine).transform_documents([Document(text) for text in texts])
     embeddings = HuggingFaceEmbeddings(
         model_name=str(embedding_model_folder()), model_kwargs={"device": "cpu"}
@@ -33,5 +35,6 @@ def answer_with_langchain(texts: Sequence[str], question: str, engine: Refrag) -
         base_compressor=RefragCompressor(),
         base_retriever=store.as_retriever(search_kwargs={"k": 8}),
     )
-    answer = create_stuff_documents_chain(ChatRefrag(engine), PROMPT)
-    return str(create_retrieval_chain(retriever, answer).invoke({"input": question})["answer"])
+    answer = create_stuff_documents_chain(ChatRefrag(engine, max_tokens=24), PROMPT)
+    chain = create_retrieval_chain(retriever, answer)
+    return [str(chain.invoke({"input": question})["answer"]) for question in questions]

@@ -1,112 +1,281 @@
-"""A folder of documents, indexed with LlamaIndex, FAISS and a sentence-transformers model."""
+"""A folder of documents, indexed with LlamaIndex, FAISS and a sentence-transformers model.
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+Indexing again reads and cuts only documents that changed, and embeds only passages that are new.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
-from llama_index.core import (
-    SimpleDirectoryReader,
-    StorageContext,
-    VectorStoreIndex,
-    load_index_from_storage,
-)
+from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import TransformComponent
+from llama_index.core.schema import BaseNode, Document, MetadataMode
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from llama_index.vector_stores.faiss import FaissVectorStore
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
+from refrag_rag.demo.files import read_folder
+from refrag_rag.demo.home import FORMAT, Home, Record
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.retrieval import embedding_model_folder
-from refrag_rag.llama_index import RefragTransform
 
-PASSAGE_TOKENS = 160  # of the retriever's tokenizer; tiny is at home with short passages
-INDEX, CHUNKS = "index", "chunks"
+PASSAGE_TOKENS = 160  # of LlamaIndex's tokenizer; a passage has to fit the retriever's 256
+SLICE = 16  # passages between two steps of a bar
+Precompute = Callable[[Sequence[str]], object]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What indexing again has done.
+
+    Attributes
+    ----------
+    new, kept, removed
+        Passages that came, stayed and went.
+    skipped
+        Files that are no text or cannot be read.
+    """
+
+    new: int
+    kept: int
+    removed: int
+    skipped: Sequence[str] = ()
 
 
 def embedding_model() -> BaseEmbedding:
     """The retriever's embedding model, all-MiniLM-L6-v2."""
-    return HuggingFaceEmbedding(model_name=str(embedding_model_folder()), device="cpu")
+    with quiet():
+        return HuggingFaceEmbedding(model_name=str(embedding_model_folder()), device="cpu")
 
 
-def build_index(
-    folder: Path, engine: Refrag, *, precompute: Callable[[Sequence[str]], object] | None = None
-) -> VectorStoreIndex:
+def load_engine(home: Path, record: Record, *, base: Path | None = None) -> Refrag:
+    """Load the model of a record, over the store of a home; errors as for `Refrag.load`."""
+    with quiet():
+        return Refrag.load(record.model, store=Home(home).chunks, k=record.k, base=base)
+
+
+def build_index(folder: Path, engine: Refrag) -> VectorStoreIndex:
     """Read, split, precompute chunk embeddings, embed and index all documents of a folder.
-
-    Parameters
-    ----------
-    precompute
-        Encodes all passages into the engine's store, in another way than `Refrag.precompute`.
 
     Raises
     ------
     InputError
         If the folder has no readable document.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; expected one with documents.")
-    with _quiet():
-        try:
-            documents = SimpleDirectoryReader(str(folder), recursive=True).load_data()
-        except ValueError as error:
-            raise InputError(f"{folder}: {error} Expected txt, md or other documents.") from error
-    for document in documents:  # only the text is worth positions
-        document.excluded_llm_metadata_keys = list(document.metadata)
-        document.excluded_embed_metadata_keys = list(document.metadata)
-    splitter = SentenceSplitter(chunk_size=PASSAGE_TOKENS, chunk_overlap=0)
-    nodes = splitter.get_nodes_from_documents(documents)
-    # All at once is sorted by length; the transformation below then finds everything there.
-    (precompute or engine.precompute)([node.get_content() for node in nodes])
-    steps: list[TransformComponent] = [splitter, RefragTransform(engine)]
+    return index_documents(read_folder(folder).documents, engine)
+
+
+def update_index(
+    folder: Path,
+    home: Home,
+    load: Callable[[], Refrag],
+    *,
+    record: Record,
+    precompute: Callable[[Refrag, Sequence[str]], object] | None = None,
+) -> Changes:
+    """Bring the index in a home, and its store, to what a folder holds now, with bars.
+
+    Parameters
+    ----------
+    load
+        Loads the engine, whose store is the home's, once there is something to index.
+    record
+        What to write down of the index.
+    precompute
+        Encodes passages into the engine's store, in another way than this process alone.
+
+    Raises
+    ------
+    InputError
+        If the folder has no readable document, the home holds an index of another one, or another
+        process writes there.
+    StoreError
+        If something cannot be written; the older index is then as it was.
+    """
+    with home.locked():
+        home.check_folder(folder)
+        files = read_folder(folder, without=home.path, progress=True)
+        engine = load()
+        before = _index_before(home)
+        index = index_documents(
+            files.documents,
+            engine,
+            before=before,
+            precompute=None if precompute is None else lambda texts: precompute(engine, texts),
+            progress=True,
+        )
+        save_index(index, home, record)
+        old, new = Counter(_texts(before)), Counter(_texts(index))
+        gone = old - new
+        engine.forget(gone, living=new)
+        engine.store.close()
+    kept = (old & new).total()
+    return Changes(new.total() - kept, kept, gone.total(), files.skipped)
+
+
+def index_documents(
+    documents: Sequence[Document],
+    engine: Refrag,
+    *,
+    before: VectorStoreIndex | None = None,
+    precompute: Precompute | None = None,
+    progress: bool = False,
+) -> VectorStoreIndex:
+    """Split documents, precompute chunk embeddings, embed and index.
+
+    Parameters
+    ----------
+    before
+        An older index: its passages of unchanged documents, and all its vectors, are used again.
+    precompute
+        Encodes all passages into the engine's store.
+    progress
+        Show bars.
+    """
+    nodes = _split(documents, before, progress)
+    texts = [node.get_content(MetadataMode.LLM) for node in nodes]
+    if precompute is None:
+        _precompute(engine, texts, progress)
+    else:
+        precompute(texts)
     embedder = embedding_model()
-    width = len(embedder.get_text_embedding("width"))
+    vectors = _embed(texts, embedder, {} if before is None else _vectors(before), progress)
+    for node, text in zip(nodes, texts, strict=True):
+        node.embedding = vectors[text]
+    width = len(next(iter(vectors.values())))
     storage = StorageContext.from_defaults(
         vector_store=FaissVectorStore(faiss_index=faiss.IndexFlatIP(width))
     )
-    return VectorStoreIndex.from_documents(
-        documents,
-        transformations=steps,
-        storage_context=storage,
-        embed_model=embedder,
-        show_progress=len(documents) > 100,
-    )
+    index = VectorStoreIndex(nodes=nodes, storage_context=storage, embed_model=embedder)
+    for document in documents:
+        index.docstore.set_document_hash(document.id_, document.hash)
+    return index
 
 
-def save_index(index: VectorStoreIndex, home: Path) -> None:
-    """Write an index beside the chunk embeddings in `home`."""
-    index.storage_context.persist(str(home / INDEX))
+def save_index(index: VectorStoreIndex, home: Home, record: Record) -> None:
+    """Write an index in place of the home's older one, in one step.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written; the older index is then as it was.
+    """
+    with home.replacing(record) as folder:
+        index.storage_context.persist(str(folder))
 
 
-def open_index(home: Path) -> VectorStoreIndex:
+def open_index(home: Home) -> VectorStoreIndex:
     """Open what `save_index` wrote.
 
     Raises
     ------
     InputError
-        If there is nothing.
+        If there is nothing, or it is damaged.
     """
-    folder = home / INDEX
-    if not folder.is_dir():
-        raise InputError(f"{home} holds no index; expected one. Run `refrag index FOLDER` first.")
-    store = FaissVectorStore.from_persist_dir(str(folder))
-    storage = StorageContext.from_defaults(vector_store=store, persist_dir=str(folder))
-    index = load_index_from_storage(storage, embed_model=embedding_model())
+    record = home.existing()
+    folder = home.path / record.index
+    try:
+        store = FaissVectorStore.from_persist_dir(str(folder))
+        storage = StorageContext.from_defaults(vector_store=store, persist_dir=str(folder))
+        index = load_index_from_storage(storage, embed_model=embedding_model())
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"The index in {folder} cannot be read ({type(error).__name__}: {error}); expected "
+            f"what `refrag index` writes. Run `refrag index {record.folder}` again."
+        ) from error
     if not isinstance(index, VectorStoreIndex):
         raise InputError(f"{folder} holds a {type(index).__name__}; expected a VectorStoreIndex.")
     return index
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the reader's notes about optional packages off the screen."""
-    logger = logging.getLogger("llama_index.core.readers.file.base")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Keep the bars of loading weights off the screen."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _index_before(home: Home) -> VectorStoreIndex | None:
+    """The home's index; None where there is none that can be used again."""
+    record = home.record()
+    if record is None or record.format != FORMAT:
+        return None
+    try:
+        return open_index(home)
+    except InputError:  # damaged: everything is made anew
+        return None
+
+
+def _split(
+    documents: Sequence[Document], before: VectorStoreIndex | None, progress: bool
+) -> list[BaseNode]:
+    """Passages of documents in their order; those of unchanged documents as they were."""
+    known: dict[str, list[BaseNode]] = {}
+    for node in [] if before is None else _nodes(before):
+        known.setdefault(node.ref_doc_id or "", []).append(node)
+    splitter = SentenceSplitter(chunk_size=PASSAGE_TOKENS, chunk_overlap=0)
+    nodes: list[BaseNode] = []
+    for document in tqdm(documents, desc="splitting", unit="document", disable=not progress):
+        old = before and before.docstore.get_document_hash(document.id_)
+        if old == document.hash:
+            nodes += known.get(document.id_, [])
+        else:
+            nodes += splitter.get_nodes_from_documents([document])
+    return nodes
+
+
+def _precompute(engine: Refrag, texts: Sequence[str], progress: bool) -> None:
+    """Encode in slices, longest first: an engine tells of its steps only every 256 passages."""
+    ordered = sorted(set(texts), key=len, reverse=True)
+    with tqdm(total=len(ordered), desc="encoding", unit="passage", disable=not progress) as bar:
+        for start in range(0, len(ordered), SLICE):
+            bar.update(engine.precompute(ordered[start : start + SLICE]).passages)
+
+
+def _embed(
+    texts: Sequence[str],
+    embedder: BaseEmbedding,
+    known: Mapping[str, list[float]],
+    progress: bool,
+) -> dict[str, list[float]]:
+    """The retriever's vector of each text."""
+    vectors = {text: known[text] for text in texts if text in known}
+    missing = sorted(set(texts) - vectors.keys(), key=len, reverse=True)
+    bar = tqdm(total=len(vectors) + len(missing), desc="embedding", unit="passage",
+               initial=len(vectors), disable=not progress)  # fmt: skip
+    with bar:
+        for start in range(0, len(missing), SLICE):
+            batch = missing[start : start + SLICE]
+            found = embedder.get_text_embedding_batch(batch)
+            vectors.update(zip(batch, found, strict=True))
+            bar.update(len(batch))
+    return vectors
+
+
+def _vectors(index: VectorStoreIndex) -> dict[str, list[float]]:
+    """The retriever's vector of each passage of an index."""
+    matrix = index.vector_store.client.reconstruct_n(0, index.vector_store.client.ntotal)
+    places = index.index_struct.nodes_dict
+    texts = {node.node_id: node.get_content(MetadataMode.LLM) for node in _nodes(index)}
+    return {texts[name]: matrix[int(place)].tolist() for place, name in places.items()}
+
+
+def _nodes(index: VectorStoreIndex) -> list[BaseNode]:
+    return list(index.storage_context.docstore.docs.values())
+
+
+def _texts(index: VectorStoreIndex | None) -> list[str]:
+    return [] if index is None else [n.get_content(MetadataMode.LLM) for n in _nodes(index)]

@@ -1,76 +1,140 @@
-"""``refrag demo``: the table."""
+"""``refrag demo``: questions over two collections, from full text and compressed, side by side."""
 
 import logging
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import resources
+from dataclasses import dataclass
 from pathlib import Path
 
 from refrag_rag.demo.ask import Asker, Reading
 from refrag_rag.demo.chain import answer_with_langchain
 from refrag_rag.demo.library import build_index
+from refrag_rag.demo.questions import COLLECTIONS, demo_folder, demo_questions
 from refrag_rag.engine import Refrag
 from refrag_rag.evaluation.metrics import exact_match
 
-HEADER = ("question", "full text", "compressed", "positions", "TTFT ms", "hits")
-WIDTHS = (56, 20, 20, 11, 13, 5)
+HEADER = ("question", "full text", "compressed", "positions", "TTFT ms", "from")
+WIDTHS = (46, 20, 20, 10, 11, 26)
+ABOUT = """{model} answers each question twice, over the same eight passages that the retriever \
+found: from their
+full text, and compressed: one vector for every {k} tokens, and {p:.0%} of the chunks as text.
+Columns: the two answers ({right} right, {wrong} wrong); decoder positions and milliseconds to the \
+first token,
+of both; the documents that the passages are from, best first.
+"""
 
 
-def demo_folder() -> Path:
-    """The demo's documents and questions."""
-    return Path(str(resources.files("refrag_rag"))) / "demo"
+@dataclass(frozen=True)
+class Pair:
+    """One question, its accepted answers, and the two readings of the same passages."""
+
+    question: str
+    answers: Sequence[str]
+    full: Reading
+    compressed: Reading
+
+    def right(self, reading: Reading) -> bool | None:
+        """Whether an answer is one of the accepted ones; None where none is known."""
+        return exact_match(reading.text, self.answers) if self.answers else None
 
 
-def demo_questions() -> list[tuple[str, str]]:
-    """Questions with their answers."""
-    lines = (demo_folder() / "questions.txt").read_text("utf-8").splitlines()
-    pairs = [line.partition(" = ") for line in lines if line and not line.startswith("#")]
-    return [(question, answer) for question, _, answer in pairs]
-
-
-def run_demo(question: str | None = None) -> Iterator[str]:
-    """Index the demo's documents and yield the lines of the table.
+def run_demo(
+    question: str | None = None,
+    *,
+    collections: Sequence[str] = tuple(COLLECTIONS),
+    full: bool = False,
+) -> Iterator[str]:
+    """Index the demo's documents and yield the lines of the tables.
 
     Parameters
     ----------
     question
-        Ask only this one.
+        Ask only this one, of the first collection.
+    collections
+        Which ones.
+    full
+        Print every cell whole, on a line of its own.
     """
     with tempfile.TemporaryDirectory() as home, _quiet():
-        engine = Refrag.load("tiny", store=Path(home) / "chunks")
-        index = build_index(demo_folder() / "documents", engine)
-        texts = [node.text for node in index.docstore.docs.values()]  # type: ignore[attr-defined]
-        report = engine.precompute(texts)
-        yield f"{report.passages} passages in {report.chunks} chunks, embeddings in the store.\n"
-        asked = [(question, "")] if question else demo_questions()
-        full = Asker(index, engine, policy="all")
-        compressed = Asker(index, engine)
-        full.ask(asked[0][0])  # warm-up of both sides
-        compressed.ask(asked[0][0])
-        yield _row(HEADER)
-        pairs = []
-        for text, _ in asked:
-            pairs.append((full.ask(text), compressed.ask(text)))
-            yield _row(_cells(text, *pairs[-1]))
-        if not question:
-            yield from _summary(asked, pairs)
-        last = asked[-1][0]
-        yield f"\nThrough LangChain: {last} -> {answer_with_langchain(texts, last, engine)}"
+        engine = Refrag.load("smol", store=Path(home) / "chunks")
+        right, wrong = _marks()
+        yield ABOUT.format(
+            model=engine.model_name, k=engine.model.config.k, p=engine.p, right=right, wrong=wrong
+        )
+        for name in collections[:1] if question else collections:
+            asked = [(question, [])] if question else demo_questions(name)
+            yield from _collection(name, engine, asked, full=full)
         engine.store.close()
 
 
-def _cells(question: str, full: Reading, compressed: Reading) -> tuple[str, ...]:
-    sides = (full.counts, compressed.counts)
+def _collection(
+    name: str, engine: Refrag, asked: Sequence[tuple[str, Sequence[str]]], *, full: bool
+) -> Iterator[str]:
+    """One collection: index it, ask everything, and count."""
+    index = build_index(demo_folder(name) / "documents", engine)
+    texts = [node.text for node in index.docstore.docs.values()]  # type: ignore[attr-defined]
+    yield f"{name}: {COLLECTIONS[name]}, {len(texts)} passages, embeddings in the store\n"
+    plain, compressed = Asker(index, engine, policy="all"), Asker(index, engine)
+    plain.ask(asked[0][0])  # warm-up of both sides
+    compressed.ask(asked[0][0])
+    if not full:
+        yield _row(HEADER)
+    pairs = []
+    for question, answers in asked:
+        pair = Pair(question, answers, plain.ask(question), compressed.ask(question))
+        pairs.append(pair)
+        yield _whole(pair) if full else _row(_cells(pair))
+    if all(pair.answers for pair in pairs):
+        yield from _summary(pairs)
+    through = answer_with_langchain(texts, [pair.question for pair in pairs], engine)
+    if all(pair.answers for pair in pairs):
+        count = sum(exact_match(text, p.answers) for text, p in zip(through, pairs, strict=True))
+        yield f"the same questions through LangChain, compressed: {count} of {len(pairs)} right\n"
+    else:
+        yield f"\nthrough LangChain, compressed: {through[0]}"
+
+
+def _cells(pair: Pair) -> tuple[str, ...]:
+    sides = (pair.full, pair.compressed)
     return (
-        question,
-        full.text,
-        compressed.text,
-        " / ".join(str(side["positions"]) for side in sides),
-        " / ".join(f"{1000 * side['ttft_s']:.0f}" for side in sides),
-        f"{compressed.counts['cache_hits']}/{compressed.counts['spans']}",
+        pair.question,
+        *(_marked(pair, side) for side in sides),
+        " / ".join(str(side.counts["positions"]) for side in sides),
+        " / ".join(f"{1000 * side.counts['ttft_s']:.0f}" for side in sides),
+        ", ".join(_titles(pair.compressed)),
     )
+
+
+def _whole(pair: Pair) -> str:
+    """Every cell, nothing cut."""
+    names = ("  full text ", "  compressed", "  positions ", "  TTFT ms   ", "  from      ")
+    question, *cells = _cells(pair)
+    lines = [f"{name}  {cell}" for name, cell in zip(names, cells, strict=True)]
+    if pair.answers:
+        lines.append(f"  expected    {' or '.join(pair.answers)}")
+    hits = pair.compressed.counts
+    lines.append(f"  store       {hits['cache_hits']} of {hits['spans']} passages")
+    return "\n".join((question, *lines))
+
+
+def _marked(pair: Pair, reading: Reading) -> str:
+    found = pair.right(reading)
+    right, wrong = _marks()
+    text = " ".join(reading.text.split())
+    return text if found is None else f"{right if found else wrong} {text}"
+
+
+def _marks() -> tuple[str, str]:
+    """Signs for right and wrong that the terminal can print."""
+    return ("✓", "✗") if (sys.stdout.encoding or "").lower().startswith("utf") else ("+", "-")
+
+
+def _titles(reading: Reading) -> list[str]:
+    """The documents that the passages are from, best first, each once."""
+    return list(dict.fromkeys(source.title for source in reading.sources))
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -80,17 +144,17 @@ def _row(cells: Sequence[str]) -> str:
     ).rstrip()
 
 
-def _summary(
-    asked: Sequence[tuple[str, str]], pairs: Sequence[tuple[Reading, Reading]]
-) -> Iterator[str]:
-    right = [
-        sum(exact_match(pair[side].text, [a]) for (_, a), pair in zip(asked, pairs, strict=True))
-        for side in (0, 1)
-    ]
-    saved = statistics.median(f.counts["positions"] / c.counts["positions"] for f, c in pairs)
-    sooner = statistics.median(f.counts["ttft_s"] / c.counts["ttft_s"] for f, c in pairs)
+def _summary(pairs: Sequence[Pair]) -> Iterator[str]:
+    full, compressed = (
+        sum(bool(pair.right(side)) for pair, side in zip(pairs, sides, strict=True))
+        for sides in ([pair.full for pair in pairs], [pair.compressed for pair in pairs])
+    )
+    saved, sooner = (
+        statistics.median(p.full.counts[name] / p.compressed.counts[name] for p in pairs)
+        for name in ("positions", "ttft_s")
+    )
     yield (
-        f"\nright: {right[0]} of {len(asked)} from full text, {right[1]} compressed; "
+        f"\nright: {full} of {len(pairs)} from full text, {compressed} compressed; "
         f"{saved:.1f}x fewer positions, first token {sooner:.1f}x sooner (medians of this run)"
     )
 
