@@ -1,8 +1,9 @@
 """A delta checkpoint and its base, put together into an ordinary checkpoint folder."""
 
+import io
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
@@ -59,7 +60,8 @@ def assemble(
     """
     with _bar(config.name) as step:
         step("reading the base")
-        decoder = read_decoder(base, Placement(dtype="auto"))
+        with redirect_stderr(io.StringIO()):  # a bar of its own that cannot be turned off
+            decoder = read_decoder(base, Placement(dtype="auto"))
         step("reading its tokenizer")
         tokenizers = [
             read_tokenizer(folder / part if (folder / part / "tokenizer.json").is_file() else base)
