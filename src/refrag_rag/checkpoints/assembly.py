@@ -63,10 +63,12 @@ def assemble(
         with redirect_stderr(io.StringIO()):  # a bar of its own that cannot be turned off
             decoder = read_decoder(base, Placement(dtype="auto"))
         step("reading its tokenizer")
+        own_tokenizer = read_tokenizer(base, decoder.config)
         tokenizers = [
-            read_tokenizer(folder / part if (folder / part / "tokenizer.json").is_file() else base)
+            read_tokenizer(folder / part) if (folder / part / "tokenizer.json").is_file()
+            else own_tokenizer
             for part in (DECODER, ENCODER)
-        ]
+        ]  # fmt: skip
         step("filling")
         theirs = decoder.state_dict()
         encoder = new_encoder(folder / ENCODER)

@@ -73,7 +73,7 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
     encoder_model = read_encoder(encoder_folder, placement).to(place)
     tokenizers: list[PreTrainedTokenizerBase] = [
         read_tokenizer(encoder_folder),
-        read_tokenizer(decoder_folder),
+        read_tokenizer(decoder_folder, decoder_model.config),
     ]
     config = RefragConfig(
         name=name or f"{Path(str(encoder)).name}-{Path(str(decoder)).name}",

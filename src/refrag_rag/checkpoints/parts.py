@@ -138,8 +138,13 @@ def _encoder_class(folder: Path) -> tuple[PretrainedConfig, Any]:
     return config, AutoModelForTextEncoding if texts_only else AutoModel
 
 
-def read_tokenizer(folder: Path) -> Any:
+def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> Any:
     """Load a tokenizer.
+
+    Parameters
+    ----------
+    config
+        Of the model, if it was read: a GGUF file takes seconds to be read for it again.
 
     Raises
     ------
@@ -148,7 +153,7 @@ def read_tokenizer(folder: Path) -> Any:
     """
     place, options = _source(folder)
     try:
-        return AutoTokenizer.from_pretrained(place, local_files_only=True, **options)
+        return AutoTokenizer.from_pretrained(place, local_files_only=True, config=config, **options)
     except LOADING_ERRORS as error:
         raise CheckpointError(
             f"No tokenizer in {folder} ({error}); expected tokenizer.json."
