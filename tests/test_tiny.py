@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from refrag_rag import Refrag
-from refrag_rag.cli import main
 from refrag_rag.evaluation.metrics import exact_match
 from refrag_rag.evaluation.quality import ARMS, measure, message
 from refrag_rag.evaluation.questions import held_out_questions
@@ -81,11 +80,3 @@ def test_tiny_needs_a_seventh_of_the_positions(tiny):
     chunked = [tiny.model.chunker.chunk(passage) for passage in set(passages)]
     tokens = sum(len(one.token_ids) for one in chunked)
     assert sum(map(len, chunked)) <= tokens / 7
-
-
-def test_the_demo_answers_a_question_of_ones_own(capsys):
-    assert main(["demo", "--ask", "How high is Kilimanjaro?"]) == 0
-    shown = capsys.readouterr().out
-    assert "How high is Kilimanjaro?" in shown
-    assert "8/8" in shown
-    assert "Through LangChain" in shown

@@ -34,6 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="answer questions over the documents of the package")
     demo.add_argument("--ask", metavar="QUESTION", help="ask this instead of the demo's questions")
+    demo.add_argument("--full", action="store_true", help="print everything, nothing cut short")
+    demo.add_argument(
+        "--only", choices=("facts", "addresses"),
+        help="one collection: 14 short documents, or seven State of the Union addresses",
+    )  # fmt: skip
     demo.set_defaults(run=_demo)
 
     index = commands.add_parser("index", help="index a folder and precompute chunk embeddings")
@@ -125,9 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _demo(options: argparse.Namespace) -> None:
     need("demo", "refrag demo")
+    from refrag_rag.demo.questions import COLLECTIONS
     from refrag_rag.demo.run import run_demo
 
-    for line in run_demo(options.ask):
+    collections = [options.only] if options.only else list(COLLECTIONS)
+    for line in run_demo(options.ask, collections=collections, full=options.full):
         print(line, flush=True)
 
 

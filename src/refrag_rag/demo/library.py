@@ -60,15 +60,23 @@ def load_engine(home: Path, record: Record, *, base: Path | None = None) -> Refr
         return Refrag.load(record.model, store=Home(home).chunks, k=record.k, base=base)
 
 
-def build_index(folder: Path, engine: Refrag) -> VectorStoreIndex:
+def build_index(
+    folder: Path, engine: Refrag, *, passage_tokens: int = PASSAGE_TOKENS
+) -> VectorStoreIndex:
     """Read, split, precompute chunk embeddings, embed and index all documents of a folder.
+
+    Parameters
+    ----------
+    passage_tokens
+        Longest passage, in tokens of LlamaIndex's tokenizer.
 
     Raises
     ------
     InputError
         If the folder has no readable document.
     """
-    return index_documents(read_folder(folder).documents, engine)
+    documents = read_folder(folder).documents
+    return index_documents(documents, engine, passage_tokens=passage_tokens)
 
 
 def update_index(
@@ -125,6 +133,7 @@ def index_documents(
     *,
     before: VectorStoreIndex | None = None,
     precompute: Precompute | None = None,
+    passage_tokens: int = PASSAGE_TOKENS,
     progress: bool = False,
 ) -> VectorStoreIndex:
     """Split documents, precompute chunk embeddings, embed and index.
@@ -135,10 +144,13 @@ def index_documents(
         An older index: its passages of unchanged documents, and all its vectors, are used again.
     precompute
         Encodes all passages into the engine's store.
+    passage_tokens
+        Longest passage, in tokens of LlamaIndex's tokenizer.
     progress
         Show bars.
     """
-    nodes = _split(documents, before, progress)
+    splitter = SentenceSplitter(chunk_size=passage_tokens, chunk_overlap=0)
+    nodes = _split(documents, splitter, before, progress)
     texts = [node.get_content(MetadataMode.LLM) for node in nodes]
     if precompute is None:
         _precompute(engine, texts, progress)
@@ -220,13 +232,15 @@ def _index_before(home: Home) -> VectorStoreIndex | None:
 
 
 def _split(
-    documents: Sequence[Document], before: VectorStoreIndex | None, progress: bool
+    documents: Sequence[Document],
+    splitter: SentenceSplitter,
+    before: VectorStoreIndex | None,
+    progress: bool,
 ) -> list[BaseNode]:
     """Passages of documents in their order; those of unchanged documents as they were."""
     known: dict[str, list[BaseNode]] = {}
     for node in [] if before is None else _nodes(before):
         known.setdefault(node.ref_doc_id or "", []).append(node)
-    splitter = SentenceSplitter(chunk_size=PASSAGE_TOKENS, chunk_overlap=0)
     nodes: list[BaseNode] = []
     for document in tqdm(documents, desc="splitting", unit="document", disable=not progress):
         old = before and before.docstore.get_document_hash(document.id_)

@@ -16,6 +16,7 @@ from refrag_rag.demo.questions import COLLECTIONS, demo_folder, demo_questions
 from refrag_rag.engine import Refrag
 from refrag_rag.evaluation.metrics import exact_match
 
+PASSAGE_TOKENS = 100  # of a passage: full text of eight longer ones is slow on two cores
 HEADER = ("question", "full text", "compressed", "positions", "TTFT ms", "from")
 WIDTHS = (46, 20, 20, 10, 11, 26)
 ABOUT = """{model} answers each question twice, over the same eight passages that the retriever \
@@ -74,7 +75,8 @@ def _collection(
     name: str, engine: Refrag, asked: Sequence[tuple[str, Sequence[str]]], *, full: bool
 ) -> Iterator[str]:
     """One collection: index it, ask everything, and count."""
-    index = build_index(demo_folder(name) / "documents", engine)
+    documents = demo_folder(name) / "documents"
+    index = build_index(documents, engine, passage_tokens=PASSAGE_TOKENS)
     texts = [node.text for node in index.docstore.docs.values()]  # type: ignore[attr-defined]
     yield f"{name}: {COLLECTIONS[name]}, {len(texts)} passages, embeddings in the store\n"
     plain, compressed = Asker(index, engine, policy="all"), Asker(index, engine)
