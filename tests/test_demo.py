@@ -50,10 +50,10 @@ def test_right_and_wrong_are_marked_and_counted(shown):
 
 def test_the_documents_behind_an_answer_are_named(shown):
     table, whole = shown
-    assert re.search(r"How high is Kilimanjaro\?.*Kilimanjaro, ", table)
+    assert re.search(r"How high is Kilimanjaro\?.*Kilimanjaro; ", table)
     (names,) = re.findall(r"How high.*?from +(.*?)\n", whole, re.DOTALL)
-    assert names.startswith("Kilimanjaro, ")
-    assert len(names.split(", ")) == 8
+    assert names.startswith("Kilimanjaro; ")
+    assert len(names.split("; ")) == 8
     assert "expected    5,895 metres" in whole
     assert "store       8 of 8 passages" in whole
 

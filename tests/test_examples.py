@@ -23,7 +23,15 @@ from examples.execute import execute, faults
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = ("langchain_rag.py", "llama_index_rag.py")
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+QUICK = ("quickstart_llama_index", "quickstart_langchain", "precompute_while_indexing")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_to_run = pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+        for path in NOTEBOOKS
+    ],
+)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -71,13 +79,18 @@ def test_the_training_script_is_valid_bash():
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
 
 
-@each_notebook
+@each_to_run
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_a_notebook_runs(path, tmp_path):
     done = execute(path, tmp_path)
     assert faults(done) == []
     code = [cell for cell in done.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+
+
+def test_the_readme_shows_the_example_as_it_runs():
+    script = (EXAMPLES / "llama_index_rag.py").read_text("utf-8").partition('"""\n\n')[2]
+    assert f"```python\n{script}```" in (EXAMPLES.parent / "README.md").read_text("utf-8")
 
 
 @each_notebook

@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from refrag_rag.errors import CheckpointError, InputError
 
@@ -205,6 +206,33 @@ class RefragConfig:
             for name in ("boundary", "chunk_sizes"):  # JSON has lists only
                 if values.get(name):
                     values[name] = tuple(values[name])
-            return cls(**values)
-        except TypeError as error:
-            raise CheckpointError(f"refrag_config.json has unexpected fields: {error}.") from error
+            config = cls(**values)
+        except (TypeError, InputError) as error:
+            raise CheckpointError(
+                f"refrag_config.json has unexpected fields or values: {error}"
+            ) from error
+        for name, kind in get_type_hints(cls).items():
+            if not _fits(getattr(config, name), kind):
+                raise CheckpointError(
+                    f"refrag_config.json has {name} = {getattr(config, name)!r}; expected "
+                    f"{kind}. Save or download the model again."
+                )
+        return config
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an attribute's type."""
+    kinds = get_args(kind)
+    if get_origin(kind) is Literal:
+        return value in kinds
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, one) for one in kinds)
+    if get_origin(kind) is tuple:
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value) if isinstance(value, tuple) else ()
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(kinds)
+            and all(_fits(one, wanted) for one, wanted in zip(value, kinds, strict=True))
+        )
+    return type(value) is kind  # True is no number here

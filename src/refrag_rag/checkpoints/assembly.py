@@ -7,11 +7,11 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
+from refrag_rag.checkpoints.cache import VARIABLE
 from refrag_rag.checkpoints.lora import merge, write_factors
 from refrag_rag.checkpoints.native import CARD, DECODER, ENCODER, beside, write
 from refrag_rag.checkpoints.parts import Placement, new_encoder, read_decoder, read_tokenizer
@@ -93,14 +93,12 @@ def assemble(
         )
         model.policies.update(read_policies(folder, chunk_width=config.chunk_width))
         step("writing")
-        try:
-            with beside(target) as part:
-                write(model, part)
-                if adapter and not merged:
-                    write_factors(adapter, part)
+        with beside(target, advice=f"Set {VARIABLE} to another folder.") as part:
+            write(model, part)
+            if adapter and not merged:
+                write_factors(adapter, part)
+            if (folder / CARD).is_file():
                 shutil.copyfile(folder / CARD, part / CARD)
-        except SafetensorError as error:  # it wraps errors of the disk
-            raise OSError(str(error)) from error
 
 
 def _fill(module: nn.Module, weights: Mapping[str, Tensor], part: str) -> None:

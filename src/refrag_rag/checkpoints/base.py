@@ -1,19 +1,31 @@
 """The base of a delta checkpoint: which files it has, and where they can be had."""
 
 import hashlib
+import re
 import shlex
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import httpx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from refrag_rag.errors import CheckpointError
 
+HUB_ERRORS = (  # of huggingface_hub, which lets some of its HTTP library's through
+    HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, httpx.HTTPError,
+)  # fmt: skip
 GGUF = ".gguf"
-PARTS = ("*.safetensors", "config.json", "tokenizer.json")  # of a folder: what a base is known by
+PARTS = (  # of a folder: what a base is known by, and all that is downloaded of it
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+)  # fmt: skip
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # of a distribution
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+FILE = re.compile(r"(?!\.)[^/\\:*?\[\]\x00]+")  # no part of a path, no pattern
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +85,28 @@ class Base:
                 if given.get(name)
             }
             base = cls(**{**given, **pairs})
-            if not base.files or any(Path(file).name != file for file in base.files):
-                raise ValueError("no file names with their checksums")
+            base._check()
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"refrag_config.json describes no base that can be used ({error}); expected "
                 "'name' and 'files'. Download the checkpoint again."
             ) from error
         return base
+
+    def _check(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name {self.name!r}")
+        known = all(FILE.fullmatch(n) and SHA256.fullmatch(d) for n, d in self.files.items())
+        if not self.files or not known:
+            raise ValueError("no file names with their checksums")
+        if self.distribution is not None:
+            name, version = self.distribution
+            if not NAME.fullmatch(name) or not VERSION.fullmatch(version):
+                raise ValueError(f"distribution {self.distribution!r}")
+        if self.repository is not None:
+            repository, revision = self.repository
+            if not isinstance(repository, str) or not isinstance(revision, str | None):
+                raise TypeError(f"repository {self.repository!r}")
 
     def to_json(self) -> dict[str, Any]:
         """What is known, ready for JSON."""
@@ -117,15 +143,18 @@ class Base:
         return self.check(found)
 
     def installed(self) -> Path | None:
-        """Where the file of an installed distribution lies."""
+        """The file of an installed distribution, or its folder where there are several."""
         if self.distribution is None:
             return None
         try:
             listed = metadata.files(self.distribution[0]) or []
         except metadata.PackageNotFoundError:
             return None
-        places = [Path(str(f.locate())) for f in listed if f.name in self.files]
-        return next((place for place in places if place.is_file()), None)
+        places = [Path(str(f.locate())).parent for f in listed if f.name in self.files]
+        whole = (p for p in places if all((p / name).is_file() for name in self.files))
+        folder = next(whole, None)
+        one = len(self.files) == 1
+        return folder / next(iter(self.files)) if folder is not None and one else folder
 
     def check(self, path: Path) -> Path:
         """Compare the files with their checksums.
@@ -152,7 +181,11 @@ class Base:
     def _compare(self, file: Path, digest: str) -> None:
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; expected a file of {self.name}. {self._how}")
-        if sha256(file) != digest:
+        try:
+            found = sha256(file)
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read ({error}). {self._how}") from error
+        if found != digest:
             raise CheckpointError(
                 f"{file} ({file.stat().st_size:,} bytes) is not the file of {self.name} that this "
                 "checkpoint was trained on: its SHA-256 differs. It is damaged, another model or "
@@ -163,16 +196,20 @@ class Base:
         if self.repository is None:
             raise self._missing("it is not on the hub")
         repository, revision = self.repository
-        try:
-            folder = snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=list(self.files),
-                local_files_only=local_files_only,
-            )
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise self._missing(f"the hub's {repository} gave {type(error).__name__}") from error
-        return Path(folder)
+        errors = []
+        for cache_only in dict.fromkeys((local_files_only, True)):  # the hub may be out of reach
+            try:
+                folder = snapshot_download(
+                    repository,
+                    revision=revision,
+                    allow_patterns=list(self.files),
+                    local_files_only=cache_only,
+                )
+                return Path(folder)
+            except HUB_ERRORS as error:
+                errors.append(error)
+        first = errors[0]
+        raise self._missing(f"the hub's {repository} gave {type(first).__name__}") from first
 
     def _missing(self, why: str) -> CheckpointError:
         return CheckpointError(f"The base {self.name} is not installed, and {why}. {self._how}")

@@ -8,6 +8,7 @@ says what the base is, with checksums.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.checkpoints.assembly import assemble
 from refrag_rag.checkpoints.base import Base, sha256
@@ -66,7 +68,8 @@ class Manifest:
 
     def folder_name(self, *, merged: bool = True) -> str:
         """Name of the folder in the cache, with the adapter merged or beside the decoder."""
-        return f"{self.config.name}-{self.key}{'' if merged else '-apart'}"
+        name = re.sub(r"[^\w.-]", "-", self.config.name).lstrip(".")[:60]
+        return f"{name}-{self.key}{'' if merged else '-apart'}"
 
 
 def recognises(folder: Path) -> bool:
@@ -132,7 +135,7 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads(text)
         about = values.pop("delta")
         dtype = getattr(torch, str(about["dtype"]))
-        if not isinstance(dtype, torch.dtype):
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"dtype {about['dtype']!r}")
         base, digest = about["base"], str(about["sha256"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -189,12 +192,12 @@ def save_delta(
     if model.encoder.pooling is not None:
         weights |= model.encoder.pooling.state_dict(prefix="pooling.")
     weights |= model.projector.state_dict(prefix="projector.") | adapter
-    own = description(read_tokenizer(place))
+    own = _features(read_tokenizer(place))
     with beside(folder) as part:
         save_file(_packed(weights), part / DELTA, metadata={"shared": json.dumps(shared)})
         model.encoder.model.config.save_pretrained(part / ENCODER)
         for tokenizer, name in ((model.encoder.tokenizer, ENCODER), (model.tokenizer, "decoder")):
-            if description(tokenizer) != own:
+            if _features(tokenizer) != own:
                 tokenizer.save_pretrained(part / name)
         write_policies(model.policies, part)
         values = json.loads(model.config.to_json())
@@ -222,6 +225,12 @@ def _read_delta(path: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, s
         ) from error
 
 
+def _features(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
+    """What a tokenizer must have for a prompt to become the same tokens, and to end at the same."""
+    names = ("chat_template", "bos_token", "eos_token", "pad_token")
+    return (description(tokenizer), *(getattr(tokenizer, name) for name in names))
+
+
 def _packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -238,10 +247,16 @@ def _shared(encoder: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[s
     for name, tensor in encoder.items():
         for other, theirs in base.items():
             same = tensor.shape == theirs.shape and tensor.numel() >= LEAST
-            if same and torch.equal(tensor.to(theirs), theirs):
+            if same and _same(tensor, theirs):
                 found[name] = other
                 break
     return found
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether they are equal in the coarser of their dtypes."""
+    coarser = min(ours.dtype, theirs.dtype, key=lambda dtype: dtype.itemsize)
+    return torch.equal(ours.to(theirs.device, coarser), theirs.to(coarser))
 
 
 def _check_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Any], base: Base) -> None:
@@ -251,7 +266,7 @@ def _check_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Any], base: Bas
         if name not in ours
         or name not in theirs
         or ours[name].shape != theirs[name].shape
-        or not torch.equal(ours[name].to(theirs[name]), theirs[name])
+        or not _same(ours[name], theirs[name])
     ]
     if wrong:
         raise CheckpointError(

@@ -24,9 +24,12 @@ def rounded(name: str, weight: Tensor) -> dict[str, Tensor]:
         where 64 does not divide n.
     """
     group = GROUP if weight.shape[-1] % GROUP == 0 else weight.shape[-1]
-    whole = weight.detach().float().cpu()
+    whole = weight.detach().float().cpu().contiguous()  # else what comes out is not, either
     grouped = whole.reshape(*whole.shape[:-1], -1, group)  # (..., n / group, group)
-    scale = (grouped.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-7).half()
+    largest = grouped.abs().amax(-1, keepdim=True)
+    scale = (largest / 127).clamp(min=1e-7).half()
+    above = (scale.view(torch.int16) + 1).view(torch.float16)  # the next number of fp16
+    scale = torch.where(scale.float() * 127 < largest, above, scale)
     numbers = (grouped / scale.float()).round().clamp(-127, 127).to(torch.int8)
     return {name: numbers.flatten(-2), name + SCALE: scale.squeeze(-1)}
 

@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from refrag_rag.checkpoints.base import HUB_ERRORS
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
@@ -44,7 +44,7 @@ def push_to_hub(
                 revision=revision,
                 commit_message=commit_message,
             )
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+        except HUB_ERRORS as error:
             raise CheckpointError(
                 f"The model cannot be uploaded to {repo_id!r} ({type(error).__name__}: {error}). "
                 "Check the name, the token and the connection."

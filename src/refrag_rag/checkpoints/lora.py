@@ -94,7 +94,7 @@ def factors(decoder: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tens
         return {}, dict(decoder.state_dict())
     found: dict[str, Tensor] = {}
     for name, module in decoder.named_modules():
-        if hasattr(module, "lora_A"):
+        if hasattr(module, "lora_A") and not module.fan_in_fan_out:
             first, second = module.lora_A["default"].weight, module.lora_B["default"].weight
             found[f"adapter.{name}.A"] = first.detach()
             found[f"adapter.{name}.B"] = module.scaling["default"] * second.detach().T
@@ -103,7 +103,7 @@ def factors(decoder: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tens
     if len(adapter) != len(found) or getattr(config, "use_dora", False) or config.bias != "none":
         raise CheckpointError(
             "The decoder's adapter is more than two factors a matrix; expected plain LoRA without "
-            "biases. Save the model whole: save_pretrained(folder)."
+            "biases, on nn.Linear. Save the model whole: save_pretrained(folder)."
         )
     return found, original
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -163,19 +164,19 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def beside(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place when the block ends well.
+def beside(folder: Path, *, advice: str = "Choose another folder.") -> Iterator[Path]:
+    """A folder beside `folder` that takes its place when the block, which fills it, ends well.
 
     Raises
     ------
     CheckpointError
-        If it cannot be made.
+        If it cannot be made or written; the message ends with the advice.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written ({error}).") from error
+        raise _unwritable(folder, error, advice) from error
     try:
         yield part
         part.chmod(0o755)
@@ -186,5 +187,16 @@ def beside(folder: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             part.rename(folder)
+    except Exception as error:
+        # safetensors and tokenizers wrap what the disk says, the latter in the class itself
+        if isinstance(error, OSError | SafetensorError) or type(error) is Exception:
+            raise _unwritable(folder, error, advice) from error
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: Exception, advice: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} cannot be written ({error}); expected room and permission there. {advice}"
+    )

@@ -2,9 +2,13 @@
 
 import json
 import logging
-from collections.abc import Collection
+import shutil
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,10 +26,13 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from refrag_rag.checkpoints.base import GGUF
-from refrag_rag.errors import CheckpointError
+from refrag_rag.errors import CheckpointError, MissingExtraError
 from refrag_rag.extras import need
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, IndexError, SafetensorError, RuntimeError)
+LOADING_ERRORS = (
+    OSError, ValueError, KeyError, IndexError, SafetensorError, RuntimeError, OverflowError,
+    struct.error,
+)  # fmt: skip
 SENTENCE_MODULES = "modules.json"
 logger = logging.getLogger(__name__)
 
@@ -151,12 +158,17 @@ def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> Any:
     CheckpointError
         If the folder has none.
     """
-    place, options = _source(folder)
     try:
-        return AutoTokenizer.from_pretrained(place, local_files_only=True, config=config, **options)
-    except LOADING_ERRORS as error:
+        with _source(folder) as (place, options):
+            return AutoTokenizer.from_pretrained(
+                place, local_files_only=True, config=config, **options
+            )
+    except MissingExtraError:
+        raise
+    except Exception as error:  # of tokenizers that is the class itself
         raise CheckpointError(
-            f"No tokenizer in {folder} ({error}); expected tokenizer.json."
+            f"No tokenizer in {folder} ({error}); expected tokenizer.json, or a whole GGUF file. "
+            "Download or save it again."
         ) from error
 
 
@@ -241,17 +253,19 @@ def _own_pooling(folder: Path | None) -> str | None:
 
 def _read(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreTrainedModel:
     model: PreTrainedModel
-    place, source = _source(folder)
     try:
-        model, found = auto.from_pretrained(
-            place,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=placement.chosen_dtype,
-            output_loading_info=True,
-            **source,
-            **options,
-        )
+        with _source(folder) as (place, source):
+            model, found = auto.from_pretrained(
+                place,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=placement.chosen_dtype,
+                output_loading_info=True,
+                **source,
+                **options,
+            )
+    except MissingExtraError:
+        raise
     except LOADING_ERRORS as error:
         raise _damaged(folder, error) from error
     # transformers only warns, and fills what is missing with random numbers.
@@ -261,12 +275,24 @@ def _read(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreT
     return model
 
 
-def _source(place: Path) -> tuple[Path, dict[str, str]]:
-    """The folder for transformers, and the GGUF file in it, if it is one."""
+@contextmanager
+def _source(place: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The folder for transformers, and the GGUF file in it, if it is one.
+
+    A GGUF file gets a folder of its own: of one that lies beside other models transformers would
+    take their tokenizer.
+    """
     if place.suffix != GGUF:
-        return place, {}
+        yield place, {}
+        return
     need("gguf", f"Reading {place.name}")
-    return place.parent, {"gguf_file": place.name}
+    with TemporaryDirectory(ignore_cleanup_errors=True) as alone:
+        link = Path(alone) / place.name
+        try:
+            link.symlink_to(place.resolve())
+        except OSError:  # not everybody may make links on Windows
+            shutil.copyfile(place, link)
+        yield Path(alone), {"gguf_file": place.name}
 
 
 def _refuse(folder: Path, what: str, keys: Collection[str]) -> None:

@@ -4,9 +4,8 @@ from importlib import resources
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from refrag_rag.checkpoints.base import GGUF
+from refrag_rag.checkpoints.base import GGUF, HUB_ERRORS
 from refrag_rag.errors import CheckpointError
 
 EMBEDDED = ("smol", "tiny")
@@ -47,7 +46,7 @@ def resolve(
             local_files_only=local_files_only,
             allow_patterns=list(HUB_FILES),
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HUB_ERRORS as error:
         raise CheckpointError(
             f"The hub model {name!r} cannot be loaded ({type(error).__name__}: {error}). "
             + _advice(local_files_only)

@@ -106,7 +106,7 @@ def _cells(pair: Pair) -> tuple[str, ...]:
         *(_marked(pair, side) for side in sides),
         " / ".join(str(side.counts["positions"]) for side in sides),
         " / ".join(f"{1000 * side.counts['ttft_s']:.0f}" for side in sides),
-        ", ".join(_titles(pair.compressed)),
+        "; ".join(_titles(pair.compressed)),
     )
 
 
