@@ -39,7 +39,7 @@ def test_the_command_prints_machine_and_model(folder, capsys):
     assert this_machine().device in text
     assert "refrag-rag layout" in text
     assert "It fits" in text
-    assert "refrag doctor tiny" in list(report())[-1]
+    assert "refrag doctor smol" in list(report())[-1]
 
 
 def test_what_cannot_be_read_is_our_error(folder, tmp_path, capsys):
