@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains a model like the embedded one from scratch on two CPU cores: two hours, and an hour for both policies.
-# From vectors alone it ends below the embedded model, which was trained longer (docs/training.md has the figures).
+# Trains a model like `tiny`, the small one of the project's tests, from scratch on two CPU cores: two hours, and an
+# hour for both policies. It is not the default model, and knows nothing but an invented world.
+# From vectors alone it ends below `tiny`, which was trained longer (docs/training.md has the figures).
 # Needs a C++ compiler and Python's headers; without, set `compile: false` in a copy of the configuration.
 # Stop it whenever you like: run again, it goes on.
 # Usage: examples/train_tiny.sh RUN [FACTBOOK.jsonl.xz]
