@@ -99,12 +99,16 @@ def test_the_prompt_goes_on_after_an_error_and_ends_with_its_input(home, capsys,
 
 def test_ctrl_c_at_the_prompt(home, capsys, monkeypatch):
     reading, writing = os.pipe()
-    with open(reading) as stdin, open(writing, "w"):
-        monkeypatch.setattr(sys, "stdin", stdin)
-        killer = threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT))
-        killer.start()
-        assert ask(home) == 130
-        killer.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    try:
+        with open(reading) as stdin, open(writing, "w"):
+            monkeypatch.setattr(sys, "stdin", stdin)
+            killer = threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT))
+            killer.start()
+            assert ask(home) == 130
+            killer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "Traceback" not in capsys.readouterr().err
 
 
