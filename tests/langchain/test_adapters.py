@@ -481,7 +481,7 @@ def test_the_engine_is_loaded_on_first_use_and_shared(loads, tmp_path):
     assert not store.exists()
     chat.invoke(HUMAN)
     llm.invoke("x")
-    assert loads == [{"name_or_path": "tiny", "store": str(store)}]
+    assert loads == [{"name_or_path": "smol", "store": str(store)}]
     indexer.transform_documents([Document("Ada.")])
     assert len(loads) == 2
     assert chat.engine is llm.engine

@@ -132,7 +132,7 @@ def test_components_with_the_same_settings_share_one_engine(tmp_path, monkeypatc
     assert llm.engine is transform.engine
     assert llm.engine is not other.engine
     settings = {"store": str(tmp_path), "device_map": None}
-    assert loads == [("tiny", {**settings, "on_miss": "text"}), ("tiny", settings)]
+    assert loads == [("smol", {**settings, "on_miss": "text"}), ("smol", settings)]
 
 
 def test_answers_carry_counts_outside_the_message():
