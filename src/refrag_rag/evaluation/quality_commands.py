@@ -38,6 +38,8 @@ def add_quality(commands: Any) -> None:
         "--ranking", choices=("file", "retriever"), default="file",
         help="which passages are best: the file's first (or highest score), or by similarity",
     )  # fmt: skip
+    evaluate.add_argument("--device", help="cpu, cuda ... (default: cpu)")
+    evaluate.add_argument("--dtype", help="float32, bfloat16 ... (default: float32 on CPUs)")
     evaluate.set_defaults(run=_evaluate)
 
     policies = commands.add_parser(
@@ -100,6 +102,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         arms=options.arms,
         limit=options.limit,
         ranking=options.ranking,
+        device=options.device,
+        dtype=options.dtype,
     ):
         print(line, flush=True)
 

@@ -42,7 +42,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     arms: Sequence[str] = (),
     limit: int | None = None,
     ranking: Ranking = "file",
-    base: Path | None = None,
+    **loading: Any,
 ) -> Iterator[str]:
     """Answer, write every answer to `folder` at once, and yield tables.
 
@@ -65,8 +65,8 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     ranking
         Which passages are the best: those that the file has first, or those that the demo's
         embedding model finds nearest to the question.
-    base
-        Of a delta checkpoint.
+    **loading
+        As for `refrag_rag.checkpoints.load`: dtype, device, base ...
 
     Raises
     ------
@@ -77,7 +77,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     asked = {file.name.split(".")[0]: read_questions(file, limit=limit) for file in files}
     if ranking == "retriever":
         asked = {name: rank_by_retriever(questions) for name, questions in asked.items()}
-    engines = {k: Refrag.load(model, k=k, base=base) for k in ks or (None,)}
+    engines = {k: Refrag.load(model, k=k, **loading) for k in ks or (None,)}
     first = next(iter(engines.values()))
     kept = AnswerFile(folder / ANSWERS, _about(first, ranking))
     fitting = {
@@ -145,6 +145,7 @@ def _about(engine: Refrag, ranking: Ranking) -> dict[str, Any]:
     return {
         "model": engine.model_name,
         "decoder": decoder_fingerprint(engine.model),
+        "dtype": str(engine.model.decoder.dtype).removeprefix("torch."),
         "prompt": CONTEXT,
         "answer_tokens": ANSWER_TOKENS,
         "ranking": ranking,
