@@ -220,6 +220,12 @@ class RefragCompressor(BaseDocumentCompressor):
     score_key: str = Field(
         default="relevance_score", description="Metadata key of the retrieval score."
     )
+    scores: bool = Field(
+        default=True,
+        description="Whether the score goes along in the marker. LangChain merges documents by "
+        "their text: where marked retrievers feed an EnsembleRetriever, turn it off, or give that "
+        "retriever an id_key.",
+    )
     output: Output = Field(default="spans", description="Spans, or the chosen chunks as text.")
     budget: float | None = Field(default=None, description="Text: fraction of chunks to keep.")
     policy: Any = Field(default=None, description="Text: name or policy that chooses the chunks.")
@@ -275,9 +281,8 @@ class RefragCompressor(BaseDocumentCompressor):
         ]
 
     def _retrieval_score(self, document: Document) -> float | None:
-        score = _score(document.metadata.get(self.score_key))
-        marked = _whole_span(document.page_content)
-        return marked.score if score is None and marked is not None else score
+        """The score by metadata; a document's text may claim one, which is not believed."""
+        return _score(document.metadata.get(self.score_key)) if self.scores else None
 
 
 def is_document(value: object) -> bool:
