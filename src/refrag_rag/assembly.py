@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from refrag_rag.chat_template import Message, Tool, check_messages, check_tools, render, texts_in
+from refrag_rag.chat_template import check_messages, check_tools, render, texts_in
 from refrag_rag.chunking import LazyTexts
 from refrag_rag.errors import InputError
 from refrag_rag.prompt import CompressedPrompt, Segment, TextSegment, VectorSegment
 from refrag_rag.question import find_question
 from refrag_rag.readings import SpanReading
+from refrag_rag.request import Message, Prompt, Tool
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.store import PassageEntry
 from refrag_rag.tokenization import PromptTokenizer
 
 Boundary = tuple[TextSegment, TextSegment]
 ChunkIds = Callable[[Sequence[str], Sequence[int]], tuple[int, ...]]
-Prompt = str | Sequence[Message]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from refrag_rag.langchain import (
     span_text,
     strip_documents,
 )
+from refrag_rag.policies import get_policy
 from refrag_rag.spans import MARKED, find_spans, wrap
 
 HUMAN = [HumanMessage("Hello?")]
@@ -59,6 +60,9 @@ class FakeEngine:
         self.threads: set[int] = set()
         self.steps = 0
         self.closed = threading.Event()
+
+    def get_policy(self, policy=None):
+        return get_policy(policy or "lexical")
 
     def precompute(self, texts, *, batch_size=64, progress=False):
         self.batches.append(list(texts))

@@ -11,9 +11,9 @@ from langchain_core.documents import BaseDocumentCompressor, BaseDocumentTransfo
 from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from refrag_rag.errors import InputError
+from refrag_rag.adapters import NOT_KEPT, EngineOwner, check_engine, no_other_process
+from refrag_rag.errors import InputError, StoreError
 from refrag_rag.extract import EXTRACTION, Output, Unchosen, check_extraction, extract
-from refrag_rag.langchain.owner import EngineOwner
 from refrag_rag.spans import MARKED, Span, find_spans, neutralise, strip_spans, wrap
 
 if TYPE_CHECKING:
@@ -165,13 +165,20 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
     ) -> Sequence[Document]:
         """Precompute what the store does not have.
 
+        A store that cannot be written stops nothing: that is logged as an error, and the documents
+        are encoded when they are first asked for.
+
         Returns
         -------
         Sequence[Document]
             The documents, as they came.
         """
         settings = {"batch_size": self.batch_size, "progress": self.progress, **kwargs}
-        precompute_documents(self.engine, documents, title_key=self.title_key, **settings)
+        engine = self.engine  # a store that cannot be opened is an error
+        try:
+            precompute_documents(engine, documents, title_key=self.title_key, **settings)
+        except StoreError as error:
+            logger.error(NOT_KEPT, error)
         return documents
 
     def forget(self, documents: Sequence[Document], *, living: Sequence[Document] = ()) -> int:
@@ -233,8 +240,22 @@ class RefragCompressor(BaseDocumentCompressor):
     _noted: bool = PrivateAttr(default=False)
 
     def __init__(self, engine: "Refrag | None" = None, **data: Any) -> None:
+        if engine is not None:
+            check_engine(engine)
         check_extraction(engine, **{name: data[name] for name in EXTRACTION if name in data})
         super().__init__(**{"engine": engine, **data})
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """State for another process.
+
+        Raises
+        ------
+        InputError
+            If there is an engine, which cannot go there.
+        """
+        if self.engine is not None:
+            raise no_other_process()
+        return super().__getstate__()
 
     @override
     def compress_documents(
