@@ -4,18 +4,20 @@ import copy
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _HALVES = re.compile("[\ud800-\udfff]")
 _SLOT = re.compile("\ue000\\d+:\\d+\ue001")
 
 
-def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+def backend(tokenizer: "PreTrainedTokenizerBase") -> Tokenizer:
     """The Rust tokenizer behind a Hugging Face tokenizer.
 
     Raises
@@ -32,12 +34,12 @@ def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return found
 
 
-def description(tokenizer: PreTrainedTokenizerBase) -> str:
+def description(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What makes a tokenizer, without truncation and padding, which every call may change."""
     return str(_without_limits(backend(tokenizer)).to_str())
 
 
-def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+def same_vocabulary(first: "PreTrainedTokenizerBase", second: "PreTrainedTokenizerBase") -> bool:
     """Whether two tokenizers give the same ids for text from documents (control tokens aside)."""
     parts = [json.loads(backend(tokenizer).to_str()) for tokenizer in (first, second)]
     return all(
@@ -63,7 +65,7 @@ class PlainTokenizer:
         Built again from the same file, without added tokens and without a post-processor.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         source = backend(tokenizer)
         parts: dict[str, Any] = json.loads(source.to_str())
         parts.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
@@ -93,7 +95,7 @@ class PlainTokenizer:
 class PromptTokenizer:
     """Tokenises prompts in which every span is one slot, on a private copy of the tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._source = backend(tokenizer)
         self._tokenizer = _without_limits(self._source)
         self._slots: dict[str, int] = {}
