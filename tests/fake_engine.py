@@ -52,7 +52,7 @@ class FakeEngine:
             self.running.clear()
 
     def _answer(self):
-        counts = SimpleNamespace(positions=7, new_tokens=3)
+        counts = SimpleNamespace(positions=7, new_tokens=3, spans=0)
         return SimpleNamespace(
             text=self.script, counts=counts, metadata=lambda: {"positions": 7, "cache_hits": 1}
         )

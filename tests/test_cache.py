@@ -234,7 +234,7 @@ def test_equal_ids_with_another_vector_are_not_shared(model, cached):
     ]
     cache = cached.prompt_cache
     from refrag_rag.decode import decode
-    from refrag_rag.sampling import Sampling
+    from refrag_rag.request import Sampling
 
     for _ in decode(model, prompts[:1], Sampling(max_new_tokens=1), cache.start(prompts[:1])):
         pass

@@ -1,7 +1,8 @@
 """From prompts that are laid out to answers: decode, stop, and write down what was read."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 from refrag_rag.answer import Answer, Counts, Timings
 from refrag_rag.decode import decode, end_tokens
@@ -44,32 +45,19 @@ def answer_rows(
     texts = [AnswerText(model.tokenizer, ends, sampling.stop, kept) for _ in prompts]
     reused = reuse.positions if reuse is not None else 0
     first = None
-    for tokens in _until_stopped(decode(model, prompts, sampling, reuse), texts):
-        first = first or time.perf_counter()
-        for row, token in tokens:
-            texts[row].add(token)
-            yield row, texts[row].fresh(), None
+    steps = decode(model, prompts, sampling, reuse, stopped=lambda row: texts[row].stopped)
+    with closing(steps):  # a reader may go away before the end
+        for tokens in steps:
+            first = first or time.perf_counter()
+            for row, token in tokens:
+                texts[row].add(token)
+                yield row, texts[row].fresh(), None
     for row, text in enumerate(texts):
         rest = text.fresh(final=True)
         now = time.perf_counter()
         first = first or now
         timings = clock(ttft_s=first - start, decode_s=now - first, total_s=now - start)
         yield row, rest, _answer(text, prompts[row], timings, reused)
-
-
-def _until_stopped(
-    steps: Generator[list[tuple[int, int]], set[int], None], texts: Sequence[AnswerText]
-) -> Iterator[list[tuple[int, int]]]:
-    """Run the decoder, telling it after each step which rows met a stop string."""
-    try:
-        tokens = next(steps)
-        while True:
-            yield tokens
-            tokens = steps.send({row for row, text in enumerate(texts) if text.stopped})
-    except StopIteration:
-        return
-    finally:
-        steps.close()  # a reader may go away before the end
 
 
 def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings, reused: int) -> Answer:

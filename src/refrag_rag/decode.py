@@ -1,6 +1,6 @@
 """Prefill once, take the first token from its logits, go on with the KV cache."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -21,16 +21,20 @@ def decode(
     prompts: Sequence[CompressedPrompt],
     sampling: Sampling,
     reuse: Reuse | None = None,
-) -> Generator[list[Token], set[int], None]:
+    *,
+    stopped: Callable[[int], bool] = lambda _: False,
+) -> Generator[list[Token], None, None]:
     """Generate for a batch, a step at a time.
 
-    Send the set of finished rows back into the generator (``.send(rows)``) to stop them early;
-    rows stop by themselves at an end token, at `max_new_tokens` and at the decoder's window.
+    A row stops at an end token, at `max_new_tokens`, at the decoder's window, and when `stopped`
+    says so.
 
     Parameters
     ----------
     reuse
         Positions that need not be computed again; takes the KV cache in the end. For one prompt.
+    stopped
+        Asked after each step whether the reader needs no more of a row.
 
     Yields
     ------
@@ -45,27 +49,27 @@ def decode(
     limits = [_limit(prompt, model.max_positions, sampling) for prompt in prompts]
     with torch.inference_mode():
         inputs = model.decoder_inputs(prompts)
-    samplers = [Sampler(sampling, prompt.text_ids(), inputs.input_ids.device) for prompt in prompts]
+    sampler = Sampler(sampling, [prompt.text_ids() for prompt in prompts], model.device)
     ends = end_tokens(model)
-    running = set(range(len(prompts)))
+    running = list(range(len(prompts)))
     steps = _Steps(model.decoder, inputs, reuse)
-    next_ids = [model.pad_id] * len(prompts)
+    tokens = [model.pad_id] * len(prompts)
     answer: list[int] = []  # of the first row
     made = 0
     sound = False  # whether all layers of the KV cache are equally long
     try:
         while running:
             sound = False
-            logits = steps.next(next_ids)  # (B, vocabulary)
+            logits = steps.next(tokens)  # (B, vocabulary)
             sound = True
             made += 1
-            tokens = [(row, samplers[row].choose(logits[row])) for row in sorted(running)]
-            for row, token in tokens:
-                next_ids[row] = token
-            answer.append(next_ids[0])
-            stopped = yield tokens
-            running -= {row for row, token in tokens if token in ends or made >= limits[row]}
-            running -= set(stopped or ())
+            tokens = sampler.choose(logits)
+            answer.append(tokens[0])
+            yield [(row, tokens[row]) for row in running]
+            running = [
+                row for row in running
+                if not (tokens[row] in ends or made >= limits[row] or stopped(row))
+            ]  # fmt: skip
     finally:
         if reuse is not None and sound:
             reuse.keep(steps.cache, answer)

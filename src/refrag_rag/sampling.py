@@ -1,12 +1,11 @@
-"""How tokens are chosen."""
+"""How tokens are chosen, for a whole batch at once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -16,42 +15,68 @@ from refrag_rag.request import Sampling
 
 
 class Sampler:
-    """Chooses the next token of one sequence; every sequence has its own random state."""
+    """Chooses the next tokens of B sequences; every sequence has its own random state.
 
-    def __init__(self, sampling: Sampling, prompt_ids: Sequence[int], device: torch.device) -> None:
-        self._greedy = sampling.temperature == 0
-        self._ids = torch.tensor([list(prompt_ids)], dtype=torch.long, device=device)  # (1, n)
-        self._generator = None
-        if not self._greedy:
-            self._generator = torch.Generator(device)
-            if sampling.seed is None:
-                self._generator.seed()
-            else:
-                self._generator.manual_seed(sampling.seed)
-        self._processors = _processors(sampling)
+    Parameters
+    ----------
+    prompts
+        Token ids of each prompt's text, for the repetition penalty.
+    """
 
-    def choose(self, logits: Tensor) -> int:
-        """Draw from logits of *shape* (vocabulary,)."""
-        scores: Tensor = self._processors(self._ids, logits[None].float())  # (1, vocabulary)
-        if self._greedy:
-            token = int(scores.argmax())
+    def __init__(
+        self, sampling: Sampling, prompts: Sequence[Sequence[int]], device: torch.device
+    ) -> None:
+        self._sampling, self._prompts = sampling, prompts
+        self._seen: Tensor | None = None  # (B, vocabulary), bool
+        self._warpers = _warpers(sampling)
+        self._generators = [_generator(sampling, device) for _ in prompts]
+
+    def choose(self, logits: Tensor) -> list[int]:
+        """Draw one token a row from logits of *shape* (B, vocabulary)."""
+        scores = logits.float()
+        if self._sampling.repetition_penalty != 1:
+            scores = self._penalised(scores)
+        if self._sampling.temperature == 0:
+            chosen = scores.argmax(-1)  # (B,)
         else:
-            drawn = torch.multinomial(scores.softmax(-1), 1, generator=self._generator)
-            token = int(drawn)
-        self._ids = torch.cat([self._ids, self._ids.new_tensor([[token]])], dim=1)
-        return token
+            for warp in self._warpers:
+                scores = warp(None, scores)
+            rows = zip(scores.softmax(-1), self._generators, strict=True)
+            chosen = torch.cat([torch.multinomial(row, 1, generator=own) for row, own in rows])
+        if self._seen is not None:
+            self._seen.scatter_(1, chosen[:, None], value=True)
+        tokens: list[int] = chosen.tolist()
+        return tokens
+
+    def _penalised(self, scores: Tensor) -> Tensor:
+        """What was read or written before becomes less likely (CTRL, arXiv 1909.05858)."""
+        if self._seen is None:
+            self._seen = torch.zeros_like(scores, dtype=torch.bool)
+            for row, ids in zip(self._seen, self._prompts, strict=True):
+                row[torch.tensor(ids, dtype=torch.long, device=row.device)] = True
+        penalty = self._sampling.repetition_penalty
+        return torch.where(
+            self._seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores
+        )
 
 
-def _processors(sampling: Sampling) -> LogitsProcessorList:
-    found = LogitsProcessorList()
-    if sampling.repetition_penalty != 1:
-        found.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature in (0, 1):
-        pass
+def _warpers(sampling: Sampling) -> list[Any]:
+    warpers: list[Any] = []
+    if sampling.temperature not in (0, 1):
+        warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return warpers
+
+
+def _generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:
+    if sampling.temperature == 0:
+        return None
+    generator = torch.Generator(device)
+    if sampling.seed is None:
+        generator.seed()
     else:
-        found.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.temperature and sampling.top_k:
-        found.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.temperature and sampling.top_p < 1:
-        found.append(TopPLogitsWarper(sampling.top_p))
-    return found
+        generator.manual_seed(sampling.seed)
+    return generator
