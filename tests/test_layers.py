@@ -45,6 +45,7 @@ FRAMEWORKS = {
 }
 # Ways to import that no reader of imports sees; find_spec only looks, and is no such way.
 DYNAMIC = {"import_module", "__import__", "exec_module", "load_module", "run_module", "run_path"}
+OUTSIDE = {"benchmarks", "recipes", "tests"}  # beside the package, not in the wheel
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 
@@ -72,6 +73,8 @@ def violations(module: str, code: str) -> list[str]:
                 below = rest.split(".")[0]
                 if FLOOR[below] > FLOOR[module]:
                     found.append(f"{module} imports {name}")
+            elif top in OUTSIDE:
+                found.append(f"{module} imports {name}, which is not in the wheel")
             elif top in FRAMEWORKS and module not in FRAMEWORKS[top]:
                 found.append(f"{module} imports the framework {name}")
     return found
@@ -100,6 +103,7 @@ def test_imports_point_one_way(module, path):
         ("spans", "def f():\n    from refrag_rag.model import RefragModel"),
         ("langchain", "from llama_index.core import VectorStoreIndex"),
         ("engine", "from . import model"),
+        ("evaluation", "from benchmarks.harness import run"),
         ("engine", "from importlib import import_module"),
         ("engine", "import importlib\nimportlib.import_module('refrag_rag.cli')"),
         ("engine", "import importlib\ngetattr(importlib, 'import_module')('faiss')"),

@@ -26,7 +26,7 @@ EXTRAS = {
     ),
     "ray": ("ray", "ray.data"),
 }
-"""What each extra of ``pyproject.toml`` that users install brings, by the names that are imported."""
+"""What the extras of ``pyproject.toml`` that users install bring, by the names of imports."""
 
 
 def missing(extra: str, modules: Sequence[str] = ()) -> list[str]:

@@ -33,8 +33,14 @@ def main(arguments: Sequence[str]) -> None:
 def _stage(name: str) -> Callable[[Sequence[str]], None]:
     from refrag_rag.training import base, finetune, policy, pretrain, reconstruct
 
-    stages = (base, reconstruct, pretrain, policy, finetune)
-    return dict(zip(STAGES, (stage.main for stage in stages), strict=True))[name]
+    stages: dict[str, Callable[[Sequence[str]], None]] = {
+        "base": base.main,
+        "reconstruct": reconstruct.main,
+        "pretrain": pretrain.main,
+        "policy": policy.main,
+        "finetune": finetune.main,
+    }
+    return stages[name]
 
 
 def prepare(arguments: Sequence[str]) -> None:
