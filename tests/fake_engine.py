@@ -5,6 +5,8 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+from refrag_rag.policies import get_policy
+
 
 class FakeEngine:
     """Answers with a script, word by word, and remembers what it was asked."""
@@ -19,6 +21,9 @@ class FakeEngine:
         self.batches: list[list[str]] = []
         self.running = threading.Event()
         self.steps = 0
+
+    def get_policy(self, policy=None):
+        return get_policy(policy or "lexical")
 
     def precompute(self, texts, *, batch_size=64, progress=False):
         self.batches.append(list(texts))

@@ -10,12 +10,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "refrag_rag"
 # From the ground up; a module may import from its own floor and from those below it.
 FLOORS = (
     ("errors",),
-    ("extras", "compiling"),
+    ("extras", "compiling", "fingerprint"),
     (
         *("config", "spans", "question", "tokenization", "answer", "readings", "inspection"),
         *("tools", "rows"),
     ),
-    ("chunking", "prompt", "adapter", "store", "policies", "chat_template"),
+    ("chunking", "prompt", "adapter", "store", "policies", "request", "chat_template"),
     ("projector", "windows"),
     ("encoder", "sampling", "stopping", "assembly"),
     ("model", "checkpoints"),
@@ -23,7 +23,7 @@ FLOORS = (
     ("encoder_pool", "answering"),
     ("preparation", "precompute"),
     ("engine",),
-    ("extract", "ray_job"),
+    ("extract", "ray_job", "adapters"),
     ("training", "llama_index", "langchain"),
     ("evaluation", "doctor"),
     ("demo",),

@@ -53,3 +53,22 @@ def test_long_text_takes_no_long_time(text):
     started = time.process_time()
     assert find_question(text).startswith("b")
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("Question: old?\nAnswer: x\n\nNow: who?", "Now: who?"),
+        ("Query: old?\nAnswer: x\ny\n\nAnd when was it?\n", "And when was it?"),
+        ("Question: old?\nAnswer: x\n\nQuestion: new?", "new?"),
+        ("Question: who?\nExisting answer: x\n\nContext.\n\nRefined answer:", "who?"),
+        ("Question: who?\nAnswer: x", "who?"),
+        ("Question: who?\nAnswer from this: A text.\n\nAnother text.", "who?"),
+        ("Frage: Wer war es?\nAntwort:", "Wer war es?"),
+        ("Contexto...\nPregunta: ¿Quién?\nRespuesta:", "¿Quién?"),
+        ("Texte.\nQuestion : Qui ?\nRéponse :", "Qui ?"),
+        ("上下文\n问题\uff1a谁创立了它\uff1f\n回答\uff1a", "谁创立了它\uff1f"),
+    ],
+)
+def test_the_question_that_is_open(text, asked):
+    assert find_question(text) == asked

@@ -2,15 +2,13 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
 
 from refrag_rag.answer import Answer, Counts, Timings
 from refrag_rag.decode import decode, end_tokens
-from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.request import Sampling
 from refrag_rag.reuse import Reuse
-from refrag_rag.sampling import Sampling
 from refrag_rag.stopping import AnswerText
 
 
@@ -57,20 +55,6 @@ def answer_rows(
         first = first or now
         timings = clock(ttft_s=first - start, decode_s=now - first, total_s=now - start)
         yield row, rest, _answer(text, prompts[row], timings, reused)
-
-
-def sampling_of(arguments: dict[str, Any]) -> Sampling:
-    """Settings of a call.
-
-    Raises
-    ------
-    InputError
-        If an argument is unknown or out of range.
-    """
-    known = Sampling.__dataclass_fields__
-    if unknown := sorted(set(arguments) - set(known)):
-        raise InputError(f"Unknown arguments {unknown}; expected some of {sorted(known)}.")
-    return Sampling(**arguments)
 
 
 def _until_stopped(

@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from refrag_rag.chat_template import Message, Tool, check_messages, check_tools, render, texts_in
+from refrag_rag.chat_template import check_messages, check_tools, render, texts_in
 from refrag_rag.chunking import LazyTexts
 from refrag_rag.errors import InputError
 from refrag_rag.prompt import CompressedPrompt, Segment, TextSegment, VectorSegment
 from refrag_rag.question import find_question
 from refrag_rag.readings import SpanReading
+from refrag_rag.request import Message, Prompt, Tool
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.store import PassageEntry
 from refrag_rag.tokenization import PromptTokenizer
 
 Boundary = tuple[TextSegment, TextSegment]
 ChunkIds = Callable[[Sequence[str], Sequence[int]], tuple[int, ...]]
-Prompt = str | Sequence[Message]
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,14 @@ def parse(
     messages = None if isinstance(prompt, str) else check_messages(prompt)
     texts = [m["content"] for m in messages] if messages is not None else [str(prompt)]
     pieces = [split_spans(text, markup) for text in texts]
-    spans = tuple(piece for text in pieces for piece in text if isinstance(piece, Span))
-    names = slots.slots(len(spans), [*texts, *texts_in([messages or [], functions])])
+    cut: list[list[str | Span | list[int]]] = [list(text) for text in pieces]
+    if messages is not None:
+        cut = [_without_control(m, text, slots) for m, text in zip(messages, pieces, strict=True)]
+    slotted = [piece for text in cut for piece in text if not isinstance(piece, str)]
+    names = slots.slots(len(slotted), [*texts, *texts_in([messages or [], functions])])
     left = iter(names)
     plain = [
-        "".join(piece if isinstance(piece, str) else next(left) for piece in text)
-        for text in pieces
+        "".join(piece if isinstance(piece, str) else next(left) for piece in text) for text in cut
     ]
     rendered = plain[0]
     if messages is not None:
@@ -117,7 +119,42 @@ def parse(
     if not rendered.strip():
         raise InputError("The prompt is empty; expected text or messages with text.")
     parts = slots.encode(rendered, names, special_tokens=messages is None)
-    return ParsedPrompt(tuple(parts), spans, _question(messages, pieces))
+    spans = tuple(piece for piece in slotted if isinstance(piece, Span))
+    return ParsedPrompt(_fill_control(parts, slotted), spans, _question(messages, pieces))
+
+
+def _without_control(
+    message: Message, pieces: Sequence[str | Span], slots: PromptTokenizer
+) -> list[str | Span | list[int]]:
+    """Cut what would be control tokens out of a message's text.
+
+    What users and documents write is ordinary text. An assistant's own words stay as they were
+    generated: a call of a tool can be a control token.
+    """
+    if message["role"] == "assistant":
+        return list(pieces)
+    return [
+        part
+        for piece in pieces
+        for part in (slots.cut_control(piece) if isinstance(piece, str) else [piece])
+    ]
+
+
+def _fill_control(
+    parts: Sequence[list[int] | int], slotted: Sequence[Span | list[int]]
+) -> tuple[list[int] | int, ...]:
+    """Put token ids back into their slots; what is left are slots of spans, counted anew."""
+    spans = [slot for slot, piece in enumerate(slotted) if isinstance(piece, Span)]
+    filled: list[list[int] | int] = []
+    ids: list[int] = []
+    for part in parts:
+        piece = slotted[part] if isinstance(part, int) else part
+        if isinstance(part, int) and isinstance(piece, Span):
+            filled += [ids, spans.index(part)]
+            ids = []
+        elif not isinstance(piece, Span):
+            ids = [*ids, *piece]
+    return (*filled, ids)
 
 
 def assemble(

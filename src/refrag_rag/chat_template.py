@@ -10,10 +10,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.errors import InputError
+from refrag_rag.request import Message, Tool
 from refrag_rag.spans import strip_spans
-
-Message = Mapping[str, Any]
-Tool = Mapping[str, Any]
 
 
 def takes_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -39,11 +37,16 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     Raises
     ------
     InputError
-        If there are none, or one is not of this shape.
+        If there are none, one is not of this shape, or the last one is an empty question.
     """
+    if not isinstance(messages, Sequence):
+        raise InputError(f"prompt = {messages!r:.80}; expected text or a list of messages.")
     if not messages:
         raise InputError("No messages; expected at least one.")
-    return [_check_message(message) for message in messages]
+    checked = [_check_message(message) for message in messages]
+    if checked[-1]["role"] == "user" and not checked[-1]["content"].strip():
+        raise InputError("The last message is empty; expected a question.")
+    return checked
 
 
 def check_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:

@@ -8,9 +8,10 @@ from transformers import PreTrainedModel
 
 from refrag_rag.errors import PromptTooLongError
 from refrag_rag.model import DecoderInputs, RefragModel
-from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.prompt import CompressedPrompt, TextSegment
+from refrag_rag.request import Sampling
 from refrag_rag.reuse import Reuse
-from refrag_rag.sampling import Sampler, Sampling
+from refrag_rag.sampling import Sampler
 
 Token = tuple[int, int]  # row of the batch, token id
 
@@ -41,7 +42,7 @@ def decode(
     PromptTooLongError
         If a prompt leaves no position for a new token.
     """
-    limits = [_limit(prompt.positions, model.max_positions, sampling) for prompt in prompts]
+    limits = [_limit(prompt, model.max_positions, sampling) for prompt in prompts]
     with torch.inference_mode():
         inputs = model.decoder_inputs(prompts)
     samplers = [Sampler(sampling, prompt.text_ids(), inputs.input_ids.device) for prompt in prompts]
@@ -124,11 +125,21 @@ def end_tokens(model: RefragModel) -> frozenset[int]:
     return frozenset(i for i in (*ids, model.tokenizer.eos_token_id) if isinstance(i, int))
 
 
-def _limit(positions: int, window: int, sampling: Sampling) -> int:
-    if positions >= window:
-        raise PromptTooLongError(
-            f"The prompt takes {positions} positions; the decoder reads {window}, the answer "
-            "included. Retrieve fewer passages, expand fewer chunks (p), or mark more text as "
-            "compressible."
+def _limit(prompt: CompressedPrompt, window: int, sampling: Sampling) -> int:
+    if prompt.positions < window:
+        return min(sampling.max_new_tokens, window - prompt.positions)
+    texts = [one for one in prompt.segments if isinstance(one, TextSegment)]
+    outside = sum(len(one.token_ids) for one in texts if one.role == "prompt")
+    if outside >= window:
+        advice = (
+            f"{outside} of them are text outside passages: shorten that, or mark the passages in "
+            "it as compressible (spans.wrap)."
         )
-    return min(sampling.max_new_tokens, window - positions)
+    elif prompt.expanded:
+        advice = "Let fewer chunks stay text (p), or retrieve fewer passages."
+    else:
+        advice = "Retrieve fewer passages."
+    raise PromptTooLongError(
+        f"The prompt takes {prompt.positions} positions; the decoder reads {window}, the answer "
+        f"included. {advice}"
+    )

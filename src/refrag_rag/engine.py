@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from refrag_rag.answer import Answer, Delta, PrecomputeReport, Timings
-from refrag_rag.answering import answer_rows, sampling_of
-from refrag_rag.assembly import Prompt
-from refrag_rag.chat_template import Tool, takes_tools
+from refrag_rag.answering import answer_rows
+from refrag_rag.chat_template import takes_tools
 from refrag_rag.compiling import compile_model
 from refrag_rag.errors import InputError
 from refrag_rag.lookup import PassageLookup, VectorType
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Policy, budget, get_policy, needs_of
+from refrag_rag.policies import Policy, get_policy, needs_of
 from refrag_rag.precompute import Precompute
-from refrag_rag.preparation import Laps, OnMiss, Preparation
+from refrag_rag.preparation import OnMiss, Preparation
 from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.request import (
+    SAMPLING,
+    Prompt,
+    Request,
+    Sampling,
+    Tool,
+    checked_texts,
+    known_arguments,
+)
 from refrag_rag.reuse import PromptCache
 from refrag_rag.scoring import SCORERS
 from refrag_rag.spans import neutralise
@@ -79,11 +87,10 @@ class Refrag:
             raise InputError(f"vectors = {vectors!r}; expected 'float16' or 'float32'.")
         if isinstance(scores, str) or set(scores) - set(SCORERS):
             raise InputError(f"scores = {scores!r}; expected a list of {', '.join(SCORERS)}.")
-        budget(p, 0)  # checks the range
         self.model = model
         self.store = MemoryStore() if store is None else store
-        self.policy = get_policy(policy, model.policies)
-        self.p = p
+        self.policy = self.get_policy(policy)
+        self.p = Request(policy=self.policy, p=p).p
         self.on_miss = on_miss
         self.scores = frozenset(scores)
         self.prompt_cache = PromptCache(model, prompt_cache)
@@ -117,6 +124,9 @@ class Refrag:
         **options
             See `refrag_rag.checkpoints.load`: dtype, device, device_map, k, base, revision ...
         """
+        path = isinstance(store, str | Path)
+        if store == "" or not (path or store is None or hasattr(store, "put")):
+            raise InputError(f"store = {store!r}; expected a folder, a store, or None for memory.")
         model = RefragModel.from_pretrained(name_or_path, **options)
         if compile:
             compile_model(model.decoder)
@@ -195,7 +205,7 @@ class Refrag:
         run = Precompute(
             self.model, self._lookup, needs=needs, batch_size=batch_size, workers=workers
         )
-        return run.run(texts, progress=progress)
+        return run.run(checked_texts(texts), progress=progress)
 
     def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
         """Remove passages from the store, such as those of deleted documents.
@@ -222,8 +232,8 @@ class Refrag:
         StoreError
             If the store cannot be written.
         """
-        gone = set(map(neutralise, texts)) - set(map(neutralise, living))
-        return self.store.delete(self.namespace, sorted(map(passage_key, gone)))
+        gone, stay = (set(map(neutralise, checked_texts(some))) for some in (texts, living))
+        return self.store.delete(self.namespace, sorted(map(passage_key, gone - stay)))
 
     def compress(
         self,
@@ -235,8 +245,8 @@ class Refrag:
         tools: Sequence[Tool] | None = None,
     ) -> CompressedPrompt:
         """Lay out a prompt without answering it; print it to see what the decoder would read."""
-        prompts, _ = self._prepare([prompt], question=question, policy=policy, p=p, tools=tools)
-        return prompts[0]
+        request = self._request(question=question, policy=policy, p=p, tools=tools)
+        return self._preparation.prepare([prompt], request)[0][0]
 
     def generate(self, prompt: Prompt, **arguments: Any) -> Answer:
         """Answer one prompt.
@@ -278,11 +288,14 @@ class Refrag:
         **arguments
             See `generate`.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size = {batch_size}; expected at least 1.")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size = {batch_size!r}; expected at least 1.")
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+            raise InputError(f"prompts = {prompts!r:.80}; expected a list of prompts.")
+        request = self._request(**arguments)
         answers: dict[int, Answer] = {}
         for start in range(0, len(prompts), batch_size):
-            for row, _, answer in self._run(prompts[start : start + batch_size], **arguments):
+            for row, _, answer in self._run(prompts[start : start + batch_size], request):
                 if answer is not None:
                     answers[start + row] = answer
         return [answers[row] for row in range(len(prompts))]
@@ -295,7 +308,7 @@ class Refrag:
         Delta
             New text; the last one carries the answer. The pieces joined are the answer's text.
         """
-        for _, text, answer in self._run([prompt], **arguments):
+        for _, text, answer in self._run([prompt], self._request(**arguments)):
             if text or answer:
                 yield Delta(text, answer)
 
@@ -305,47 +318,67 @@ class Refrag:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, pad ids in place of vectors (for a framework's token counter)."""
+        if not isinstance(text, str):
+            raise InputError(f"text = {text!r:.80}; expected text.")
         return self._preparation.tokenize(text, self.p)
 
-    def _run(
+    def get_policy(self, policy: str | Policy | None = None) -> Policy:
+        """A policy by its name, among the model's own too; None: the engine's.
+
+        Raises
+        ------
+        InputError
+            If there is none of that name.
+        """
+        return self.policy if policy is None else get_policy(policy, self.model.policies)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Refrag":
+        """Share the engine: copies of a configuration that holds it hold the same one."""
+        return self
+
+    def __copy__(self) -> "Refrag":
+        """Share the engine."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Refuse to go to another process.
+
+        Raises
+        ------
+        InputError
+            Always: weights and an open store cannot be pickled.
+        """
+        raise InputError(
+            "An engine cannot be pickled. Load it in the other process (Refrag.load), or give "
+            "components model_name= and store= instead of an engine."
+        )
+
+    def _request(
         self,
-        prompts: Sequence[Prompt],
         *,
-        question: str | None = None,
         policy: str | Policy | None = None,
         p: float | None = None,
-        tools: Sequence[Tool] | None = None,
-        **sampling: Any,
+        **arguments: Any,
+    ) -> Request:
+        """What a call asks for; the engine's own policy and p where it says nothing."""
+        given = known_arguments(arguments)
+        sampling = Sampling(**{name: given.pop(name) for name in SAMPLING if name in given})
+        return Request(
+            policy=self.get_policy(policy), p=self.p if p is None else p, sampling=sampling, **given
+        )
+
+    def _run(
+        self, prompts: Sequence[Prompt], request: Request
     ) -> Iterator[tuple[int, str, Answer | None]]:
         """Rows with their new text, and with the answer once a row is done."""
         start = time.perf_counter()
-        settings = sampling_of(sampling)
-        compressed, laps = self._prepare(
-            prompts, question=question, policy=policy, p=p, tools=tools
-        )
+        compressed, laps = self._preparation.prepare(prompts, request)
         yield from answer_rows(
             self.model,
             compressed,
-            settings,
-            kept=TOOL_MARKERS if tools else (),
+            request.sampling,
+            kept=TOOL_MARKERS if request.tools else (),
             reuse=self.prompt_cache.start(compressed),
             clock=partial(Timings, *laps),
             start=start,
-        )
-
-    def _prepare(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        question: str | None,
-        policy: str | Policy | None,
-        p: float | None,
-        tools: Sequence[Tool] | None,
-    ) -> tuple[list[CompressedPrompt], Laps]:
-        """Lay out prompts by the call's policy and budget, or the engine's."""
-        share = self.p if p is None else p
-        budget(share, 0)  # checks the range
-        chosen = self.policy if policy is None else get_policy(policy, self.model.policies)
-        return self._preparation.prepare(
-            prompts, question=question, policy=chosen, p=share, tools=tools
         )

@@ -22,7 +22,7 @@ Unchosen = Literal["keep", "drop"]
 
 ELLIPSIS = "…"
 WORD = 32  # characters; a longer "word" is a URL, or a script without spaces
-EXTRACTION = ("output", "budget", "unchosen")  # what `check_extraction` takes
+EXTRACTION = ("output", "budget", "unchosen", "policy")  # what `check_extraction` takes
 _FALLBACK = "retrieval"
 _WORD, _LAST_WORD = re.compile(r"\S+"), re.compile(r"\S+\Z")
 logger = logging.getLogger(__name__)
@@ -47,11 +47,12 @@ class Extract:
 
 
 def check_extraction(
-    engine: object | None,
+    engine: "Refrag | None",
     *,
     output: str = "spans",
     budget: float | None = None,
     unchosen: str = "keep",
+    policy: str | Policy | None = None,
 ) -> None:
     """Check the settings of an adapter.
 
@@ -70,6 +71,8 @@ def check_extraction(
         raise InputError("budget = 0 leaves no text; expected a fraction above 0.")
     if output == "text" and engine is None:
         raise missing_engine()
+    if engine is not None:
+        engine.get_policy(policy)
 
 
 def missing_engine() -> InputError:

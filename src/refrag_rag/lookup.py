@@ -14,6 +14,7 @@ from torch import Tensor
 
 from refrag_rag.chunking import ChunkedPassage, LazyTexts, cut_text
 from refrag_rag.errors import InputError
+from refrag_rag.fingerprint import State, weights_state
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION
 from refrag_rag.rows import RowBuffers
@@ -89,13 +90,13 @@ class PassageLookup:
     def __init__(self, model: RefragModel, store: ChunkStore, *, dtype: VectorType) -> None:
         self._model, self._store, self._dtype = model, store, np.dtype(dtype)
         self._buffers = RowBuffers(pinned=model.device.type == "cuda")
-        self._scorers: dict[str, Scorer] = {}
+        self._scorers: dict[str, tuple[State, Scorer]] = {}
         self._lock = threading.Lock()
 
     @property
     def namespace(self) -> str:
         """The model's fingerprint."""
-        with self._lock:  # computed once, on first use
+        with self._lock:  # computed once for each state of the weights
             return self._model.fingerprint
 
     def find(
@@ -246,10 +247,11 @@ class PassageLookup:
         return self._scorer(name).name if name in SCORERS else name
 
     def _scorer(self, name: str) -> Scorer:
-        with self._lock:  # built once, on first use: it reads the decoder's weights
-            if name not in self._scorers:
-                self._scorers[name] = SCORERS[name](self._model)
-            return self._scorers[name]
+        with self._lock:  # built once for each state of the decoder's weights: it reads them all
+            state = weights_state(self._model.decoder)
+            if name not in self._scorers or self._scorers[name][0] != state:
+                self._scorers[name] = (state, SCORERS[name](self._model))
+            return self._scorers[name][1]
 
     def _array(self, tensor: Tensor) -> NDArray[Any]:
         return tensor.float().cpu().numpy().astype(self._dtype)

@@ -1,8 +1,6 @@
 """RefragModel: encoder, projector and decoder, composed. It knows nothing of stores and spans."""
 
-import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ from refrag_rag.chunking import ChunkedPassage, Chunker
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError
+from refrag_rag.fingerprint import State, digest_weights, weights_state
 from refrag_rag.policies.base import Policy
 from refrag_rag.projector import Projector
 from refrag_rag.prompt import CompressedPrompt, TextSegment
@@ -81,6 +80,7 @@ class RefragModel(nn.Module):
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.policies: dict[str, Policy] = {}
+        self._fingerprint: tuple[tuple[RefragConfig, State], str] | None = None
         self._plain = PlainTokenizer(tokenizer)
         foreign = config.chunked_by == "encoder"
         cutter = PlainTokenizer(encoder.tokenizer) if foreign else self._plain
@@ -190,23 +190,26 @@ class RefragModel(nn.Module):
             return tuple(token_ids)
         return tuple(self._plain.encode("".join(texts))[0])
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Names what chunk embeddings depend on: encoder weights, tokenizers, chunking, pooling."""
-        digest = hashlib.sha256()
+        """Names what chunk embeddings depend on: encoder weights, tokenizers, chunking, pooling.
+
+        It is made anew when weights have changed, see `weights_state`.
+        """
+        state = (self.config, weights_state(self.encoder))
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            self._fingerprint = (state, self._make_fingerprint())
+        return self._fingerprint[1]
+
+    def _make_fingerprint(self) -> str:
         config = self.config
         names = ("k", "chunking", "window", "pooling", "shared_vocabulary", "chunked_by", "mask")
         settings = [getattr(config, name) for name in (*names, "overlap")]
         weights = self.encoder.model.state_dict()
         if self.encoder.pooling is not None:
             weights |= self.encoder.pooling.state_dict(prefix="pooling.")
-        digest.update(repr((*settings, self.encoder.limit)).encode())
-        for tokenizer in (self.tokenizer, self.encoder.tokenizer):
-            digest.update(description(tokenizer).encode())
-        for name, tensor in sorted(weights.items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        texts = [description(one) for one in (self.tokenizer, self.encoder.tokenizer)]
+        return digest_weights(weights, repr((*settings, self.encoder.limit)), *texts, length=32)
 
     def save_pretrained(
         self, folder: str | Path, *, base: str | Path | None = None, **options: Any

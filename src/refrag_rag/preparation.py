@@ -5,13 +5,13 @@ import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from refrag_rag.assembly import ParsedPrompt, Prompt, assemble, parse
-from refrag_rag.chat_template import Tool
+from refrag_rag.assembly import ParsedPrompt, assemble, parse
 from refrag_rag.expanding import Asked, expand
 from refrag_rag.lookup import PassageLookup
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import QUESTION, Policy, budget, needs_of
+from refrag_rag.policies import QUESTION, budget, needs_of
 from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.request import Prompt, Request
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.tokenization import PromptTokenizer, readable
 
@@ -57,11 +57,7 @@ class Preparation:
     def prepare(
         self,
         prompts: Sequence[Prompt],
-        *,
-        question: str | None,
-        policy: Policy,
-        p: float,
-        tools: Sequence[Tool] | None = None,
+        request: Request,
     ) -> tuple[list[CompressedPrompt], Laps]:
         """Lay out prompts, with the time that each part took."""
         started = time.perf_counter()
@@ -69,20 +65,24 @@ class Preparation:
         with self._lock:  # new slots may be added to the prompt tokenizer
             parsed = [
                 parse(
-                    prompt, model.tokenizer, self._slots, markup=model.config.boundary, tools=tools
+                    prompt,
+                    model.tokenizer,
+                    self._slots,
+                    markup=model.config.boundary,
+                    tools=request.tools,
                 )
                 for prompt in prompts
             ]
         texts = list(dict.fromkeys(span.text for one in parsed for span in one.spans))
-        needs = needs_of(policy)
+        needs = needs_of(request.policy)
         found = self._lookup.find(texts, encode=self._on_miss == "encode", needs=needs)
         looked_up = time.perf_counter()
-        asked = self._asked(parsed, question, embed=QUESTION in needs)
+        asked = self._asked(parsed, request.question, embed=QUESTION in needs)
         embedded = time.perf_counter() if QUESTION in needs else looked_up
         compressed = [
             assemble(
                 one,
-                expand(one, found, policy, p, words),
+                expand(one, found, request.policy, request.p, words),
                 model.tokenizer,
                 chunk_ids=model.chunk_ids,
                 boundary=model.boundary,

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from refrag_rag.errors import InputError
+from refrag_rag.fingerprint import State, weights_state
 from refrag_rag.model import RefragModel
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.rows import join_rows
@@ -88,7 +89,7 @@ class Entry:
 class PromptCache:
     """The KV caches of the prompts and answers that were read last. Threads may share it.
 
-    Clear it after a change of the decoder's weights.
+    All are forgotten when weights of the decoder or projector have changed (`weights_state`).
 
     Parameters
     ----------
@@ -108,6 +109,7 @@ class PromptCache:
             raise InputError(f"prompt_cache = {limit!r}; expected how many to keep, 0 for none.")
         self._model, self._limit = model, limit
         self._entries: list[Entry] = []  # the one used last stands last
+        self._state: tuple[State, State] | None = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -129,8 +131,7 @@ class PromptCache:
         if not self._limit or len(prompts) != 1 or not reusable_config(self._model):
             return None
         inputs = _inputs(prompts[0])
-        with self._lock:
-            entries = list(self._entries)
+        entries = self._current()
         whole = self._model.projector.needs_runs
         lengths = [inputs.shared(entry.inputs, whole_runs=whole) for entry in entries]
         best = int(np.argmax(lengths)) if lengths else -1
@@ -146,6 +147,14 @@ class PromptCache:
         with self._lock:
             self._entries = [one for one in self._entries if one is not replaced]
             self._entries = [*self._entries, entry][-self._limit :]
+
+    def _current(self) -> list[Entry]:
+        """Those that the weights as they are now have made."""
+        state = (weights_state(self._model.decoder), weights_state(self._model.projector))
+        with self._lock:
+            if state != self._state:
+                self._entries, self._state = [], state
+            return list(self._entries)
 
     def _touch(self, entry: Entry) -> None:
         with self._lock:

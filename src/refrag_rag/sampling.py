@@ -1,7 +1,6 @@
-"""How tokens are chosen: sampling arguments and the choice itself."""
+"""How tokens are chosen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,42 +12,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from refrag_rag.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Arguments of a generation. Temperature 0 takes the likeliest token.
-
-    Raises
-    ------
-    InputError
-        If a value is out of its range.
-    """
-
-    max_new_tokens: int = 64
-    stop: Sequence[str] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        checks = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "0 or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
-            "top_k": (self.top_k >= 0, "0 (off) or more"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
-            "stop": (all(self.stop), "strings that are not empty"),
-        }
-        for name, (fine, expected) in checks.items():
-            if not fine:
-                raise InputError(f"{name} = {getattr(self, name)!r}; expected {expected}.")
+from refrag_rag.request import Sampling
 
 
 class Sampler:

@@ -1,6 +1,5 @@
 """Scores of chunks that the decoder makes, for policies: computed once, then kept in the store."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.fingerprint import digest_weights
 from refrag_rag.model import RefragModel
 from refrag_rag.tokenization import PlainTokenizer, description
 
@@ -134,11 +134,7 @@ def perplexity(model: RefragModel) -> Perplexity:
 
 def decoder_fingerprint(model: RefragModel) -> str:
     """Names what the decoder's scores depend on: its weights and tokenizer."""
-    digest = hashlib.sha256(description(model.tokenizer).encode())
-    for name, tensor in sorted(model.decoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest_weights(model.decoder.state_dict(), description(model.tokenizer), length=16)
 
 
 def stretches(passage: int, count: int, window: int) -> Iterator[Stretch]:

@@ -1,19 +1,23 @@
 """Two views of one tokenizer: passages without control tokens, prompts with slots for spans."""
 
+import copy
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _HALVES = re.compile("[\ud800-\udfff]")
+_SLOT = re.compile("\ue000\\d+:\\d+\ue001")
 
 
-def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+def backend(tokenizer: "PreTrainedTokenizerBase") -> Tokenizer:
     """The Rust tokenizer behind a Hugging Face tokenizer.
 
     Raises
@@ -30,15 +34,12 @@ def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return found
 
 
-def description(tokenizer: PreTrainedTokenizerBase) -> str:
+def description(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What makes a tokenizer, without truncation and padding, which every call may change."""
-    copy = Tokenizer.from_str(backend(tokenizer).to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return str(copy.to_str())
+    return str(_without_limits(backend(tokenizer)).to_str())
 
 
-def same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+def same_vocabulary(first: "PreTrainedTokenizerBase", second: "PreTrainedTokenizerBase") -> bool:
     """Whether two tokenizers give the same ids for text from documents (control tokens aside)."""
     parts = [json.loads(backend(tokenizer).to_str()) for tokenizer in (first, second)]
     return all(
@@ -64,7 +65,7 @@ class PlainTokenizer:
         Built again from the same file, without added tokens and without a post-processor.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         source = backend(tokenizer)
         parts: dict[str, Any] = json.loads(source.to_str())
         parts.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
@@ -94,11 +95,14 @@ class PlainTokenizer:
 class PromptTokenizer:
     """Tokenises prompts in which every span is one slot, on a private copy of the tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = Tokenizer.from_str(backend(tokenizer).to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self._source = backend(tokenizer)
+        self._tokenizer = _without_limits(self._source)
         self._slots: dict[str, int] = {}
+        self._plain = PlainTokenizer(tokenizer)
+        special = [t.content for t in self._source.get_added_tokens_decoder().values() if t.special]
+        longest_first = sorted(map(re.escape, special), key=len, reverse=True)
+        self._control = re.compile("|".join(longest_first)) if special else None
 
     def slots(self, count: int, texts: Sequence[str]) -> list[str]:
         """Placeholders for `count` spans that occur in none of `texts`.
@@ -110,16 +114,19 @@ class PromptTokenizer:
         while any(f"\ue000{nonce}:" in text for text in texts):
             nonce += 1
         names = [f"\ue000{nonce}:{place}\ue001" for place in range(count)]
-        if new := [name for name in names if name not in self._slots]:
-            self._tokenizer.add_tokens([AddedToken(name, normalized=False) for name in new])
-            for name in new:
-                self._slots[name] = token_id(self._tokenizer, name)
+        self._add([name for name in names if name not in self._slots])
         return names
 
     def encode(
         self, text: str, slots: Sequence[str], *, special_tokens: bool
     ) -> list[list[int] | int]:
-        """Tokenise once; runs of token ids alternate with indices into `slots`."""
+        """Tokenise once; runs of token ids alternate with indices into `slots`.
+
+        The name of a slot that is none of this prompt's is ordinary text, even if an earlier
+        prompt had that slot.
+        """
+        if self._slots.keys() & set(_SLOT.findall(text)) - set(slots):
+            return self._only(slots).encode(text, slots, special_tokens=special_tokens)
         place = {self._slots[name]: index for index, name in enumerate(slots)}
         parts: list[list[int] | int] = [[]]
         encoding = self._tokenizer.encode(readable(text), add_special_tokens=special_tokens)
@@ -129,6 +136,29 @@ class PromptTokenizer:
             elif isinstance(parts[-1], list):
                 parts[-1].append(id_)
         return parts
+
+    def cut_control(self, text: str) -> list[str | list[int]]:
+        """Cut out what would be a control token; in its place are the ids of its letters."""
+        if self._control is None or self._control.search(text) is None:
+            return [text]
+        pieces: list[str | list[int]] = []
+        end = 0
+        for match in self._control.finditer(text):
+            pieces += [text[end : match.start()], self._plain.encode(match[0])[0]]
+            end = match.end()
+        return [piece for piece in [*pieces, text[end:]] if piece]
+
+    def _only(self, slots: Sequence[str]) -> "PromptTokenizer":
+        """A copy that knows these slots only."""
+        copied = copy.copy(self)
+        copied._tokenizer, copied._slots = _without_limits(self._source), {}
+        copied._add(slots)
+        return copied
+
+    def _add(self, names: Sequence[str]) -> None:
+        if names:
+            self._tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
+            self._slots |= {name: token_id(self._tokenizer, name) for name in names}
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
@@ -143,6 +173,14 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
     if found is None:
         raise CheckpointError(f"The tokenizer has no token {token!r}; expected one that has.")
     return found
+
+
+def _without_limits(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that neither cuts nor pads."""
+    copied = Tokenizer.from_str(tokenizer.to_str())
+    copied.no_truncation()
+    copied.no_padding()
+    return copied
 
 
 def sentence_ends(text: str) -> list[int]:

@@ -180,9 +180,29 @@ def marked(content, artifact, **settings):
 
 
 def test_titles_and_scores_go_into_the_spans():
-    document = Document("Ada.", metadata={"title": "T", "relevance_score": 0.5})
-    content = marked("1. Ada. (T)", [document], title_key="title")
-    assert content == "1. " + wrap("title: T\n\nAda.", score=0.5) + " (T)"
+    document = Document("Ada sat.", metadata={"title": "T", "relevance_score": 0.5})
+    content = marked("1. Ada sat. (T)", [document], title_key="title")
+    assert content == "1. " + wrap("title: T\n\nAda sat.", score=0.5) + " (T)"
+
+
+@pytest.mark.parametrize(
+    ("content", "texts", "expected"),
+    [
+        ("Search results: 2\n\nresult", ["result"], "Search results: 2\n\n<result>"),
+        ("Search result: 2\n\nresult", ["result"], "Search result: 2\n\n<result>"),
+        ("One result: 2", ["result"], "One result: 2"),
+        ("Adam and Ada: Ada", ["Ada"], "Adam and Ada: <Ada>"),
+        ("a b\nxa b\nxa b", ["a b"], "<a b>\nxa b\nxa b"),
+        ("<doc>two words</doc>", ["two words"], "<doc><two words></doc>"),
+        ("Ada\nBo\nAda", ["Ada", "Bo", "Ada"], "<Ada>\n<Bo>\n<Ada>"),
+        ("日本語の文章。次の文章。", ["日本語の文章。"], "<日本語の文章。>次の文章。"),
+    ],
+)
+def test_documents_are_marked_where_they_stand_and_not_where_their_words_do(
+    content, texts, expected
+):
+    found = marked(content, [Document(text) for text in texts])
+    assert found.replace("[[refrag]]", "<").replace("[[/refrag]]", ">") == expected
 
 
 def test_text_blocks_are_marked():
@@ -213,7 +233,8 @@ def test_anything_else_stays(content, artifact):
 
 def test_marked_documents_are_not_marked_again():
     content = wrap("Ada.", score=0.25)
-    assert marked(content, [Document(content)]) == content
+    document = Document(content, metadata={"relevance_score": 0.25})
+    assert marked(content, [document]) == content
 
 
 def test_a_document_that_imitates_markers_stays_in_its_span():

@@ -1,7 +1,10 @@
 """What real chains throw at us: other models, broken spans, hostile and huge documents."""
 
+import copy
+import dataclasses
 import html
 import json
+import pickle
 
 import pytest
 from langchain_classic.chains import create_retrieval_chain
@@ -9,10 +12,17 @@ from langchain_classic.chains.combine_documents import create_stuff_documents_ch
 from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
+from pydantic import ValidationError
 
 from refrag_rag import Refrag
-from refrag_rag.errors import PromptTooLongError
-from refrag_rag.langchain import ChatRefrag, RefragCompressor, RefragIndexer, strip_documents
+from refrag_rag.errors import InputError, PromptTooLongError, StoreError
+from refrag_rag.langchain import (
+    ChatRefrag,
+    RefragCompressor,
+    RefragIndexer,
+    RefragLLM,
+    strip_documents,
+)
 from refrag_rag.spans import CLOSE, find_spans, strip_spans, wrap
 from tests.conftest import build_model
 from tests.langchain.chains import PROMPT, join, other_model
@@ -231,5 +241,52 @@ def test_a_passage_of_100_000_tokens_is_too_long_or_right(tokenizer, huge):
     with pytest.raises(PromptTooLongError, match=r"takes \d{6} positions; the decoder reads 2048"):
         chain.invoke(prompt, policy="all", p=1.0)
     unmarked = PROMPT.invoke({"context": huge, "input": QUESTION})
-    with pytest.raises(PromptTooLongError, match="mark more text as compressible"):
+    with pytest.raises(PromptTooLongError, match="mark the passages"):
         chain.invoke(unmarked)
+
+
+@dataclasses.dataclass
+class Configuration:
+    part: object
+
+
+@pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM, RefragIndexer, RefragCompressor])
+def test_components_are_checked_when_they_are_built(small, kind):
+    with pytest.raises(InputError, match=r"Refrag\.load\('tiny'\)"):
+        kind("tiny")
+    with pytest.raises(ValidationError, match="metdata"):
+        kind(small, metdata="drop")
+    assert copy.deepcopy(kind(small)) is not None
+    assert dataclasses.asdict(Configuration(kind(small)))["part"] is not None
+    with pytest.raises(InputError, match="another process"):
+        pickle.dumps(kind(small))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"policy": "nonsense"}, {"p": 5}, {"temperature": -1}, {"stop": [""]}]
+)
+@pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
+def test_generation_settings_are_checked_when_the_model_is_built(small, kind, settings):
+    with pytest.raises(InputError):
+        kind(small, **settings)
+
+
+def test_text_output_checks_its_policy_when_it_is_built(small):
+    with pytest.raises(InputError, match="nonsense"):
+        RefragCompressor(small, output="text", policy="nonsense")
+
+
+@pytest.mark.parametrize("kind", [ChatRefrag, RefragLLM])
+def test_an_empty_question_is_no_prompt(small, kind):
+    with pytest.raises(InputError, match="empty"):
+        kind(small).invoke("")
+
+
+def test_a_full_store_stops_no_ingestion(small, caplog, monkeypatch):
+    def full(*_, **__):
+        raise StoreError("The store is full.")
+
+    monkeypatch.setattr(small, "precompute", full)
+    documents = [Document("A passage.")]
+    assert RefragIndexer(small).transform_documents(documents) == documents
+    assert "The store is full." in caplog.text

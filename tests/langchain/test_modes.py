@@ -193,7 +193,10 @@ def test_a_splitter_after_ours_cuts_spans(chain):
     assert "[[" not in str(read.segments[0].text)
 
 
-@mode("EnsembleRetriever", note="around marked or plain retrievers; ours last")
+@mode(
+    "EnsembleRetriever",
+    note="around plain retrievers, ours last; or around marked ones with scores=False or an id_key",
+)
 def test_ensemble(chain, check):
     both = EnsembleRetriever(retrievers=[chain.retriever, chain.retriever], weights=[0.5, 0.5])
     found = both.invoke(QUESTION)

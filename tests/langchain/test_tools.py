@@ -207,7 +207,7 @@ def test_a_template_without_tools_says_so(model):
     asked = AIMessage("", tool_calls=[{"name": "add", "args": {}, "id": "1"}])
     with pytest.raises(InputError, match="does not mention tool_calls"):
         ChatRefrag(plain).invoke([*QUESTION, asked])
-    with pytest.raises(InputError, match="unknown generation arguments"):
+    with pytest.raises(InputError, match="Unknown arguments"):
         RefragLLM(plain).invoke("x", tools=[convert_to_openai_tool(add)])
 
 

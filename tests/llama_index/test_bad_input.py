@@ -1,6 +1,9 @@
 """What people and documents do to prompts: nothing leaks, nothing crashes, counts stay true."""
 
+import copy
+import dataclasses
 import json
+import pickle
 
 import pytest
 from llama_index.core import (
@@ -12,8 +15,9 @@ from llama_index.core import (
 )
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+from pydantic import ValidationError
 
-from refrag_rag.errors import InputError, PromptTooLongError
+from refrag_rag.errors import InputError, PromptTooLongError, StoreError
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 from refrag_rag.spans import CLOSE, OPEN, find_spans, neutralise, strip_spans, wrap
 from tests.llama_index.chains import (
@@ -25,6 +29,7 @@ from tests.llama_index.chains import (
     check_vectors,
     query,
 )
+from tests.recorded import RecordedEngine
 from tests.sample_texts import QUESTION, TEXTS
 
 A, B = TEXTS["Titanic"], TEXTS["Danube"]
@@ -284,3 +289,60 @@ def test_an_empty_prompt_is_a_clear_error(chain):
         chain.llm.chat([])
     with pytest.raises(InputError, match="empty"):
         chain.llm.complete("", formatted=True)
+
+
+@dataclasses.dataclass
+class Configuration:
+    part: object
+
+
+@pytest.fixture
+def small(model):
+    return RecordedEngine(model)
+
+
+@pytest.mark.parametrize("kind", [RefragLLM, RefragTransform, RefragPostprocessor])
+def test_components_are_checked_when_they_are_built(small, kind):
+    with pytest.raises(InputError, match=r"Refrag\.load\('tiny'\)"):
+        kind("tiny")
+    with pytest.raises(ValidationError, match="metdata"):
+        kind(small, metdata="drop")
+    assert copy.deepcopy(kind(small)) is not None
+    assert dataclasses.asdict(Configuration(kind(small)))["part"] is not None
+    with pytest.raises(InputError, match="another process"):
+        pickle.dumps(kind(small))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"policy": "nonsense"},
+        {"p": 5},
+        {"generate_kwargs": {"p": 5}},
+        {"generate_kwargs": {"temprature": 1}},
+        {"temperature": -1},
+        {"stop": [5]},
+    ],
+)
+def test_generation_settings_are_checked_when_the_llm_is_built(small, settings):
+    with pytest.raises(InputError):
+        RefragLLM(small, **settings)
+
+
+def test_generation_settings_of_the_llm_are_used(small):
+    llm = RefragLLM(small, temperature=0.7, max_tokens=3, stop=["."], seed=1)
+    assert llm.metadata.num_output == 3
+    assert llm.generate_kwargs == {"temperature": 0.7, "stop": ["."], "seed": 1}
+    assert llm.complete("Who?").raw["new_tokens"] <= 3
+    with pytest.raises(InputError, match="empty"):
+        llm.complete("")
+
+
+def test_a_full_store_stops_no_ingestion(small, caplog, monkeypatch):
+    def full(*_, **__):
+        raise StoreError("The store is full.")
+
+    monkeypatch.setattr(small, "precompute", full)
+    nodes = [TextNode(text="A passage.")]
+    assert RefragTransform(small)(nodes) == nodes
+    assert "The store is full." in caplog.text

@@ -87,7 +87,7 @@ def test_arguments_of_the_call_win():
         "max_new_tokens": 3,
         "temperature": 0.1,
         "top_k": 5,
-        "stop": ("\n",),
+        "stop": "\n",
         "seed": 1,
         "p": 0.2,
         "policy": "all",
@@ -121,18 +121,18 @@ def test_nothing_is_loaded_in_the_constructor(tmp_path):
 def test_components_with_the_same_settings_share_one_engine(tmp_path, monkeypatch):
     loads = []
 
-    def load(name, **settings):
-        loads.append((name, settings))
+    def load(**settings):
+        loads.append(settings)
         return FakeEngine()
 
     monkeypatch.setattr("refrag_rag.engine.Refrag.load", load)
-    llm = RefragLLM(store=tmp_path, model_kwargs={"on_miss": "text"})
-    transform = RefragTransform(store=tmp_path, model_kwargs={"on_miss": "text"})
+    llm = RefragLLM(store=tmp_path, load_kwargs={"on_miss": "text"})
+    transform = RefragTransform(store=tmp_path, load_kwargs={"on_miss": "text"})
     other = RefragLLM(store=tmp_path)
     assert llm.engine is transform.engine
     assert llm.engine is not other.engine
-    settings = {"store": str(tmp_path), "device_map": None}
-    assert loads == [("smol", {**settings, "on_miss": "text"}), ("smol", settings)]
+    settings = {"name_or_path": "smol", "store": str(tmp_path)}
+    assert loads == [{**settings, "on_miss": "text"}, settings]
 
 
 def test_answers_carry_counts_outside_the_message():

@@ -191,12 +191,12 @@ def test_transform_settings_are_part_of_the_cache_key(tmp_path):
         RefragTransform(store=tmp_path).to_dict(),
         RefragTransform(store=tmp_path, metadata="drop").to_dict(),
         RefragTransform(store=tmp_path, model_name="other").to_dict(),
-        RefragTransform(store=tmp_path, model_kwargs={"revision": "2"}).to_dict(),
+        RefragTransform(store=tmp_path, load_kwargs={"revision": "2"}).to_dict(),
         RefragTransform(FakeEngine()).to_dict(),
     ]
     assert all(a != b for i, a in enumerate(keys) for b in keys[:i])
     assert RefragTransform.from_dict(keys[0]).to_dict() == keys[0]
-    secret = RefragTransform(store=tmp_path, model_kwargs={"token": "s3cret"})
+    secret = RefragTransform(store=tmp_path, load_kwargs={"token": "s3cret"})
     assert "s3cret" not in str(secret.to_dict())
 
 
@@ -208,7 +208,9 @@ def test_settings_that_cannot_work_are_refused(tmp_path):
     with pytest.raises(InputError, match="another process"):
         pickle.dumps(RefragTransform(FakeEngine()))
     assert pickle.loads(pickle.dumps(RefragTransform(store=tmp_path))).store == str(tmp_path)
-    assert pickle.loads(pickle.dumps(RefragPostprocessor(FakeEngine(), "drop"))).metadata == "drop"
+    assert pickle.loads(pickle.dumps(RefragPostprocessor(metadata="drop"))).metadata == "drop"
+    with pytest.raises(InputError, match="another process"):
+        pickle.dumps(RefragPostprocessor(FakeEngine()))
 
 
 def test_what_other_llms_read_is_logged_once(caplog):

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from refrag_rag.checkpoints.base import GGUF
-from refrag_rag.errors import CheckpointError, MissingExtraError
+from refrag_rag.errors import CheckpointError, InputError, MissingExtraError
 from refrag_rag.extras import need
 
 LOADING_ERRORS = (
@@ -60,6 +60,11 @@ class Placement:
         Where the base of a delta checkpoint lies.
     local_files_only
         Do not ask the hub for that base.
+
+    Raises
+    ------
+    InputError
+        If there is no such dtype, or no such device here.
     """
 
     dtype: torch.dtype | str | None = None
@@ -71,6 +76,24 @@ class Placement:
     k: int | None = None
     base: str | Path | None = None
     local_files_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Check dtype and device, before anything is read."""
+        dtype = self.dtype
+        if isinstance(dtype, str) and dtype != "auto":
+            dtype = getattr(torch, dtype.removeprefix("torch."), None)
+        floating = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        if not (self.dtype is None or dtype == "auto" or floating):
+            raise InputError(
+                f"dtype = {self.dtype!r}; expected float32, bfloat16, float16 or 'auto'."
+            )
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+            raise InputError(
+                f"device = {self.device!r} cannot be used ({error}); expected cpu, or a device "
+                f"that PyTorch {torch.__version__} finds on this machine."
+            ) from error
 
     @property
     def chosen_dtype(self) -> torch.dtype | str:

@@ -13,11 +13,12 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
+from refrag_rag.adapters import choose_tools
 from refrag_rag.errors import InputError
 from refrag_rag.langchain.messages import as_prompt
 from refrag_rag.langchain.settings import GenerationSettings
 from refrag_rag.langchain.structured import parsed_json
-from refrag_rag.langchain.tool_calls import ChunkMaker, answer_message, chosen_tools
+from refrag_rag.langchain.tool_calls import ChunkMaker, answer_message
 from refrag_rag.threads import read_in_thread
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
             for tools.
         """
         shaped = [convert_to_openai_tool(tool) for tool in tools]
-        return super().bind(tools=chosen_tools(shaped, tool_choice), **kwargs)
+        return super().bind(tools=choose_tools(shaped, tool_choice), **kwargs)
 
     @override
     def with_structured_output(

@@ -11,9 +11,9 @@ from langchain_core.documents import BaseDocumentCompressor, BaseDocumentTransfo
 from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from refrag_rag.errors import InputError
+from refrag_rag.adapters import NOT_KEPT, EngineOwner, check_engine, no_other_process
+from refrag_rag.errors import InputError, StoreError
 from refrag_rag.extract import EXTRACTION, Output, Unchosen, check_extraction, extract
-from refrag_rag.langchain.owner import EngineOwner
 from refrag_rag.spans import MARKED, Span, find_spans, neutralise, strip_spans, wrap
 
 if TYPE_CHECKING:
@@ -165,13 +165,20 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
     ) -> Sequence[Document]:
         """Precompute what the store does not have.
 
+        A store that cannot be written stops nothing: that is logged as an error, and the documents
+        are encoded when they are first asked for.
+
         Returns
         -------
         Sequence[Document]
             The documents, as they came.
         """
         settings = {"batch_size": self.batch_size, "progress": self.progress, **kwargs}
-        precompute_documents(self.engine, documents, title_key=self.title_key, **settings)
+        engine = self.engine  # a store that cannot be opened is an error
+        try:
+            precompute_documents(engine, documents, title_key=self.title_key, **settings)
+        except StoreError as error:
+            logger.error(NOT_KEPT, error)
         return documents
 
     def forget(self, documents: Sequence[Document], *, living: Sequence[Document] = ()) -> int:
@@ -220,6 +227,12 @@ class RefragCompressor(BaseDocumentCompressor):
     score_key: str = Field(
         default="relevance_score", description="Metadata key of the retrieval score."
     )
+    scores: bool = Field(
+        default=True,
+        description="Whether the score goes along in the marker. LangChain merges documents by "
+        "their text: where marked retrievers feed an EnsembleRetriever, turn it off, or give that "
+        "retriever an id_key.",
+    )
     output: Output = Field(default="spans", description="Spans, or the chosen chunks as text.")
     budget: float | None = Field(default=None, description="Text: fraction of chunks to keep.")
     policy: Any = Field(default=None, description="Text: name or policy that chooses the chunks.")
@@ -227,8 +240,22 @@ class RefragCompressor(BaseDocumentCompressor):
     _noted: bool = PrivateAttr(default=False)
 
     def __init__(self, engine: "Refrag | None" = None, **data: Any) -> None:
+        if engine is not None:
+            check_engine(engine)
         check_extraction(engine, **{name: data[name] for name in EXTRACTION if name in data})
         super().__init__(**{"engine": engine, **data})
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """State for another process.
+
+        Raises
+        ------
+        InputError
+            If there is an engine, which cannot go there.
+        """
+        if self.engine is not None:
+            raise no_other_process()
+        return super().__getstate__()
 
     @override
     def compress_documents(
@@ -275,9 +302,8 @@ class RefragCompressor(BaseDocumentCompressor):
         ]
 
     def _retrieval_score(self, document: Document) -> float | None:
-        score = _score(document.metadata.get(self.score_key))
-        marked = _whole_span(document.page_content)
-        return marked.score if score is None and marked is not None else score
+        """The score by metadata; a document's text may claim one, which is not believed."""
+        return _score(document.metadata.get(self.score_key)) if self.scores else None
 
 
 def is_document(value: object) -> bool:

@@ -13,6 +13,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from refrag_rag.adapters import ROLES
 from refrag_rag.errors import InputError
 
 _KINDS: tuple[tuple[type[BaseMessage], str], ...] = (
@@ -22,7 +23,6 @@ _KINDS: tuple[tuple[type[BaseMessage], str], ...] = (
     (ToolMessage, "tool"),
     (FunctionMessage, "tool"),
 )
-_ROLES = {"human": "user", "ai": "assistant", "developer": "system", "function": "tool"}
 # Blocks in which other providers repeat what also stands in `tool_calls`.
 _CALL_BLOCKS = ("tool_use", "tool_call", "function_call")
 
@@ -87,7 +87,7 @@ def _message(message: BaseMessage) -> dict[str, Any]:
 
 def _role(message: BaseMessage) -> str:
     if isinstance(message, ChatMessage):
-        return _ROLES.get(message.role, message.role)
+        return ROLES.get(message.role, message.role)
     for kind, role in _KINDS:
         if isinstance(message, kind):
             return role

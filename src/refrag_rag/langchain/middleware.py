@@ -100,13 +100,37 @@ def _exchange(content: str, texts: Sequence[tuple[str, str]]) -> str:
     spans = [(span.start, span.end) for span in find_spans(content)]
     pieces, done = [], 0
     for plain, marked in texts:
-        start = content.find(plain, done) if plain.strip() else -1
+        start = _place(content, plain, done)
         end = start + len(plain)
         if start < 0 or any(first < start and end < last for first, last in spans):
             continue
         pieces += [content[done:start], marked]
         done = end
     return "".join([*pieces, content[done:]])
+
+
+def _place(content: str, text: str, after: int) -> int:
+    """Where a document's text stands; -1 if it does not.
+
+    The same words can stand in the message by chance: whole lines come first, then what begins or
+    ends a line. Elsewhere more than one word is needed, and never a part of one.
+    """
+    best, most = -1, -1 if len(text.split()) > 1 else 0
+    start = content.find(text, after) if text.strip() else -1
+    while start >= 0 and most < 2:  # both edges are those of lines
+        end = start + len(text)
+        sides = (content[start - 1 : start] if start else "\n", content[end : end + 1] or "\n")
+        edges = sides.count("\n")
+        inside = any(_joined(pair) for pair in (sides[0] + text[0], text[-1] + sides[1]))
+        if edges > most and not inside:
+            best, most = start, edges
+        start = content.find(text, start + 1)
+    return best
+
+
+def _joined(pair: str) -> bool:
+    """Whether two letters belong to one word."""
+    return pair.isalnum()
 
 
 def _exchange_in_block(

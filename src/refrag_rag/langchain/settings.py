@@ -6,20 +6,18 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages.ai import UsageMetadata
 from pydantic import Field
 
-from refrag_rag.errors import InputError
-from refrag_rag.langchain.owner import EngineOwner
+from refrag_rag.adapters import EngineOwner, check_defaults
+from refrag_rag.request import ALIASES, SAMPLING, known_arguments
 
 if TYPE_CHECKING:
     from refrag_rag.answer import Answer
     from refrag_rag.engine import Refrag
 
-_ALIASES = {"max_tokens": "max_new_tokens"}
 _FIELDS = (
     *("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop"),
     *("p", "policy"),
 )
-_ARGUMENTS = {*(_ALIASES.get(name, name) for name in _FIELDS), "question"}
-_LANGCHAINS_OWN = {"stream"}  # decides about streaming, and is handed on
+_ARGUMENTS = (*SAMPLING, "p", "policy", "question")
 
 
 class GenerationSettings(EngineOwner):
@@ -45,6 +43,7 @@ class GenerationSettings(EngineOwner):
         if "max_new_tokens" in data:
             data["max_tokens"] = data.pop("max_new_tokens")
         super().__init__(engine, **data)
+        check_defaults(self._hold().loaded, **{name: getattr(self, name) for name in _FIELDS})
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
@@ -78,16 +77,13 @@ class GenerationSettings(EngineOwner):
         InputError
             For a name that the engine does not take.
         """
-        fields = {_ALIASES.get(name, name): getattr(self, name) for name in _FIELDS}
-        call = {_ALIASES.get(name, name): value for name, value in kwargs.items()}
-        unknown = sorted(call.keys() - _ARGUMENTS - _LANGCHAINS_OWN)
-        if unknown:
-            raise InputError(
-                f"unknown generation arguments {unknown}; expected some of "
-                f"{sorted(_ARGUMENTS)}. Remove them from the call or from bind()."
-            )
+        fields = {ALIASES.get(name, name): getattr(self, name) for name in _FIELDS}
+        # LangChain hands "stream" on, which decides about streaming.
+        call = known_arguments(
+            {name: value for name, value in kwargs.items() if name != "stream"}, _ARGUMENTS
+        )
         call["stop"] = stop
-        given = {name: call[name] for name in _ARGUMENTS & call.keys() if call[name] is not None}
+        given = {name: value for name, value in call.items() if value is not None}
         chosen = {name: value for name, value in (fields | given).items() if value is not None}
         if isinstance(chosen.get("stop"), str):
             chosen["stop"] = [chosen["stop"]]

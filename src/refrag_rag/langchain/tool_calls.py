@@ -12,7 +12,7 @@ from langchain_core.messages.tool import (
     tool_call_chunk,
 )
 
-from refrag_rag.errors import InputError
+from refrag_rag.adapters import tool_names
 from refrag_rag.langchain.settings import report, usage
 from refrag_rag.tools import AnswerStream, ParsedAnswer, parse_tool_calls
 
@@ -20,42 +20,6 @@ if TYPE_CHECKING:
     from refrag_rag.answer import Answer, Delta
 
 Tools = Sequence[Mapping[str, Any]]
-
-
-def chosen_tools(tools: Tools, choice: object) -> list[Mapping[str, Any]]:
-    """Tools that a ``tool_choice`` leaves to a model that cannot be forced to call one.
-
-    Parameters
-    ----------
-    tools
-        In OpenAI's shape.
-    choice
-        ``"none"``: no tool. A tool's name, or OpenAI's dict with one: that tool alone.
-        ``None``, ``"auto"``, and ``"any"``, ``"required"`` or ``True``: all.
-
-    Raises
-    ------
-    InputError
-        If it names no tool.
-    """
-    if choice == "none" or choice is False:
-        return []
-    if choice is None or choice is True or choice in ("auto", "any", "required"):
-        return list(tools)
-    function = choice.get("function") if isinstance(choice, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else choice
-    chosen = [tool for tool in tools if tool["function"]["name"] == name]
-    if not chosen:
-        raise InputError(
-            f"tool_choice = {choice!r}; expected auto, any, none or the name of one of "
-            f"{tool_names(tools)}."
-        )
-    return chosen
-
-
-def tool_names(tools: Tools) -> list[str]:
-    """Names of tools in OpenAI's shape."""
-    return [tool["function"]["name"] for tool in tools]
 
 
 def answer_message(answer: "Answer", tools: Tools, model_name: str) -> AIMessage:

@@ -20,9 +20,10 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 
+from refrag_rag.adapters import EngineOwner, check_defaults, choose_tools, tool_names
+from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.events import send
 from refrag_rag.llama_index.messages import (
-    chosen_tools,
     plain_messages,
     reply,
     report,
@@ -30,8 +31,7 @@ from refrag_rag.llama_index.messages import (
     tool_reply,
     tool_selections,
 )
-from refrag_rag.llama_index.options import generation_options, tool_names
-from refrag_rag.llama_index.owner import EngineOwner, visible_errors
+from refrag_rag.request import ALIASES, SAMPLING, known_arguments
 from refrag_rag.threads import read_in_thread
 from refrag_rag.tools import parse_tool_calls
 
@@ -62,7 +62,8 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     engine
         Built engine; or give `model_name` and `store`, and it is built on first use.
     **settings
-        The fields below, and those of every LlamaIndex LLM: ``system_prompt``,
+        The fields below, what a call may give (but ``question``: a default for all calls), and
+        those of every LlamaIndex LLM: ``system_prompt``,
         ``messages_to_prompt`` and ``completion_to_prompt`` (each replaces the model's chat
         template), ``callback_manager``, ``output_parser``, ...
     """
@@ -79,8 +80,13 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     p: float | None = Field(default=None, description="Expansion budget; None: the engine's.")
 
     def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
+        named = {name for name in settings if ALIASES.get(name, name) in SAMPLING}
+        given = _arguments({name: settings.pop(name) for name in named})
+        if "max_new_tokens" in given:
+            settings["max_new_tokens"] = given.pop("max_new_tokens")
+        settings["generate_kwargs"] = _arguments(settings.get("generate_kwargs", {})) | given
         super().__init__(engine, **settings)
-        generation_options(self.generate_kwargs)
+        check_defaults(self._hold().loaded, **self._settings({}))
 
     @classmethod
     def class_name(cls) -> str:
@@ -100,7 +106,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
 
     def to_payload(self) -> dict[str, Any]:
         """Describe this LLM for events; an event alone loads no model."""
-        if self._engine is None:
+        if self._hold().loaded is None:
             return {"class_name": self.class_name(), "model_name": self.model_name}
         return super().to_payload()
 
@@ -183,7 +189,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         asked = ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg
         return {
             "messages": [*(chat_history or ()), *([asked] if asked else ())],
-            "tools": chosen_tools(tools, tool_choice) or None,
+            "tools": choose_tools(_described(tools), tool_choice) or None,
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
         }
@@ -211,7 +217,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         parallel = options.pop("parallel_tool_calls", True)
         answer = self._generate(self._chat_prompt(messages), options)
         message = reply(answer.text)
-        if names := tool_names(self.generate_kwargs | options):
+        if names := tool_names((self.generate_kwargs | options).get("tools")):
             parsed = parse_tool_calls(answer.text, names)
             message = tool_reply(parsed.text, parsed, parallel=parallel)
         return ChatResponse(message=message, **report(answer))
@@ -222,7 +228,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         options = dict(kwargs)
         parallel = options.pop("parallel_tool_calls", True)
         deltas = self._stream(self._chat_prompt(messages), options)
-        if names := tool_names(self.generate_kwargs | options):
+        if names := tool_names((self.generate_kwargs | options).get("tools")):
             yield from stream_with_tool_calls(deltas, names, parallel)
             return
         text = ""
@@ -246,11 +252,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     def _settings(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the engine: this LLM's fields, then generate_kwargs, then the call's."""
         own = {"max_new_tokens": self.max_new_tokens, "policy": self.policy, "p": self.p}
-        return (
-            generation_options(own)
-            | generation_options(self.generate_kwargs)
-            | generation_options(kwargs)
-        )
+        return _arguments(own) | _arguments(self.generate_kwargs) | _arguments(kwargs)
 
     def _completion_prompt(self, prompt: str, formatted: bool) -> Prompt:
         if formatted:
@@ -272,6 +274,27 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         if self._uses_template:
             return plain
         return str((self.messages_to_prompt or generic_chat_prompt)(messages))
+
+
+def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments under the engine's names; those that are None are left out.
+
+    Raises
+    ------
+    InputError
+        For a name that the engine does not take.
+    """
+    options = dict(given)
+    sample = options.pop("do_sample", None)  # as Hugging Face's LLMs are told
+    options = known_arguments(options)
+    if sample is not None:
+        options["temperature"] = (options.get("temperature") or 1.0) if sample else 0.0
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _described(tools: Sequence["BaseTool"]) -> list[dict[str, Any]]:
+    """Tools in OpenAI's shape."""
+    return [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
 
 
 async def _last(responses: AsyncGenerator[Response, None]) -> Response:

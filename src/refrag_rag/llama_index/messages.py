@@ -19,15 +19,13 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms.llm import ToolSelection
 
+from refrag_rag.adapters import ROLES
 from refrag_rag.errors import InputError, RefragError
 from refrag_rag.tools import AnswerStream, ParsedAnswer
 
 if TYPE_CHECKING:
-    from llama_index.core.tools.types import BaseTool
-
     from refrag_rag.answer import Answer, Delta
 
-_ROLES = {"developer": "system", "chatbot": "assistant", "model": "assistant", "function": "tool"}
 _MEDIA = (ImageBlock, AudioBlock, VideoBlock, DocumentBlock)
 
 
@@ -117,32 +115,6 @@ def tool_selections(message: ChatMessage, *, needed: bool) -> list[ToolSelection
     return found
 
 
-def chosen_tools(
-    tools: Sequence["BaseTool"], choice: str | Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
-    """Describe the tools in OpenAI's shape; only the one that `choice` names, if it names one.
-
-    Raises
-    ------
-    InputError
-        If there is no tool of that name.
-    """
-    described = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
-    name = choice.get("function", {}).get("name") if isinstance(choice, Mapping) else choice
-    if name == "none":
-        return []
-    if name in (None, "auto", "any", "required"):
-        return described
-    chosen = [tool for tool in described if tool["function"]["name"] == name]
-    if not chosen:
-        names = [tool["function"]["name"] for tool in described]
-        raise InputError(
-            f"tool_choice = {choice!r}; expected 'auto', 'any', 'required', 'none' or one of "
-            f"{names}."
-        )
-    return chosen
-
-
 def report(answer: "Answer | None") -> dict[str, Any]:
     """`raw` and `additional_kwargs` of a response, plain numbers only."""
     if answer is None:
@@ -162,7 +134,7 @@ def _plain_message(
             f"a {message.role.value} message holds {media}; expected text. "
             "Leave other media out of the prompt, or use a multimodal LLM."
         )
-    role = _ROLES.get(message.role.value, message.role.value)
+    role = ROLES.get(message.role.value, message.role.value)
     plain: dict[str, Any] = {"role": role, "content": message.content or ""}
     if calls:
         plain["tool_calls"] = calls

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
+from refrag_rag.adapters import check_engine, no_other_process
 from refrag_rag.extract import (
     EXTRACTION,
     Output,
@@ -16,8 +17,8 @@ from refrag_rag.extract import (
     extract,
     missing_engine,
 )
+from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.nodes import MetadataPlace, Short, mark, passage_text
-from refrag_rag.llama_index.owner import visible_errors
 from refrag_rag.spans import MARKED
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class RefragPostprocessor(BaseNodePostprocessor):
         If the settings cannot be used.
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     metadata: MetadataPlace = Field(
         default="compressed", description="Where the metadata meant for the LLM goes."
     )
@@ -70,6 +73,8 @@ class RefragPostprocessor(BaseNodePostprocessor):
     def __init__(
         self, engine: "Refrag | None" = None, metadata: MetadataPlace = "compressed", **data: Any
     ) -> None:
+        if engine is not None:
+            check_engine(engine)
         check_extraction(engine, **{name: data[name] for name in EXTRACTION if name in data})
         super().__init__(**{**data, "metadata": metadata})
         self._engine = engine
@@ -80,10 +85,16 @@ class RefragPostprocessor(BaseNodePostprocessor):
         return "RefragPostprocessor"
 
     def __getstate__(self) -> dict[str, Any]:
-        """State without the engine: a copy in another process only marks."""
-        alone = self.model_copy()
-        alone._engine = None
-        return super(RefragPostprocessor, alone).__getstate__()
+        """State for another process.
+
+        Raises
+        ------
+        InputError
+            If there is an engine, which cannot go there.
+        """
+        if self._engine is not None:
+            raise no_other_process()
+        return super().__getstate__()
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -105,7 +116,7 @@ class RefragPostprocessor(BaseNodePostprocessor):
     def _shortened(
         self, nodes: Sequence[NodeWithScore], passages: Sequence[str | None], question: str
     ) -> list[NodeWithScore]:
-        if self._engine is None:  # a copy in another process
+        if self._engine is None:
             raise missing_engine()
         found = [(item, text) for item, text in zip(nodes, passages, strict=True) if text]
         with visible_errors():

@@ -1,18 +1,22 @@
 """RefragTransform: encodes passages when they are indexed."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode, TransformComponent
 
-from refrag_rag.errors import InputError
+from refrag_rag.adapters import NOT_KEPT, EngineOwner, check_engine
+from refrag_rag.errors import InputError, StoreError
+from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.nodes import MetadataPlace, passage_text
-from refrag_rag.llama_index.owner import EngineOwner, visible_errors
 
 if TYPE_CHECKING:
     from refrag_rag.engine import Refrag
+
+logger = logging.getLogger(__name__)
 
 
 class RefragTransform(EngineOwner, TransformComponent):
@@ -31,7 +35,7 @@ class RefragTransform(EngineOwner, TransformComponent):
     batch_size
         Passages encoded at once.
     **settings
-        ``model_name``, ``store``, ``device_map``, ``model_kwargs``.
+        ``model_name``, ``store``, ``load_kwargs``.
 
     Raises
     ------
@@ -56,6 +60,7 @@ class RefragTransform(EngineOwner, TransformComponent):
         **settings: Any,
     ) -> None:
         if engine is not None:
+            check_engine(engine)
             settings["namespace"] = engine.namespace
         elif settings.get("store") is None:
             raise InputError(
@@ -70,9 +75,17 @@ class RefragTransform(EngineOwner, TransformComponent):
         return "RefragTransform"
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """Encode what the store does not know yet; return the same nodes."""
+        """Encode what the store does not know yet; return the same nodes.
+
+        A store that cannot be written stops no ingestion: that is logged as an error, and the
+        passages are encoded when they are first asked for.
+        """
+        engine = self.engine  # a store that cannot be opened is an error
         with visible_errors():
-            self.engine.precompute(self._passages(nodes), batch_size=self.batch_size)
+            try:
+                engine.precompute(self._passages(nodes), batch_size=self.batch_size)
+            except StoreError as error:
+                logger.error(NOT_KEPT, error)
         return nodes
 
     def forget(self, nodes: Sequence[BaseNode], *, living: Sequence[BaseNode] = ()) -> int:

@@ -52,9 +52,14 @@ def get_policy(policy: str | Policy, own: Mapping[str, Policy] | None = None) ->
     Raises
     ------
     InputError
-        If there is no policy of that name.
+        If there is no policy of that name, or it is none.
     """
     if not isinstance(policy, str):
+        if not (isinstance(getattr(policy, "name", None), str) and hasattr(policy, "select")):
+            raise InputError(
+                f"policy = {policy!r}; expected a name ({', '.join(POLICIES)}) or a policy, "
+                "which has a name and select()."
+            )
         return policy
     parts = [_by_name(name.strip(), own or {}) for name in policy.split("+")]
     return parts[0] if len(parts) == 1 else ExpandChain(parts)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,7 +98,7 @@ def budget(p: float, chunks: int) -> int:
     InputError
         If p is not between 0 and 1.
     """
-    if not 0 <= p <= 1:
+    if isinstance(p, bool) or not isinstance(p, Real) or not 0 <= p <= 1:
         raise InputError(f"p = {p!r}; expected a fraction of the chunks between 0 and 1.")
     if p == 0 or chunks == 0:
         return 0

@@ -1,0 +1,275 @@
+"""What the adapters of both frameworks share: the engine behind a component, arguments, tools."""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
+
+from refrag_rag.errors import InputError, RefragError
+from refrag_rag.policies import budget, get_policy
+from refrag_rag.request import SAMPLING, Sampling, Tool, known_arguments
+
+if TYPE_CHECKING:
+    from refrag_rag.engine import Refrag
+
+# Names of roles in the frameworks, and those that chat templates know.
+ROLES = {
+    "human": "user",
+    "ai": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+    "developer": "system",
+    "function": "tool",
+}
+# Logged where a step of an ingestion goes on: the store only makes answers quicker.
+NOT_KEPT = (
+    "Passages are indexed, but their chunk embeddings are not kept: %s They are encoded when they "
+    "are first asked for, which makes those answers slower. Mend the store and precompute again."
+)
+_sharing = threading.Lock()
+_shared: "WeakValueDictionary[str, EngineHandle]" = WeakValueDictionary()
+
+
+class EngineHandle:
+    """An engine, or the settings of one that is loaded when it is first needed.
+
+    Parameters
+    ----------
+    engine
+        A built engine.
+    settings
+        Otherwise: the arguments of `Refrag.load`.
+    """
+
+    def __init__(
+        self, engine: "Refrag | None" = None, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self.given = engine is not None
+        self._engine = engine
+        self._settings = dict(settings or {})
+        self._loading = threading.Lock()
+
+    @classmethod
+    def shared(cls, settings: Mapping[str, Any]) -> "EngineHandle":
+        """Return the one handle for these settings, as long as somebody holds it."""
+        key = repr(sorted(settings.items()))
+        with _sharing:
+            handle = _shared.get(key)
+            if handle is None:
+                handle = _shared[key] = cls(settings=settings)
+            return handle
+
+    @property
+    def loaded(self) -> "Refrag | None":
+        """The engine, if there is one already."""
+        return self._engine
+
+    def get(self) -> "Refrag":
+        """Return the engine, loaded by the first caller while the others wait.
+
+        Raises
+        ------
+        RefragError
+            If it cannot be loaded.
+        """
+        with self._loading:
+            if self._engine is None:
+                # Imported here: whoever only marks documents needs no torch.
+                from refrag_rag.engine import Refrag
+
+                try:
+                    self._engine = Refrag.load(**self._settings)
+                except (ValueError, TypeError) as error:
+                    raise RefragError(
+                        f"The engine cannot be loaded ({error}); expected arguments of "
+                        "Refrag.load. Correct model_name, store or load_kwargs."
+                    ) from error
+            return self._engine
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "EngineHandle":
+        """Share the engine between copies."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings without the engine, which the other process loads again.
+
+        Raises
+        ------
+        InputError
+            If the engine was passed in: the other process would quietly build a different one.
+        """
+        if self.given:
+            raise no_other_process()
+        return EngineHandle.shared, (self._settings,)
+
+
+class EngineOwner(BaseModel):
+    """Mixin of components: settings as fields, and the engine beside them.
+
+    Parameters
+    ----------
+    engine
+        A built engine; then no other setting of this class may be given.
+
+    Raises
+    ------
+    InputError
+        If an engine and settings for another one are given, or the engine is none.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    model_name: str = Field(default="smol", description="Name or folder of the model.")
+    store: str | None = Field(default=None, description="Folder of the store; None: memory.")
+    load_kwargs: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="Other arguments of Refrag.load."
+    )
+    # A field, not a private attribute: LangChain's `configurable_fields` builds from fields.
+    handle: EngineHandle | None = Field(default=None, exclude=True, repr=False)
+
+    def __init__(self, engine: "Refrag | None" = None, **data: Any) -> None:
+        handle = data.get("handle")
+        if engine is None and handle is not None and handle.given:
+            engine = handle.get()
+        if isinstance(data.get("store"), os.PathLike):
+            data["store"] = os.fspath(data["store"])
+        if engine is not None:
+            check_engine(engine)
+            _refuse_both(engine, data)
+            data |= {"model_name": engine.model_name, "handle": EngineHandle(engine)}
+        super().__init__(**data)
+        self._hold()
+
+    @property
+    def engine(self) -> "Refrag":
+        """The engine; components with equal settings share one.
+
+        Raises
+        ------
+        RefragError
+            If it cannot be loaded.
+        """
+        return self._hold().get()
+
+    @field_serializer("load_kwargs")
+    def _without_secrets(self, value: dict[str, Any]) -> dict[str, Any]:
+        return {name: item for name, item in value.items() if name != "token"}
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Settings without the engine, which the receiving process loads again.
+
+        Raises
+        ------
+        InputError
+            If the engine was passed in.
+        """
+        if self._hold().given:
+            raise no_other_process()
+        return super().__getstate__()
+
+    def _hold(self) -> EngineHandle:
+        """Return the handle for the settings as they are now; copies may have changed them."""
+        if self.handle is None or not self.handle.given:
+            place = None if self.store is None else os.path.abspath(self.store)
+            settings = {"name_or_path": self.model_name, "store": place, **self.load_kwargs}
+            self.handle = EngineHandle.shared(settings)
+        return self.handle
+
+
+def check_engine(engine: object) -> None:
+    """See that an engine is one.
+
+    Raises
+    ------
+    InputError
+        If it is not, such as the name of a model.
+    """
+    if not hasattr(engine, "precompute"):
+        raise InputError(
+            f"engine = {engine!r:.80}; expected an engine. Write Refrag.load({engine!r:.80}), or "
+            "model_name=."
+        )
+
+
+def check_defaults(engine: "Refrag | None", **given: Any) -> None:
+    """Check generation arguments when a component is built, not at its first question.
+
+    Parameters
+    ----------
+    engine
+        Knows the policies of its model, if it is loaded already.
+    **given
+        Those that are None are passed over.
+
+    Raises
+    ------
+    InputError
+        If one is unknown or cannot be used.
+    """
+    options = known_arguments({name: one for name, one in given.items() if one is not None})
+    Sampling(**{name: options[name] for name in SAMPLING if name in options})
+    if "p" in options:
+        budget(options["p"], 0)
+    policy = options.get("policy")
+    if engine is not None:
+        engine.get_policy(policy)
+    elif policy is not None and not isinstance(policy, str):
+        get_policy(policy)
+
+
+def choose_tools(tools: Sequence[Tool], choice: Any) -> list[Tool]:
+    """The tools that are offered to the model.
+
+    Parameters
+    ----------
+    tools
+        In OpenAI's shape.
+    choice
+        ``"auto"``, ``"any"``, ``"required"``, True or None: all, since no model can be forced to
+        call one. ``"none"`` or False: none. A name, or OpenAI's dict with one: that one alone.
+
+    Raises
+    ------
+    InputError
+        If it names no tool.
+    """
+    if choice in (False, "none"):
+        return []
+    if choice is None or choice is True or choice in ("auto", "any", "required"):
+        return list(tools)
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else choice
+    chosen = [tool for tool in tools if tool["function"]["name"] == name]
+    if not chosen:
+        raise InputError(
+            f"tool_choice = {choice!r}; expected auto, any, none or the name of one of "
+            f"{tool_names(tools)}."
+        )
+    return chosen
+
+
+def tool_names(tools: Sequence[Tool] | None) -> list[str]:
+    """Names of tools in OpenAI's shape."""
+    return [tool["function"]["name"] for tool in tools or ()]
+
+
+def no_other_process() -> InputError:
+    """The error for pickling a component that was given a built engine."""
+    return InputError(
+        "A component that was given a built engine cannot go to another process; give it "
+        "model_name= and store= instead, or build it there."
+    )
+
+
+def _refuse_both(engine: "Refrag", data: Mapping[str, Any]) -> None:
+    names = [name for name in ("store", "load_kwargs") if data.get(name)]
+    if data.get("model_name", engine.model_name) != engine.model_name:
+        names.append("model_name")
+    if names:
+        raise InputError(
+            f"engine= was given together with {', '.join(names)}; expected one or the other. "
+            "Set these when the engine is built (Refrag.load)."
+        )
