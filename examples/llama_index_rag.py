@@ -1,6 +1,6 @@
 """A LlamaIndex query engine with compressed passages: one engine, three places."""
 
-from llama_index.core import Document, VectorStoreIndex
+from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
 from refrag_rag import Refrag
@@ -16,8 +16,10 @@ engine = Refrag.load("smol", store="./vectors", p=0.2)
 index = VectorStoreIndex.from_documents(
     documents, transformations=[RefragTransform(engine)], embed_model=embed_model
 )
+llm = RefragLLM(engine)
+Settings.tokenizer = llm.tokenizer()  # counts a passage as the positions it takes
 query_engine = index.as_query_engine(
-    llm=RefragLLM(engine), node_postprocessors=[RefragPostprocessor(engine)], similarity_top_k=4
+    llm=llm, node_postprocessors=[RefragPostprocessor(engine)], similarity_top_k=4
 )
 for question in ("Who was the captain of the Titanic?", "Where is the head office of Nintendo?"):
     print(question, "->", query_engine.query(question))

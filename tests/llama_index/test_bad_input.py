@@ -346,3 +346,19 @@ def test_a_full_store_stops_no_ingestion(small, caplog, monkeypatch):
     nodes = [TextNode(text="A passage.")]
     assert RefragTransform(small)(nodes) == nodes
     assert "The store is full." in caplog.text
+
+
+@pytest.mark.parametrize("counting", [False, True])
+def test_many_passages_are_one_call_with_our_tokenizer_and_a_warning_without(
+    small, caplog, monkeypatch, counting
+):
+    llm = RefragLLM(small, max_new_tokens=4)
+    # LlamaIndex's own tokenizer fetches its vocabulary from the network.
+    tokenizer = llm.tokenizer() if counting else lambda text: strip_spans(text).split()
+    monkeypatch.setattr("llama_index.core.global_tokenizer", tokenizer)
+    texts = [f"{n}. {A} {B}" for n in range(32)]
+    nodes = [NodeWithScore(node=TextNode(text=text), score=1.0) for text in texts]
+    marked = RefragPostprocessor(small).postprocess_nodes(nodes)
+    get_response_synthesizer(llm=llm).synthesize(QUESTION, marked)
+    assert (len(small.calls) == 1) is counting
+    assert ("Settings.tokenizer" in caplog.text) is not counting

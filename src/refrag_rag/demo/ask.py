@@ -87,7 +87,7 @@ class Asker:
         llm = RefragLLM(engine, max_new_tokens=max_new_tokens, **settings)
         # All passages go into one prompt: LlamaIndex would count their text, spread it over several
         # calls and refine. The engine counts positions, and says so where they are too many.
-        helper = PromptHelper(context_window=NO_LIMIT, num_output=0, tokenizer=str.split)
+        helper = PromptHelper(context_window=NO_LIMIT, num_output=0, tokenizer=llm.tokenizer())
         self._query_engine = RetrieverQueryEngine(
             retriever=index.as_retriever(similarity_top_k=top_k),
             response_synthesizer=get_response_synthesizer(llm=llm, prompt_helper=helper),

@@ -1,5 +1,6 @@
 """RefragLLM: a LlamaIndex LLM that reads marked passages as vectors."""
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +16,7 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
     from refrag_rag.answer import Answer, Delta
     from refrag_rag.engine import Refrag
 
+logger = logging.getLogger(__name__)
+UNCOUNTED = (
+    "LlamaIndex counts passages by their full text, and spreads them over several calls where that "
+    "fills the window. Set Settings.tokenizer = llm.tokenizer(), which counts the positions that "
+    "they take."
+)
 Prompt = str | list[dict[str, Any]]
 Response = TypeVar("Response", CompletionResponse, ChatResponse)
 
@@ -79,6 +86,8 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     policy: str | None = Field(default=None, description="None: the engine's.")
     p: float | None = Field(default=None, description="Expansion budget; None: the engine's.")
 
+    _counting: bool = PrivateAttr(default=False)
+
     def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
         named = {name for name in settings if ALIASES.get(name, name) in SAMPLING}
         given = _arguments({name: settings.pop(name) for name in named})
@@ -112,6 +121,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
 
     def tokenizer(self) -> Callable[[str], list[int]]:
         """Tokenizer that counts a span as the positions it takes, for ``Settings.tokenizer``."""
+        self._counting = True
         return self.engine.tokenize
 
     @llm_completion_callback()
@@ -239,15 +249,26 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     def _generate(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> "Answer":
         with visible_errors():
             answer = self.engine.generate(prompt, **self._settings(kwargs))
-        send(answer)
+        self._report(answer)
         return answer
 
     def _stream(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> "Iterator[Delta]":
         with visible_errors():
             for delta in self.engine.stream(prompt, **self._settings(kwargs)):
                 if delta.answer is not None:
-                    send(delta.answer)
+                    self._report(delta.answer)
                 yield delta
+
+    def _report(self, answer: "Answer") -> None:
+        send(answer)
+        window = self.context_window or self.engine.context_window
+        if (
+            answer.counts.spans
+            and not self._counting
+            and 2 * answer.counts.plain_positions > window
+        ):
+            self._counting = True  # told once
+            logger.warning(UNCOUNTED)
 
     def _settings(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the engine: this LLM's fields, then generate_kwargs, then the call's."""

@@ -1,4 +1,4 @@
-"""Stores for chunk embeddings. The one on disk needs a POSIX system, and is imported on first use."""
+"""Stores for chunk embeddings. The one on disk, which needs POSIX, is imported on first use."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
