@@ -114,6 +114,16 @@ def test_a_violation_is_found(module, code):
     assert violations(module, code)
 
 
+def test_the_face_imports_by_name_only_what_its_table_has():
+    import refrag_rag
+
+    code = (SOURCE / "__init__.py").read_text("utf-8")
+    assert set(refrag_rag._LAZY.values()) <= set(FLOOR)
+    assert code.count('import_module(f"{__name__}.{_LAZY[name]}")') == 1
+    way = "cli: dynamic import (import_module)"
+    assert violations("cli", code) == [way, way]  # where it is imported, where it is called
+
+
 def test_importing_the_package_loads_no_framework():
     import subprocess
     import sys
