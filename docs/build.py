@@ -14,6 +14,7 @@ import figures
 from refrag_rag.cli import build_parser
 from refrag_rag.errors import RefragError
 from refrag_rag.evaluation.expansion import markdown as policy_tables
+from refrag_rag.evaluation.report import where
 from refrag_rag.evaluation.table import markdown
 from refrag_rag.training.commands import SERVING, STAGES
 from refrag_rag.training.commands import main as train
@@ -23,6 +24,10 @@ CARD = DOCS.parent / "src/refrag_rag/models/smol/README.md"
 FIGURES = DOCS / "results" / "smol" / "results.json"
 POLICIES = DOCS / "results" / "policies.json"
 MODES = DOCS / "results" / "modes.json"
+FIRST_STAGES = (
+    "framework", "spans and tokenizer", "store", "layout", "inputs", "projector", "prefill",
+    "decode",
+)  # fmt: skip
 
 
 def cli_page() -> str:
@@ -85,8 +90,7 @@ def _arguments(command: argparse.ArgumentParser) -> str:
 
 def tables() -> str:
     result = json.loads(FIGURES.read_text("utf-8"))
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    parts = [f"Python {result['python']}, {versions}; {result['machine']}.\n"]
+    parts = [f"{where(result)}\n"]
     parts += markdown(result["files"])
     for name, skipped in result["too_long"].items():
         if skipped:
@@ -96,13 +100,12 @@ def tables() -> str:
 
 def policies() -> str:
     report = json.loads(POLICIES.read_text("utf-8"))
-    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     questions = report["points"][0]["cases"]
     lines = [
         f"Model fingerprint `{report['fingerprint']}`, {questions} held-out questions of its own "
         f"domain, eight retrieved passages each (recall {report['recall_at_8']:.1%}). "
         f"{report['measure'].capitalize()}, mean and 95% bootstrap interval; lower is better. "
-        f"Python {report['python']}, {versions}; {report['machine']}.\n",
+        f"{where(report)}\n",
         policy_tables(report),
         _gold_retrieved(report["points_gold_retrieved"]),
         "![Log-perplexity over the effective compression rate](results/policies.png)\n",
@@ -132,64 +135,60 @@ def coverage() -> None:
     path = DOCS / "results" / "coverage.json"
     if path.exists():
         report = json.loads(path.read_text("utf-8"))
-        versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
         head = f"Chunks of {report['k']} tokens of `{report['model']}`'s tokenizer. "
-        head += f"Python {report['python']}, {versions}; {report['machine']}.\n\n"
+        head += f"{where(report)}\n\n"
         markers = ("<!-- coverage -->", "<!-- end coverage -->")
         insert(DOCS / "policies.md", head + table(report["rows"]), markers)
 
 
-def speed() -> None:
-    """Tables of the benchmarks that were run, each from its own file."""
-    from refrag_rag.demo.latency import frameworks_table
-    from refrag_rag.evaluation.latency_chat import chat_table
-    from refrag_rag.evaluation.latency_precompute import precompute_table
-    from refrag_rag.evaluation.latency_tables import markdown as latency_tables
+def speed() -> dict[str, str]:
+    """Tables of the benchmarks that were run, by the name of the benchmark and of its file."""
+    from benchmarks import chat, frameworks, latency, precompute
 
-    pictures = {"latency": "Speed-ups over the context", "frameworks": "Where the time goes"}
-    tables = {
-        "latency": latency_tables,
-        "frameworks": frameworks_table,
-        "chat": chat_table,
-        "precompute": precompute_table,
+    pages = {
+        "latency": latency.markdown,
+        "frameworks": frameworks.markdown,
+        "chat": chat.markdown,
+        "precompute": precompute.markdown,
     }
-    for name, table in tables.items():
-        path = DOCS / "results" / f"{name}.json"
-        if path.exists():
-            found = json.loads(path.read_text("utf-8"))
-            text = table(found)
-            if name != "latency":  # which names its machine itself
-                machine = found["machine"]
-                text = f"{machine['processor']}, {machine['threads']} threads.\n\n{text}"
-            if name in pictures:
-                text += f"\n![{pictures[name]}](results/{name}.png)\n"
-            insert(DOCS / "speed.md", text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
+    found = {name: _result(name) for name in pages}
+    texts = {name: pages[name](report) for name, report in found.items() if report}
+    return {  # latency names its machine itself
+        name: text if name == "latency" else f"{where(found[name])}\n\n{text}"
+        for name, text in texts.items()
+    }
 
 
-def store() -> None:
+def store() -> dict[str, str]:
     """Tables of the store: its formats, and how it grows."""
-    from refrag_rag.evaluation import store_formats, store_growth
+    from benchmarks.formats import formats_table
+    from benchmarks.harness import columns
+    from benchmarks.store import GROWTH, compaction
 
-    path = DOCS / "results" / "store.json"
-    if not path.exists():
-        return
-    found = json.loads(path.read_text("utf-8"))
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    machine = f"Python {found['python']}, {versions}; {found['machine']}.\n"
+    found = _result("store")
+    if not found:
+        return {}
     tables = {}
     if found["formats"]:
         questions = found["formats"][0]["answers"][0]["questions"]
         head = f"`{found['model']}` ({found['fingerprint']}), {questions} held-out questions. "
-        tables["formats"] = head + machine + "\n" + store_formats.markdown(found["formats"])
+        tables["formats"] = f"{head}{where(found)}\n\n{formats_table(found['formats'])}"
     if found["growth"]:
-        tables["growth"] = machine + "\n" + store_growth.markdown(found["growth"])
-    if done := found.get("compaction"):  # a run that was broken off, or a large one, has none
-        tables["growth"] += (
-            f"\nDeleting {done['deleted']:,} of them took {done['delete_s']:.1f} s, compacting "
-            f"{done['compact_s']:.0f} s; {done['bytes_given_back'] / 1e9:.1f} GB were given back.\n"
-        )
-    for name, text in tables.items():
-        insert(DOCS / "store.md", text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
+        tables["growth"] = f"{where(found)}\n\n{columns(found['growth'], GROWTH)}"
+    if found.get("compaction"):  # a run that was broken off, or a large one, has none
+        tables["growth"] += f"\n{compaction(found['compaction'])}"
+    return tables
+
+
+def _result(name: str) -> dict[str, Any]:
+    """A benchmark's report; those of the first benchmarks have the machine in parts."""
+    path = DOCS / "results" / f"{name}.json"
+    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if isinstance(found.get("machine"), dict):
+        found |= found["machine"]
+        found["machine"] = f"{found['processor']}, {found['threads']} threads"
+        found["stages"] = FIRST_STAGES
+    return found
 
 
 def ablations() -> None:
@@ -201,7 +200,6 @@ def ablations() -> None:
         if path.exists():
             found = json.loads(path.read_text("utf-8"))
             settings, gap = found["settings"], found["difference"]
-            versions = ", ".join(f"{one} {number}" for one, number in found["versions"].items())
             read = f"{settings['tokens']:,} tokens" if settings["tokens"] else ""
             after = settings.get("lr_after")
             head = (
@@ -210,7 +208,7 @@ def ablations() -> None:
                 f"an arm, learning rate {settings['lr']}{f' and then {after}' if after else ''}, "
                 f"decoder of `{settings['model']}`, "
                 f"seeds {settings['seeds']}; {gap['examples']} held-out examples of each length. "
-                f"Python {found['python']}, {versions}; {found['machine']}.\n\n"
+                f"{where(found)}\n\n"
             )
             marks = (f"<!-- {name} -->", f"<!-- end {name} -->")
             insert(DOCS / "training.md", head + markdown(found), marks)
@@ -227,7 +225,6 @@ def insert(
 
 
 def architectures() -> str:
-    sys.path.insert(0, str(DOCS.parent))
     from tests.architectures import DECODERS, ENCODERS
 
     lines = ["| part | architecture | class | of note |", "|---|---|---|---|"]
@@ -265,6 +262,7 @@ def site(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(DOCS.parent))  # benchmarks and tests
     insert(DOCS / "modes.md", modes())
     insert(DOCS / "models.md", architectures())
     (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
@@ -275,7 +273,8 @@ if __name__ == "__main__":
         for path in (CARD, DOCS / "results.md"):
             insert(path, tables())
     ablations()
-    speed()
-    store()
+    for page, texts in (("speed.md", speed()), ("store.md", store())):
+        for name, text in texts.items():
+            insert(DOCS / page, text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
     figures.write(DOCS / "figures")
     site(DOCS.parent / "site")

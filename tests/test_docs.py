@@ -56,6 +56,15 @@ def test_the_command_line_page_has_every_command(build):
     assert "| `-p`, `--budget` `BUDGET` |" in page
 
 
+@pytest.mark.parametrize("page", ["speed", "store"])
+def test_the_tables_of_the_benchmarks_are_fresh(build, page):
+    text = (DOCS / f"{page}.md").read_text("utf-8")
+    tables = getattr(build, page)()
+    assert len(tables) == {"speed": 4, "store": 2}[page]
+    for name, table in tables.items():
+        assert f"<!-- {name} -->\n{table}<!-- end {name} -->" in text
+
+
 def test_figures_are_fresh(build, tmp_path):
     build.figures.write(tmp_path)
     for path in tmp_path.iterdir():

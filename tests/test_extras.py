@@ -1,13 +1,21 @@
 """What happens where an optional dependency is missing."""
 
+import re
 import subprocess
 import sys
+from importlib.metadata import distribution
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from refrag_rag import MissingExtraError, RefragError
 from refrag_rag.cli import main
-from refrag_rag.extras import EXTRAS, need
+from refrag_rag.doctor import report
+from refrag_rag.extras import EXTRAS, missing, need
+
+ROOT = Path(__file__).parents[1]
+OURS = {"vector-stores", "docs", "notebooks", "dev"}  # of the tests and the docs alone
 
 
 def python(*lines):
@@ -26,6 +34,47 @@ def hide(monkeypatch, module):
 @pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"ray"}))  # comes with `make test-all`
 def test_nothing_is_missing_here(extra):
     need(extra, "this")
+
+
+def declared():
+    """Extra -> names of the distributions that `pyproject.toml` declares for it."""
+    tomllib = pytest.importorskip("tomllib", reason="in Python from 3.11 on")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+
+    def names(extra):
+        for line in extras[extra]:
+            name, nested = re.match(r"([\w-]+)(?:\[(.*?)\])?", line).groups()
+            if name == "refrag-rag":
+                yield from (one for inner in nested.split(",") for one in names(inner))
+            else:
+                yield name
+
+    return {extra: set(names(extra)) for extra in extras.keys() - OURS}
+
+
+def files(name):
+    return {str(file.locate()) for file in distribution(name).files}
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"ray"}))
+def test_the_table_has_one_module_of_everything_that_is_declared(extra):
+    origins = {module: find_spec(module).origin for module in EXTRAS[extra]}
+    brought = {name: files(name) for name in declared()[extra]}
+    assert set(EXTRAS) == set(declared())
+    assert [m for m, at in origins.items() if not any(at in f for f in brought.values())] == []
+    assert [n for n, f in brought.items() if f.isdisjoint(origins.values())] == []
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
+def test_the_doctor_and_the_commands_say_the_same_of_an_extra(monkeypatch, extra):
+    last = EXTRAS[extra][-1]
+    hide(monkeypatch, last)
+    (line,) = [line for line in report() if line.startswith(f"extra     {extra}:")]
+    assert f"missing {', '.join(missing(extra))}: pip install 'refrag-rag[{extra}]'" in line
+    assert last in missing(extra)
+    with pytest.raises(MissingExtraError, match=f"needs {', '.join(missing(extra))};"):
+        need(extra, "this")
 
 
 @pytest.mark.parametrize(

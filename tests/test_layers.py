@@ -36,20 +36,32 @@ FRAMEWORKS = {
     "langchain_core": {"langchain", "demo"},
     "langchain_classic": {"langchain", "demo"},
     "langchain_huggingface": {"demo"},
-    "sentence_transformers": set(),
+    "sentence_transformers": {"evaluation"},
     "faiss": {"demo"},
     "accelerate": {"training"},
     "datasets": {"training"},
     "peft": {"checkpoints"},
     "ray": {"ray_job"},
 }
+# Ways to import that no reader of imports sees; find_spec only looks, and is no such way.
+DYNAMIC = {"import_module", "__import__", "exec_module", "load_module", "run_module", "run_path"}
+OUTSIDE = {"benchmarks", "recipes", "tests"}  # beside the package, not in the wheel
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
+
+def said(node: ast.AST) -> set[str]:
+    """The names in one node: plain ones, attributes, imported ones, and texts for `getattr`."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.name for alias in node.names}
+    value = getattr(node, "id", None) or getattr(node, "attr", None) or getattr(node, "value", None)
+    return {value} if isinstance(value, str) else set()
 
 
 def violations(module: str, code: str) -> list[str]:
     """What a module of the package (its first name below it) may not import."""
     found = []
     for node in ast.walk(ast.parse(code)):
+        found += [f"{module}: dynamic import ({way})" for way in said(node) & DYNAMIC]
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             if node.level:
@@ -61,6 +73,8 @@ def violations(module: str, code: str) -> list[str]:
                 below = rest.split(".")[0]
                 if FLOOR[below] > FLOOR[module]:
                     found.append(f"{module} imports {name}")
+            elif top in OUTSIDE:
+                found.append(f"{module} imports {name}, which is not in the wheel")
             elif top in FRAMEWORKS and module not in FRAMEWORKS[top]:
                 found.append(f"{module} imports the framework {name}")
     return found
@@ -89,10 +103,25 @@ def test_imports_point_one_way(module, path):
         ("spans", "def f():\n    from refrag_rag.model import RefragModel"),
         ("langchain", "from llama_index.core import VectorStoreIndex"),
         ("engine", "from . import model"),
+        ("evaluation", "from benchmarks.harness import run"),
+        ("engine", "from importlib import import_module"),
+        ("engine", "import importlib\nimportlib.import_module('refrag_rag.cli')"),
+        ("engine", "import importlib\ngetattr(importlib, 'import_module')('faiss')"),
+        ("engine", "def f():\n    return __import__('llama_index')"),
     ],
 )
 def test_a_violation_is_found(module, code):
     assert violations(module, code)
+
+
+def test_the_face_imports_by_name_only_what_its_table_has():
+    import refrag_rag
+
+    code = (SOURCE / "__init__.py").read_text("utf-8")
+    assert set(refrag_rag._LAZY.values()) <= set(FLOOR)
+    assert code.count('import_module(f"{__name__}.{_LAZY[name]}")') == 1
+    way = "cli: dynamic import (import_module)"
+    assert violations("cli", code) == [way, way]  # where it is imported, where it is called
 
 
 def test_importing_the_package_loads_no_framework():

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from refrag_rag import __version__
 from refrag_rag.errors import InputError, RefragError
-from refrag_rag.evaluation.latency_commands import add_commands as add_bench
 from refrag_rag.evaluation.quality_commands import add_quality
 from refrag_rag.extras import need
 from refrag_rag.store.commands import add_commands as add_store
@@ -81,7 +80,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_quality(commands)
     add_store(commands, _read_index)
-    add_bench(commands)
     return parser
 
 

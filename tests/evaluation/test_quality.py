@@ -2,15 +2,18 @@
 
 import json
 import lzma
-import math
+import os
+import platform
 
 import numpy as np
 import pytest
+import torch
 
 from refrag_rag import InputError, Refrag
 from refrag_rag.evaluation.metrics import exact_match, f1, normalise, wilson
-from refrag_rag.evaluation.quality import ARMS, foreign_store, markdown, measure, report, scores
+from refrag_rag.evaluation.quality import ARMS, foreign_store, measure, scores
 from refrag_rag.evaluation.questions import Question, read_questions
+from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.store import passage_key
 
 QUESTIONS = [
@@ -75,16 +78,22 @@ def test_foreign_embeddings_come_from_passages_outside_the_prompt(model):
             assert not any(np.array_equal(swapped.embeddings, other) for other in own)
 
 
-def test_a_report_can_be_written_and_read(model):
-    engine = Refrag(model)
-    answers = measure(engine, QUESTIONS, ARMS[:2])
-    result = json.loads(json.dumps(report(engine, {"all": (QUESTIONS, answers)})))
-    assert result["model"] == "random"
-    assert len(result["scores"]["all"]) == 2
-    table = markdown(result["scores"]["all"])
-    assert table.count("\n") == 4
-    assert "full text" in table
-    assert not math.isnan(result["scores"]["all"][0]["exact"])
+def test_arms_are_answered_and_scored(model):
+    answers = measure(Refrag(model), QUESTIONS, ARMS[:2])
+    found = list(scores(QUESTIONS, answers))
+    assert [one.arm for one in found] == ["full text", "no context"]
+    assert all(one.questions == 2 and 0 <= one.exact <= 1 for one in found)
+    assert found[0].positions > found[1].positions
+
+
+def test_a_report_says_where_it_was_measured_and_can_be_read(tmp_path):
+    path = tmp_path / "new" / "report.json"
+    write_json(machine() | {"exact": 0.5}, path)
+    found = json.loads(path.read_text("utf-8"))
+    assert found["exact"] == 0.5
+    assert found["python"] == platform.python_version()
+    assert found["versions"]["torch"] == torch.__version__
+    assert f"{os.cpu_count()} cores" in found["machine"]
 
 
 def test_questions_from_a_file(tmp_path):

@@ -7,7 +7,6 @@ from safetensors.numpy import save
 from refrag_rag import StoreError
 from refrag_rag.store import LMDBStore, MemoryStore, PassageEntry, passage_key, records
 from refrag_rag.store.formats import FORMATS, get_format
-from refrag_rag.store.formats.sq8 import SQ8
 from refrag_rag.store.rows import read_rows
 from tests.store.test_stores import entry, same
 
@@ -71,23 +70,6 @@ def test_what_is_not_finite_is_refused():
     made.embeddings[0, 0] = np.nan
     with pytest.raises(StoreError, match="finite"):
         made.to_bytes()
-
-
-def test_sq8_is_that_of_faiss():
-    faiss = pytest.importorskip("faiss")
-    train, given = vectors(seed=1), vectors(seed=2)
-    theirs = faiss.IndexScalarQuantizer(768, faiss.ScalarQuantizer.QT_8bit)
-    theirs.train(train)
-    codec = SQ8.train(train)
-    got = np.empty_like(given)
-    codec.decode(codec.encode(given), got)
-    expected = theirs.sa_decode(theirs.sa_encode(given))
-    step = np.broadcast_to(codec.span / 255, given.shape)
-    apart = np.abs(got - expected) / step
-    assert (apart > 0.01).mean() < 1e-3  # numbers on the border of two levels
-    assert apart.max() < 1.01
-    with pytest.raises(StoreError, match="at least one"):
-        SQ8.train(given[:0])
 
 
 @pytest.mark.parametrize("name", FORMATS)

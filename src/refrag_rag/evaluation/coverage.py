@@ -4,11 +4,8 @@ No decoder reads anything here: the measure is of policies and text, for any dom
 long budgets, and says nothing of answers that a decoder reads from vectors.
 """
 
-import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from refrag_rag.chunking import Chunker
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.metrics import normalise, wilson
 from refrag_rag.evaluation.questions import Question, read_questions
+from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import Chunks, budget, get_policy, needs_of
 
@@ -83,9 +81,7 @@ def measure_coverage(
     report: dict[str, Any] = {
         "model": model,
         "k": loaded.config.k,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "versions": {package: version(package) for package in ("transformers", "numpy")},
+        **machine(),
         "rows": [],
     }
     for file in files:
@@ -93,8 +89,7 @@ def measure_coverage(
         for name in policies:
             rows = coverage(found, file.name, name, shares)
             report["rows"] += [asdict(row) for row in rows]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(report, target)
     yield markdown(report["rows"])
 
 

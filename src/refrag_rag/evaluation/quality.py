@@ -1,12 +1,8 @@
 """The quality table: one set of questions, read in several ways by the same model."""
 
-import json
-import platform
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -140,45 +136,6 @@ def scores(
             plain_positions=statistics.fmean(a.counts.plain_positions for _, a in pairs),
             span_share=_span_share([answer for _, answer in pairs]),
         )
-
-
-def report(
-    engine: Refrag, groups: Mapping[str, tuple[Sequence[Question], Mapping[str, Sequence[Answer]]]]
-) -> dict[str, object]:
-    """Everything measured, ready for JSON: scores by group, model, machine, versions."""
-    packages = ("torch", "transformers", "numpy")
-    return {
-        "model": engine.model_name,
-        "fingerprint": engine.namespace,
-        "k": engine.model.config.k,
-        "scores": {
-            name: [asdict(score) for score in scores(questions, answers)]
-            for name, (questions, answers) in groups.items()
-        },
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "versions": {package: version(package) for package in packages},
-    }
-
-
-def write_json(result: Mapping[str, object], path: Path) -> None:
-    """Write a report."""
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def markdown(rows: Sequence[Mapping[str, object]]) -> str:
-    """One group of scores as a Markdown table."""
-    lines = [
-        "| reads | exact match | 95% interval | F1 | decoder positions | questions |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        exact, low, high, best = (f"{row[key]:.1%}" for key in ("exact", "low", "high", "f1"))
-        lines.append(
-            f"| {row['arm']} | {exact} | {low} - {high} | {best} | {row['positions']:.0f} "
-            f"| {row['questions']} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def _span_share(answers: Sequence[Answer]) -> float | None:

@@ -1,10 +1,6 @@
 """``refrag eval``: anybody's questions, read in several ways by one model."""
 
-import json
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +19,7 @@ from refrag_rag.evaluation.arms import (
 )
 from refrag_rag.evaluation.metrics import exact_match, f1
 from refrag_rag.evaluation.questions import Question, rank_by_retriever, read_questions
+from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.evaluation.table import markdown, score_rows
 from refrag_rag.scoring import decoder_fingerprint
 
@@ -87,7 +84,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     for engine in engines.values():
         _read(engine, chosen, asked, fitting, kept)
         report = _report(kept, asked, fitting)
-        (folder / RESULTS).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(report, folder / RESULTS)
     yield from markdown(report["files"])
 
 
@@ -163,7 +160,5 @@ def _report(
             for name in asked
         },
         "too_long": {name: len(asked[name]) - len(fitting[name]) for name in asked},
-        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
+        **machine(),
     }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from refrag_rag.extras import need
 
-need("langchain", "refrag_rag.langchain")
+need("langchain", "refrag_rag.langchain", ["langchain_core"])
 
 from refrag_rag.langchain.chat import ChatRefrag
 from refrag_rag.langchain.documents import (

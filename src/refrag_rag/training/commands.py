@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 
 from refrag_rag.errors import InputError
@@ -21,7 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     name, *rest = arguments or ["?"]
     if name in STAGES:
-        import_module(f"refrag_rag.training.{name}").main(rest)
+        _stage(name)(rest)
     elif name in SERVING:
         SERVING[name](rest)
     else:
@@ -29,6 +28,19 @@ def main(arguments: Sequence[str]) -> None:
             f"refrag train {name}: no such command; expected one of "
             f"{', '.join((*STAGES, *SERVING))}."
         )
+
+
+def _stage(name: str) -> Callable[[Sequence[str]], None]:
+    from refrag_rag.training import base, finetune, policy, pretrain, reconstruct
+
+    stages: dict[str, Callable[[Sequence[str]], None]] = {
+        "base": base.main,
+        "reconstruct": reconstruct.main,
+        "pretrain": pretrain.main,
+        "policy": policy.main,
+        "finetune": finetune.main,
+    }
+    return stages[name]
 
 
 def prepare(arguments: Sequence[str]) -> None:

@@ -12,15 +12,7 @@ AROUND = 64  # positions outside spans
 
 
 class Passages:
-    """Passages of random words that the tokenizer has whole.
-
-    Parameters
-    ----------
-    model
-        Its chunking tokenizer counts.
-    seed
-        Another one gives other passages.
-    """
+    """Passages of random words that the model's chunking tokenizer has whole."""
 
     def __init__(self, model: RefragModel, seed: int = 0) -> None:
         self._chunker, self._rng = model.chunker, Random(seed)

@@ -1,0 +1,1 @@
+"""Speed on this machine: ``python -m benchmarks.NAME --json FILE``, one module a benchmark."""
