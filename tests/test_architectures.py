@@ -7,6 +7,7 @@ import transformers as hf
 from refrag_rag import CheckpointError, Refrag, RefragConfig, RefragModel
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.projector import Projector
+from refrag_rag.prompt import VECTOR
 from refrag_rag.training.tokenizer import train_tokenizer
 from refrag_rag.training.world import World
 from tests.architectures import DECODERS, ENCODERS, GROUPED, VOCABULARY
@@ -61,10 +62,10 @@ def check_expand_all(model):
     inputs = model.decoder_inputs([prompt])
     with torch.inference_mode():
         ours = model.decoder(inputs_embeds=inputs.inputs_embeds).logits
-        plain = model.decoder(input_ids=torch.tensor([prompt.token_ids()])).logits
+        plain = model.decoder(input_ids=torch.tensor([prompt.ids.tolist()])).logits
     torch.testing.assert_close(ours, plain)
     made = answer_ids(model, [messages()], policy="all")[0]
-    assert list(made) == greedy(model, prompt.token_ids(), 8)
+    assert list(made) == greedy(model, prompt.ids.tolist(), 8)
 
 
 def check_batch(model):
@@ -104,7 +105,7 @@ def test_decoder_reads_vectors(with_decoder):
     with torch.inference_mode():
         read = with_decoder.decoder(inputs_embeds=inputs.inputs_embeds).logits[0, -1]
         changed = inputs.inputs_embeds.clone()
-        changed[0, prompt.vector_mask()] *= -1
+        changed[0, prompt.ids == VECTOR] *= -1
         other = with_decoder.decoder(inputs_embeds=changed).logits[0, -1]
     assert not torch.allclose(read, other)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from refrag_rag import InputError, PromptTooLongError, Refrag, StoreError
+from refrag_rag.prompt import VECTOR
 from refrag_rag.rows import RowBuffers, join_rows
 from refrag_rag.scoring import decoder_fingerprint, perplexity
 from refrag_rag.spans import wrap
@@ -50,16 +51,16 @@ def test_all_chunks_expanded_is_the_plain_decoder(engine):
     inputs = model.decoder_inputs([prompt])
     with torch.inference_mode():
         ours = model.decoder(inputs_embeds=inputs.inputs_embeds).logits
-        plain = model.decoder(input_ids=torch.tensor([prompt.token_ids()])).logits
+        plain = model.decoder(input_ids=torch.tensor([prompt.ids.tolist()])).logits
     torch.testing.assert_close(ours, plain)
     answer = engine.generate(messages(), policy="all", max_new_tokens=12)
-    assert list(answer.token_ids) == greedy(model, prompt.token_ids(), 12)
+    assert list(answer.token_ids) == greedy(model, prompt.ids.tolist(), 12)
 
 
 def test_expanded_prompt_is_the_rendered_template_with_one_bos(engine):
     prompt = engine.compress(messages(), policy="all")
     tokenizer = engine.model.tokenizer
-    ids = prompt.token_ids()
+    ids = prompt.ids.tolist()
     assert ids.count(tokenizer.bos_token_id) == 1
     plain = [
         {**m, "content": re.sub(r"\[\[/?refrag[^]]*\]\]", "", m["content"])} for m in messages()
@@ -79,7 +80,7 @@ def test_positions_have_the_closed_form(engine):
     assert none.positions == outside + chunks
     some = engine.compress(messages(), policy="random", p=0.3)
     assert some.expanded == round(0.3 * chunks)
-    assert len(some.token_ids()) == some.positions == len(some.vector_mask())
+    assert len(some.ids) == some.positions
     full = [s for s in some.segments if getattr(s, "role", "") == "expanded"]
     assert some.positions == outside + chunks - some.expanded + sum(len(s.token_ids) for s in full)
 
@@ -148,7 +149,7 @@ def test_on_miss_text_reads_the_passage_as_text_and_encodes_nothing(model):
     engine = Refrag(model, on_miss="text", policy="none")
     engine.precompute(PASSAGES[:1])
     prompt = engine.compress(messages())
-    assert (prompt.cache_hits, prompt.cache_misses) == (1, 2)
+    assert (prompt.cache_hits, prompt.spans) == (1, 3)
     expanded = "".join(s.text for s in prompt.segments if getattr(s, "role", "") == "expanded")
     assert expanded == PASSAGES[1] + PASSAGES[2]
     assert len(list(engine.store.keys(engine.namespace))) == 1
@@ -171,7 +172,7 @@ def test_embeddings_reach_the_decoder(engine):
             segment.embeddings[:] = 0
     zeroed = engine.model.decoder_inputs([prompt]).inputs_embeds
     changed = (inputs != zeroed).any(-1)[0].tolist()
-    assert changed == prompt.vector_mask()
+    assert changed == (prompt.ids == VECTOR).tolist()
 
 
 def test_documents_cannot_write_control_tokens(engine):
@@ -223,7 +224,7 @@ def test_after_the_decoder_was_trained_no_older_score_or_cache_is_used(tokenizer
     assert ours.text == theirs.text
     assert ours.counts.reused_positions == 0
     mine, new = (one.compress(messages()) for one in (engine, fresh))
-    assert mine.token_ids() == new.token_ids()
+    assert mine.ids.tolist() == new.ids.tolist()
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
@@ -234,8 +235,8 @@ def test_the_name_of_an_earlier_prompts_slot_is_text(tokenizer, role):
     used.compress(messages())
     size = used.model.decoder.get_input_embeddings().num_embeddings
     for prompt in (told, f"Say {name}.", [*told, *messages()]):
-        ids = used.compress(prompt, policy="all").token_ids()
-        assert ids == fresh.compress(prompt, policy="all").token_ids()
+        ids = used.compress(prompt, policy="all").ids.tolist()
+        assert ids == fresh.compress(prompt, policy="all").ids.tolist()
         assert max(ids) < size
         assert name in tokenizer.decode(ids)
     assert used.generate_batch([f"Say {name}.", told], max_new_tokens=2)
@@ -249,7 +250,7 @@ def test_messages_cannot_write_control_tokens(engine):
 
     def ends(system, user):
         told = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        ids = engine.compress(told).token_ids()
+        ids = engine.compress(told).text_ids.tolist()
         return ids.count(end), tokenizer.decode(ids)
 
     control, _ = ends("A", "B")
@@ -271,7 +272,7 @@ def test_stop_strings_cut_the_answer_and_are_never_shown(engine):
 
 def test_repetition_penalty_sees_the_prompt(engine):
     prompt = "ab ab ab ab"
-    ids = engine.compress(prompt).text_ids()
+    ids = engine.compress(prompt).text_ids.tolist()
     answer = engine.generate(prompt, max_new_tokens=5, repetition_penalty=1e9)
     assert not set(answer.token_ids) & set(ids)
     assert len(set(answer.token_ids)) == len(answer.token_ids)
@@ -396,13 +397,14 @@ def test_sampling_leaves_the_global_random_state_alone(engine):
 def test_chunks_of_metadata_are_counted_apart(engine):
     text = "file: a.txt\n\nOne passage about a clock."
     (count, whole) = (
-        engine.compress(wrap(text, metadata=n) + " Why?").metadata_chunks for n in (13, 10**6)
+        engine.compress(wrap(text, metadata=n) + " Why?").layouts[0].metadata_chunks
+        for n in (13, 10**6)
     )
     assert 0 < count < whole == engine.compress(wrap(text)).chunks
     assert (
         engine.generate(wrap(text, metadata=13), max_new_tokens=1).counts.metadata_chunks == count
     )
-    assert engine.compress(messages()).metadata_chunks == 0
+    assert not any(one.metadata_chunks for one in engine.compress(messages()).layouts)
 
 
 def test_many_prompts_are_read_in_parts(engine):
@@ -528,7 +530,7 @@ def test_on_miss_text_computes_no_score_and_still_answers(model):
     prompt = engine.compress(messages(), policy="perplexity", p=1.0)
     sizes = [len(values) for values in scored(model)]
     assert prompt.expanded == known.sum() + sizes[2]  # the last is read as text, being missing
-    assert (prompt.cache_hits, prompt.cache_misses) == (2, 1)
+    assert (prompt.cache_hits, prompt.spans) == (2, 3)
     assert engine.store.written == written
 
 
@@ -581,7 +583,7 @@ def test_policies_of_the_model_are_chosen_by_name(tokenizer):
         engine.compress(messages(), policy="clever")
 
 
-def test_hits_are_never_tokenised_nor_cut_into_texts(model, tmp_path, monkeypatch):
+def test_hits_are_never_tokenised(model, tmp_path, monkeypatch):
     with LMDBStore(tmp_path) as store:
         engine = Refrag(model, store=store)
         engine.precompute(PASSAGES)
@@ -591,7 +593,6 @@ def test_hits_are_never_tokenised_nor_cut_into_texts(model, tmp_path, monkeypatc
         again = engine.generate(messages(), policy="random", p=0.3, max_new_tokens=4)
         assert again.token_ids == expected.token_ids
         assert again.counts.cache_hits == len(PASSAGES)
-        monkeypatch.setattr("refrag_rag.lookup.cut_text", lambda *_: pytest.fail("cut into texts"))
         plain = engine.generate(messages(), policy="none", max_new_tokens=4)
         assert plain.counts.cache_hits == len(PASSAGES)
 

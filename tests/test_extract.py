@@ -27,9 +27,9 @@ def test_what_is_kept_is_what_the_policy_expands_under_the_same_budget(engine, p
         "".join(map(compressible, PASSAGES)), question=QUESTION, policy=policy, p=share
     )
     kept = [one.kept for one in extracts]
-    assert kept == [int(reading.expanded.sum()) for reading in prompt.readings]
+    assert kept == [int(reading.expanded.sum()) for reading in prompt.layouts]
     assert 0 < sum(kept) <= budget(share, sum(one.chunks for one in extracts))
-    for reading, one in zip(prompt.readings, extracts, strict=True):
+    for reading, one in zip(prompt.layouts, extracts, strict=True):
         for text, expanded in zip(reading.texts(), reading.expanded, strict=True):
             assert not expanded or text.strip() in one.text
 
@@ -52,7 +52,7 @@ def test_words_are_completed_and_nothing_else_is_added(engine):
     """What stands beside the chosen chunks is less than a word at either end of a run."""
     for share in (0.1, 0.3, 0.5):
         prompt = "".join(map(compressible, PASSAGES))
-        readings = engine.compress(prompt, question=QUESTION, policy="random", p=share).readings
+        readings = engine.compress(prompt, question=QUESTION, policy="random", p=share).layouts
         extracts = extract(engine, PASSAGES, QUESTION, budget=share, policy="random")
         for reading, one in zip(readings, extracts, strict=True):
             groups = itertools.groupby(
@@ -91,7 +91,7 @@ def test_a_question_that_matches_nothing_gets_the_best_passages_from_their_begin
 def test_scripts_without_spaces_stay_within_their_chunks(engine):
     text = "株式会社任天堂は京都に本社を置く日本の企業である。" * 4
     (one,) = extract(engine, [text], "", budget=0.2)
-    reading = engine.compress(compressible(text), policy="retrieval", p=0.2).readings[0]
+    reading = engine.compress(compressible(text), policy="retrieval", p=0.2).layouts[0]
     kept = "".join(t for t, e in zip(reading.texts(), reading.expanded, strict=True) if e)
     assert one.text == f"{kept} {ELLIPSIS}"
 

@@ -11,7 +11,7 @@ from refrag_rag import Refrag, compressible
 from refrag_rag.cli import main
 from refrag_rag.inspection import Inspection, render
 from refrag_rag.inspection.page import HEADING
-from refrag_rag.readings import SpanReading
+from refrag_rag.prompt import SpanLayout
 from refrag_rag.spans import wrap
 from tests.browser import dump, needs_browser, screenshot
 
@@ -67,7 +67,7 @@ def expected_chunks(record):
     """Element and text of every chunk, as the record says."""
     return [
         ("mark" if expanded else "span", text)
-        for reading in record.readings
+        for reading in record.layouts
         for text, expanded in zip(reading.texts(), reading.expanded, strict=True)
     ]
 
@@ -88,12 +88,12 @@ def test_an_answer_says_how_each_span_was_read(engine, policy):
     prompt = engine.compress(
         "\n".join(map(compressible, PASSAGES)), question=answer.question, policy=policy, p=0.3
     )
-    assert [reading.text for reading in answer.readings] == PASSAGES
-    assert ["".join(reading.texts()) for reading in answer.readings] == PASSAGES
-    assert [reading.retrieval for reading in answer.readings] == [0.5, 0.5]
-    assert sum(int(r.expanded.sum()) for r in answer.readings) == answer.counts.expanded
+    assert [reading.text for reading in answer.layouts] == PASSAGES
+    assert ["".join(reading.texts()) for reading in answer.layouts] == PASSAGES
+    assert [reading.retrieval for reading in answer.layouts] == [0.5, 0.5]
+    assert sum(int(r.expanded.sum()) for r in answer.layouts) == answer.counts.expanded
     assert expected_chunks(prompt) == expected_chunks(answer)
-    assert [r.scores is not None for r in answer.readings] == [
+    assert [r.scores is not None for r in answer.layouts] == [
         policy in ("lexical", "retrieval")
     ] * 2
     assert answer.question == QUESTION
@@ -104,7 +104,7 @@ def test_a_kept_answer_keeps_no_vectors(engine):
     """Vectors are the bulk of a prompt, and many answers may be kept."""
     widths = [
         value.shape
-        for reading in answered(engine).readings
+        for reading in answered(engine).layouts
         for value in vars(reading).values()
         if isinstance(value, np.ndarray)
     ]
@@ -115,13 +115,13 @@ def test_a_kept_answer_keeps_no_vectors(engine):
 def test_ranks_stretch_over_all_passages_and_leave_out_what_has_no_score():
     def reading(*scores):
         ends, mask = np.arange(1, len(scores) + 1), np.zeros(len(scores), bool)
-        return SpanReading("x" * len(scores), ends, mask, True, scores=np.array(scores, float))
+        return SpanLayout("x" * len(scores), ends, mask, True, scores=np.array(scores, float))
 
     shown = Inspection("", (reading(1, np.nan), reading(3, 2, -np.inf)), 1, 2)
     assert [rank.tolist() for rank in shown.ranks()] == [[0, 0], [1, 0.5, 0]]
     equal = Inspection("", (reading(2, 2, np.nan),), 1, 2)
     assert [rank.tolist() for rank in equal.ranks()] == [[1, 1, 0]]
-    unranked = Inspection("", (SpanReading("x", np.array([1]), np.array([True]), False),), 1, 2)
+    unranked = Inspection("", (SpanLayout("x", np.array([1]), np.array([True]), False),), 1, 2)
     assert [rank.tolist() for rank in unranked.ranks()] == [[0]]
 
 
@@ -192,7 +192,7 @@ def test_records_without_spans_question_or_characters_of_utf8(engine):
 def test_jupyter_shows_the_same(engine):
     answer = answered(engine)
     prompt = engine.compress(compressible(PASSAGES[0]) + QUESTION)
-    for record in (answer, prompt, prompt.inspection()):
+    for record in (answer, prompt):
         shown = record._repr_html_()
         assert shown.startswith('<div class="refrag">')
         assert shown in render(record)

@@ -7,6 +7,7 @@ import torch
 
 from refrag_rag import CheckpointError, Refrag, RefragModel
 from refrag_rag.demo.questions import demo_folder, demo_questions
+from refrag_rag.prompt import VECTOR
 from refrag_rag.spans import wrap
 
 EASY = (  # questions of the demo, and the documents with their answers
@@ -69,8 +70,8 @@ def losses(engine):
     compressed = [engine.compress(prompt) for prompt in prompts()]
     for prompt, answer in zip(compressed, answers(), strict=True):
         wanted = model.tokenizer(answer, add_special_tokens=False).input_ids
-        rows.append(torch.tensor([*prompt.id_array(model.pad_id), *wanted]))
-        mask.append(torch.tensor([*prompt.vector_places(), *[False] * len(wanted)]))
+        rows.append(torch.tensor([*prompt.ids.clip(0), *wanted]))
+        mask.append(torch.tensor([*(prompt.ids == VECTOR), *[False] * len(wanted)]))
         starts.append(prompt.positions)
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T)
     vectors = torch.nn.utils.rnn.pad_sequence(mask, batch_first=True)  # (B, T)

@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from refrag_rag.inspection import Inspection, fragment
-from refrag_rag.readings import SpanReading
+from refrag_rag.prompt import CompressedPrompt, SpanLayout
 
 FinishReason = Literal["stop", "length"]
 
@@ -42,6 +41,23 @@ class Counts:
     metadata_chunks: int = 0
     reused_positions: int = 0
     expanded_per_span: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, prompt: CompressedPrompt, *, new_tokens: int, reused: int) -> "Counts":
+        """What one prompt and its answer took."""
+        return cls(
+            positions=prompt.positions,
+            plain_positions=prompt.plain_positions,
+            spans=prompt.spans,
+            chunks=prompt.chunks,
+            expanded=prompt.expanded,
+            cache_hits=prompt.cache_hits,
+            cache_misses=prompt.spans - prompt.cache_hits,
+            new_tokens=new_tokens,
+            metadata_chunks=sum(layout.metadata_chunks for layout in prompt.layouts),
+            reused_positions=reused,
+            expanded_per_span=tuple(int(layout.expanded.sum()) for layout in prompt.layouts),
+        )
 
     @property
     def positions_saved(self) -> int:
@@ -107,7 +123,7 @@ class Answer:
         ``stop`` at an end token or stop string, ``length`` at the limit.
     question
         What the policy was asked.
-    readings
+    layouts
         How each span was read, in the order of the prompt.
     """
 
@@ -117,27 +133,18 @@ class Answer:
     counts: Counts
     timings: Timings
     question: str = field(default="", repr=False)
-    readings: tuple[SpanReading, ...] = field(default=(), repr=False, compare=False)
+    layouts: tuple[SpanLayout, ...] = field(default=(), repr=False, compare=False)
 
     def metadata(self) -> dict[str, Any]:
         """Counts, timings and finish reason, flat, in types that JSON knows."""
         timings = {name: round(value, 6) for name, value in asdict(self.timings).items()}
         return {"finish_reason": self.finish_reason, **self.counts.flat(), **timings}
 
-    def inspection(self) -> Inspection:
-        """What `refrag_rag.inspection.render` shows."""
-        return Inspection(
-            question=self.question,
-            readings=self.readings,
-            positions=self.counts.positions,
-            plain_positions=self.counts.plain_positions,
-            answer=self.text,
-            seconds=self.timings.parts(),
-        )
-
     def _repr_html_(self) -> str:
         """For Jupyter."""
-        return fragment(self.inspection())
+        from refrag_rag.inspection import fragment, inspect
+
+        return fragment(inspect(self))
 
 
 @dataclass(frozen=True)

@@ -61,19 +61,7 @@ def answer_rows(
 
 
 def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings, reused: int) -> Answer:
-    counts = Counts(
-        positions=prompt.positions,
-        plain_positions=prompt.plain_positions,
-        spans=prompt.spans,
-        chunks=prompt.chunks,
-        expanded=prompt.expanded,
-        cache_hits=prompt.cache_hits,
-        cache_misses=prompt.cache_misses,
-        new_tokens=len(text.token_ids),
-        metadata_chunks=prompt.metadata_chunks,
-        reused_positions=reused,
-        expanded_per_span=tuple(int(one.expanded.sum()) for one in prompt.readings),
-    )
+    counts = Counts.of(prompt, new_tokens=len(text.token_ids), reused=reused)
     return Answer(
         text.text,
         tuple(text.token_ids),
@@ -81,5 +69,5 @@ def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings, reused
         counts,
         timings,
         question=prompt.question,
-        readings=prompt.readings,
+        layouts=prompt.layouts,
     )

@@ -1,48 +1,11 @@
 """Passages to chunks of at most k tokens. Joined, the chunks are the passage's tokens exactly."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import overload
 
 from refrag_rag.config import RefragConfig
 from refrag_rag.tokenization import PlainTokenizer, sentence_ends
-
-
-class LazyTexts(Sequence[str]):
-    """Chunk texts that are cut when somebody first reads one: the decoder never does.
-
-    Parameters
-    ----------
-    count
-        How many there are.
-    cut
-        Makes them.
-    """
-
-    def __init__(self, count: int, cut: Callable[[], Sequence[str]]) -> None:
-        self._count, self._cut = count, cut
-
-    @cached_property
-    def _texts(self) -> Sequence[str]:
-        return self._cut()
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return self._count
-
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[str]: ...
-    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
-        """One text, or some."""
-        return self._texts[place]
-
-    def __iter__(self) -> Iterator[str]:
-        """All of them."""
-        return iter(self._texts)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def decode(
     limits = [_limit(prompt, model.max_positions, sampling) for prompt in prompts]
     with torch.inference_mode():
         inputs = model.decoder_inputs(prompts)
-    sampler = Sampler(sampling, [prompt.text_ids() for prompt in prompts], model.device)
+    sampler = Sampler(sampling, [prompt.text_ids for prompt in prompts], model.device)
     ends = end_tokens(model)
     running = list(range(len(prompts)))
     steps = _Steps(model.decoder, inputs, reuse)

@@ -1,17 +1,16 @@
 """Which chunks of a prompt become text: the policy chooses among all of them, under a budget."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refrag_rag.assembly import ParsedPrompt, SpanChunks
-from refrag_rag.chunking import LazyTexts
+from refrag_rag.chunking import cut_text
 from refrag_rag.lookup import Found
 from refrag_rag.policies import Choice, Chunks, Policy, budget, choose
+from refrag_rag.prompt.assemble import ParsedPrompt, SpanChunks
 from refrag_rag.rows import join_rows
 
 
@@ -31,35 +30,6 @@ class Asked:
     embeddings: NDArray[Any] | None = None
 
 
-class LazyScores(Mapping[str, NDArray[np.float32]]):
-    """Scores that are put together when a policy looks at them.
-
-    Parameters
-    ----------
-    make
-        Puts them together.
-    """
-
-    def __init__(self, make: Callable[[], Mapping[str, NDArray[np.float32]]]) -> None:
-        self._make = make
-
-    @cached_property
-    def _scores(self) -> Mapping[str, NDArray[np.float32]]:
-        return self._make()
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        """The scores of that name."""
-        return self._scores[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Names."""
-        return iter(self._scores)
-
-    def __len__(self) -> int:
-        """How many names."""
-        return len(self._scores)
-
-
 def expand(
     parsed: ParsedPrompt, found: Mapping[str, Found], policy: Policy, share: float, asked: Asked
 ) -> list[SpanChunks]:
@@ -67,15 +37,15 @@ def expand(
     items = [found[span.text] for span in parsed.spans]
     if not items:
         return []
-    texts = [item.texts() for item in items]
+    texts = [cut_text(item.text, item.entry.char_ends.tolist()) for item in items]
     sizes = [len(one) for one in texts]
     mask, scores = Choice(np.zeros(sum(sizes), bool))
     if len(mask):
         chunks = Chunks(
-            texts=LazyTexts(len(mask), lambda: [text for one in texts for text in one]),
+            texts=[text for one in texts for text in one],
             passages=np.repeat(np.arange(len(sizes)), sizes),
             embeddings=join_rows([item.entry.embeddings for item in items]),
-            scores=LazyScores(lambda: _common_scores([item.scores for item in items])),
+            scores=_common_scores([item.scores for item in items]),
             retrieval=[span.score for span in parsed.spans],
             question=asked.embeddings,
         )

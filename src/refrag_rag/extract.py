@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from refrag_rag.errors import InputError
 from refrag_rag.policies import Policy
 from refrag_rag.policies import budget as check_share
-from refrag_rag.readings import SpanReading
+from refrag_rag.prompt import SpanLayout
 from refrag_rag.spans import neutralise, wrap
 
 if TYPE_CHECKING:
@@ -134,30 +134,30 @@ def extract(
         if prompt.expanded:
             break
         logger.info("The policy chose no chunk of %d.", prompt.chunks)
-    readings = iter(prompt.readings)
-    return [_shorten(next(readings)) if text.strip() else Extract(text, 0, 0) for text in texts]
+    layouts = iter(prompt.layouts)
+    return [_shorten(next(layouts)) if text.strip() else Extract(text, 0, 0) for text in texts]
 
 
-def _shorten(reading: SpanReading) -> Extract:
-    text, end, pieces = reading.text, 0, []
-    for start, stop in _runs(reading):
+def _shorten(layout: SpanLayout) -> Extract:
+    text, end, pieces = layout.text, 0, []
+    for start, stop in _runs(layout):
         if text[end:start].strip():
             pieces.append(ELLIPSIS)
         pieces.append(text[start:stop].strip())
         end = stop
     if text[end:].strip():
         pieces.append(ELLIPSIS)
-    return Extract(" ".join(pieces), len(reading), int(reading.expanded.sum()))
+    return Extract(" ".join(pieces), len(layout), int(layout.expanded.sum()))
 
 
-def _runs(reading: SpanReading) -> list[tuple[int, int]]:
+def _runs(layout: SpanLayout) -> list[tuple[int, int]]:
     """Stretches of chosen chunks, in characters, with their words completed."""
     runs: list[tuple[int, int]] = []
-    for (start, stop), chosen in zip(reading.places(), reading.expanded, strict=True):
-        if not chosen or not reading.text[start:stop].strip():
+    for (start, stop), chosen in zip(layout.places(), layout.expanded, strict=True):
+        if not chosen or not layout.text[start:stop].strip():
             continue
-        first, last = _word_start(reading.text, start), _word_end(reading.text, stop)
-        if runs and not reading.text[runs[-1][1] : first].strip():
+        first, last = _word_start(layout.text, start), _word_end(layout.text, stop)
+        if runs and not layout.text[runs[-1][1] : first].strip():
             runs[-1] = (runs[-1][0], max(last, runs[-1][1]))
         else:
             runs.append((first, last))

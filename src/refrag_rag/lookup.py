@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refrag_rag.chunking import ChunkedPassage, LazyTexts, cut_text
+from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.errors import InputError
 from refrag_rag.fingerprint import State, weights_state
 from refrag_rag.model import RefragModel
@@ -59,11 +59,6 @@ class Found:
             tuple(entry.chunk_lengths.tolist()),
             tuple(entry.char_ends.tolist()),
         )
-
-    def texts(self) -> LazyTexts:
-        """L chunk texts, cut when they are read."""
-        count = len(self.entry.embeddings)
-        return LazyTexts(count, lambda: cut_text(self.text, self.entry.char_ends.tolist()))
 
     @cached_property
     def scores(self) -> Mapping[str, NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from refrag_rag.errors import CheckpointError
 from refrag_rag.fingerprint import State, digest_weights, weights_state
 from refrag_rag.policies.base import Policy
 from refrag_rag.projector import Projector
-from refrag_rag.prompt import CompressedPrompt, TextSegment
+from refrag_rag.prompt import VECTOR, CompressedPrompt, TextSegment
 from refrag_rag.rows import join_rows
 from refrag_rag.tokenization import PlainTokenizer, backend, description, token_id
 
@@ -164,8 +164,8 @@ class RefragModel(nn.Module):
         mask = np.zeros((len(prompts), length), np.int64)  # (B, T)
         for row, prompt in enumerate(prompts):
             gap = length - prompt.positions
-            ids[row, gap:] = prompt.id_array(self.pad_id)
-            vectors[row, gap:] = prompt.vector_places()
+            vectors[row, gap:] = prompt.ids == VECTOR
+            ids[row, gap:] = np.where(vectors[row, gap:], self.pad_id, prompt.ids)
             mask[row, gap:] = 1
         input_ids = torch.from_numpy(ids).to(self.device)  # (B, T)
         attention_mask = torch.from_numpy(mask).to(self.device)  # (B, T)

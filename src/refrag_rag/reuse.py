@@ -19,10 +19,9 @@ from transformers.cache_utils import DynamicLayer
 from refrag_rag.errors import InputError
 from refrag_rag.fingerprint import State, weights_state
 from refrag_rag.model import RefragModel
-from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.prompt import VECTOR, CompressedPrompt
 from refrag_rag.rows import join_rows
 
-VECTOR = -1  # in place of a token id
 LEAST = 16  # positions; for fewer the attention mask costs more than is saved
 
 
@@ -252,9 +251,8 @@ def cache_bytes(cache: Any) -> int:
 
 
 def _inputs(prompt: CompressedPrompt) -> Inputs:
-    ids = prompt.id_array(VECTOR)
     runs = prompt.embeddings()
-    return Inputs(ids, join_rows(runs) if runs else np.empty((0, 0), np.float32))
+    return Inputs(prompt.ids, join_rows(runs) if runs else np.empty((0, 0), np.float32))
 
 
 def _first(found: NDArray[np.bool_]) -> int:

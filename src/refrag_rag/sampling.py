@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
@@ -24,7 +26,7 @@ class Sampler:
     """
 
     def __init__(
-        self, sampling: Sampling, prompts: Sequence[Sequence[int]], device: torch.device
+        self, sampling: Sampling, prompts: Sequence[NDArray[np.int64]], device: torch.device
     ) -> None:
         self._sampling, self._prompts = sampling, prompts
         self._seen: Tensor | None = None  # (B, vocabulary), bool
@@ -53,7 +55,7 @@ class Sampler:
         if self._seen is None:
             self._seen = torch.zeros_like(scores, dtype=torch.bool)
             for row, ids in zip(self._seen, self._prompts, strict=True):
-                row[torch.tensor(ids, dtype=torch.long, device=row.device)] = True
+                row[torch.from_numpy(ids).to(row.device)] = True
         penalty = self._sampling.repetition_penalty
         return torch.where(
             self._seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores

@@ -191,7 +191,7 @@ def test_composed_it_answers_as_the_decoder_does(small, encoder):
     assert model.config.name.endswith("small.gguf")
     engine = Refrag(model)
     prompt = engine.compress(messages(), policy="all")
-    ids = prompt.token_ids()
+    ids = prompt.ids.tolist()
     assert ids[0] == 1
     assert model.tokenizer.decode(ids).endswith("assistant\n")
     expected = decoder.generate(

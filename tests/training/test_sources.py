@@ -75,7 +75,7 @@ def test_questions_are_laid_out_as_the_engine_does(model):
         assert sorted(texts) == sorted(p.titled() for p in RECORD.passages)
         assert answer == [*model.chunker.chunk("clocks").token_ids, model.tokenizer.eos_token_id]
         prompts = (layout.prompt([*texts], RECORD, style) for style in styles())
-        read = [engine.compress(prompt, policy="all").token_ids() for prompt in prompts]
+        read = [engine.compress(prompt, policy="all").ids.tolist() for prompt in prompts]
         assert asked in read
 
 

@@ -60,7 +60,7 @@ def test_training_sequences_are_what_the_engine_reads(tasks, model, style):
     messages.append({"role": "user", "content": user})
     prompt = Refrag(model).compress(messages, policy="all")
     answer = [*tasks.encode("Me"), tasks.roles["end"]]
-    assert ids == prompt.token_ids() + answer
+    assert ids == prompt.ids.tolist() + answer
 
 
 def loop_settings(folder, steps):

@@ -5,27 +5,20 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refrag_rag.inspection.record import Inspection
-from refrag_rag.readings import SpanReading
+from refrag_rag.answer import Answer
+from refrag_rag.inspection.record import Inspection, inspect
+from refrag_rag.prompt import CompressedPrompt, SpanLayout
 
 # Nothing may be fetched or run, whatever got into the page.
 HEADING = 160  # characters
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-class Inspectable(Protocol):
-    """An `Answer` or a `CompressedPrompt`."""
-
-    def inspection(self) -> Inspection:
-        """What is to be shown."""
-
-
-def render(record: Inspectable | Inspection, *, title: str | None = None) -> str:
+def render(record: Answer | CompressedPrompt | Inspection, *, title: str | None = None) -> str:
     """Render a self-contained page.
 
     Parameters
@@ -41,7 +34,7 @@ def render(record: Inspectable | Inspection, *, title: str | None = None) -> str
     str
         An HTML document, to be written as UTF-8.
     """
-    shown = record if isinstance(record, Inspection) else record.inspection()
+    shown = record if isinstance(record, Inspection) else inspect(record)
     heading = title or _heading(shown.question)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -78,14 +71,14 @@ def _parts(shown: Inspection, heading: str) -> Iterator[str]:
     if shown.seconds:
         yield _seconds(shown)
     yield "</div>\n"
-    if not shown.readings:
+    if not shown.layouts:
         yield '<p class="note">The prompt holds no marked passages.</p>\n'
         return
-    yield _legend(any(reading.scores is not None for reading in shown.readings))
-    for number, (reading, ranks) in enumerate(
-        zip(shown.readings, shown.ranks(), strict=True), start=1
+    yield _legend(any(layout.scores is not None for layout in shown.layouts))
+    for number, (layout, ranks) in enumerate(
+        zip(shown.layouts, shown.ranks(), strict=True), start=1
     ):
-        yield _passage(number, reading, ranks)
+        yield _passage(number, layout, ranks)
 
 
 def _positions(shown: Inspection) -> str:
@@ -141,29 +134,29 @@ def _legend(ranked: bool) -> str:
     return f'<ul class="legend">{"".join(f"<li>{key}</li>" for key in keys)}</ul>\n'
 
 
-def _passage(number: int, reading: SpanReading, ranks: NDArray[np.float64]) -> str:
+def _passage(number: int, layout: SpanLayout, ranks: NDArray[np.float64]) -> str:
     facts = [
-        f"{len(reading)} chunks, {int(reading.expanded.sum())} as text",
-        "from the store" if reading.hit else "not in the store",
+        f"{len(layout)} chunks, {int(layout.expanded.sum())} as text",
+        "from the store" if layout.hit else "not in the store",
     ]
-    if reading.retrieval is not None:
-        facts.append(f"retrieval score {reading.retrieval:.3g}")
+    if layout.retrieval is not None:
+        facts.append(f"retrieval score {layout.retrieval:.3g}")
     return (
         f'<article class="passage"><h2>Passage {number} <small>{" · ".join(facts)}</small></h2>'
-        f'<p class="chunks" dir="auto">{"".join(_chunks(reading, ranks))}</p></article>\n'
+        f'<p class="chunks" dir="auto">{"".join(_chunks(layout, ranks))}</p></article>\n'
     )
 
 
-def _chunks(reading: SpanReading, ranks: NDArray[np.float64]) -> Iterator[str]:
-    for place, (text, expanded) in enumerate(zip(reading.texts(), reading.expanded, strict=True)):
+def _chunks(layout: SpanLayout, ranks: NDArray[np.float64]) -> Iterator[str]:
+    for place, (text, expanded) in enumerate(zip(layout.texts(), layout.expanded, strict=True)):
         tag = "mark" if expanded else "span"
-        title = f"chunk {place + 1}: {'text' if expanded else 'one vector'}{_score(reading, place)}"
+        title = f"chunk {place + 1}: {'text' if expanded else 'one vector'}{_score(layout, place)}"
         style = f' style="--s:{ranks[place]:.2f}"' if ranks[place] > 0 else ""
         yield f'<{tag} class="chunk" title="{title}"{style}>{_text(text)}</{tag}>'
 
 
-def _score(reading: SpanReading, place: int) -> str:
-    score = math.nan if reading.scores is None else float(reading.scores[place])
+def _score(layout: SpanLayout, place: int) -> str:
+    score = math.nan if layout.scores is None else float(layout.scores[place])
     return f", score {score:.3g}" if math.isfinite(score) else ""
 
 

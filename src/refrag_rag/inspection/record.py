@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refrag_rag.readings import SpanReading
+from refrag_rag.answer import Answer
+from refrag_rag.prompt import CompressedPrompt, SpanLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +18,7 @@ class Inspection:
     ----------
     question
         What the policy was asked.
-    readings
+    layouts
         How each span was read, in the order of the prompt.
     positions, plain_positions
         Decoder positions of the prompt, and with every chunk as text.
@@ -28,7 +29,7 @@ class Inspection:
     """
 
     question: str
-    readings: tuple[SpanReading, ...]
+    layouts: tuple[SpanLayout, ...]
     positions: int
     plain_positions: int
     answer: str | None = None
@@ -37,35 +38,43 @@ class Inspection:
     @property
     def chunks(self) -> int:
         """Chunks of all spans."""
-        return sum(len(reading) for reading in self.readings)
+        return sum(len(layout) for layout in self.layouts)
 
     @property
     def expanded(self) -> int:
         """Those of the chunks that are read as text."""
-        return sum(int(reading.expanded.sum()) for reading in self.readings)
+        return sum(int(layout.expanded.sum()) for layout in self.layouts)
 
     def ranks(self) -> Iterator[NDArray[np.float64]]:
-        """Of each reading its chunks' scores, stretched over 0 to 1 across the prompt.
+        """Of each layout its chunks' scores, stretched over 0 to 1 across the prompt.
 
         *Shape:* (L,) each; 0 without a score, and 1 for all where all scores are equal.
         """
-        known = [_finite(reading) for reading in self.readings]
+        known = [_finite(layout) for layout in self.layouts]
         values = np.concatenate([np.zeros(0), *(one[~np.isnan(one)] for one in known)])
         low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
         for one in known:
             stretched = (one - low) / (high - low) if high > low else np.ones(len(one))
             yield np.where(np.isnan(one), 0.0, stretched)
 
-    def _repr_html_(self) -> str:
-        """For Jupyter."""
-        from refrag_rag.inspection.page import fragment
 
-        return fragment(self)
+def inspect(shown: Answer | CompressedPrompt) -> Inspection:
+    """What the page shows of an answer, or of a prompt that was only laid out."""
+    if isinstance(shown, CompressedPrompt):
+        return Inspection(shown.question, shown.layouts, shown.positions, shown.plain_positions)
+    return Inspection(
+        question=shown.question,
+        layouts=shown.layouts,
+        positions=shown.counts.positions,
+        plain_positions=shown.counts.plain_positions,
+        answer=shown.text,
+        seconds=shown.timings.parts(),
+    )
 
 
-def _finite(reading: SpanReading) -> NDArray[np.float64]:
+def _finite(layout: SpanLayout) -> NDArray[np.float64]:
     """Scores, with NaN for chunks that have none."""
-    if reading.scores is None:
-        return np.full(len(reading), np.nan)
-    scores = np.asarray(reading.scores, np.float64)
+    if layout.scores is None:
+        return np.full(len(layout), np.nan)
+    scores = np.asarray(layout.scores, np.float64)
     return np.where(np.isfinite(scores), scores, np.nan)

@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.chat_template import check_messages, check_tools, render, texts_in
-from refrag_rag.chunking import LazyTexts
 from refrag_rag.errors import InputError
-from refrag_rag.prompt import CompressedPrompt, Segment, TextSegment, VectorSegment
+from refrag_rag.prompt.prompt import (
+    CompressedPrompt,
+    Segment,
+    SpanLayout,
+    TextSegment,
+    VectorSegment,
+)
 from refrag_rag.question import find_question
-from refrag_rag.readings import SpanReading
 from refrag_rag.request import Message, Prompt, Tool
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.store import PassageEntry
@@ -58,7 +62,7 @@ class SpanChunks:
     entry
         Chunk embeddings and token ids.
     texts
-        L chunk texts, cut when they are read.
+        L chunk texts.
     expanded
         *Shape:* (L,), bool; chunks to hand over as text.
     hit
@@ -170,6 +174,8 @@ def assemble(
 
     Parameters
     ----------
+    filled
+        What belongs to each of the spans.
     chunk_ids
         Neighbouring chunks, as texts and as ids of the chunking tokenizer, to the decoder's ids.
     boundary
@@ -178,8 +184,10 @@ def assemble(
         What the policy was asked.
     """
     segments: list[Segment] = []
+    layouts: list[SpanLayout] = []
     for part in parsed.parts:
         if isinstance(part, int):
+            layouts.append(_layout(parsed.spans[part], filled[part]))
             for segment in _span_segments(filled[part], chunk_ids):
                 if boundary is not None and isinstance(segment, VectorSegment):
                     segments += [boundary[0], segment, boundary[1]]
@@ -188,43 +196,33 @@ def assemble(
         elif part:
             text = partial(tokenizer.decode, part, skip_special_tokens=False)
             segments.append(TextSegment(tuple(part), text))
-    used = [filled[part] for part in parsed.parts if isinstance(part, int)]
-    return CompressedPrompt(
-        segments=tuple(segments),
-        spans=len(used),
-        chunks=sum(len(span.texts) for span in used),
-        expanded=sum(int(span.expanded.sum()) for span in used),
-        cache_hits=sum(span.hit for span in used),
-        cache_misses=sum(not span.hit for span in used),
-        metadata_chunks=sum(
-            _metadata_chunks(filled[part], parsed.spans[part].metadata)
-            for part in parsed.parts
-            if isinstance(part, int)
-        ),
-        question=question,
-        readings=tuple(
-            _reading(parsed.spans[part], filled[part])
-            for part in parsed.parts
-            if isinstance(part, int)
-        ),
+    return CompressedPrompt(tuple(segments), tuple(layouts), question)
+
+
+def _layout(span: Span, filled: SpanChunks) -> SpanLayout:
+    return SpanLayout(
+        span.text,
+        filled.entry.char_ends,
+        filled.expanded,
+        filled.hit,
+        span.score,
+        filled.scores,
+        span.metadata,
     )
-
-
-def _reading(span: Span, filled: SpanChunks) -> SpanReading:
-    ends = filled.entry.char_ends
-    return SpanReading(span.text, ends, filled.expanded, filled.hit, span.score, filled.scores)
 
 
 def _span_segments(span: SpanChunks, chunk_ids: ChunkIds) -> Iterator[Segment]:
     """Runs of neighbouring chunks that are all vectors or all text."""
+    lengths = span.entry.chunk_lengths
+    tokens = [0, *np.cumsum(lengths).tolist()]  # where each chunk begins, in tokens
     for first, last in _runs(span.expanded):
-        texts = LazyTexts(last - first, partial(_part, span.texts, first, last))
-        read = partial(_read, chunk_ids, texts, partial(_ids, span.entry, first, last))
+        texts = span.texts[first:last]
+        ids = span.entry.token_ids[tokens[first] : tokens[last]]
         if span.expanded[first]:
-            yield TextSegment(read(), partial("".join, texts), "expanded")
+            yield TextSegment(chunk_ids(texts, ids.tolist()), "".join(texts), "expanded")
         else:
-            vectors = span.entry.embeddings[first:last]
-            yield VectorSegment(vectors, texts, partial(_count, read))
+            plain = partial(_count, chunk_ids, texts, ids)
+            yield VectorSegment(span.entry.embeddings[first:last], texts, plain)
 
 
 def _runs(expanded: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -235,32 +233,8 @@ def _runs(expanded: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return list(itertools.pairwise([0, *turns, len(expanded)]))
 
 
-def _ids(entry: PassageEntry, first: int, last: int) -> NDArray[np.int32]:
-    if last - first == len(entry.embeddings):
-        return entry.token_ids
-    start = int(entry.chunk_lengths[:first].sum())
-    return entry.token_ids[start : start + int(entry.chunk_lengths[first:last].sum())]
-
-
-def _part(texts: Sequence[str], first: int, last: int) -> Sequence[str]:
-    return texts[first:last]
-
-
-def _read(
-    chunk_ids: ChunkIds, texts: Sequence[str], ids: Callable[[], NDArray[np.int32]]
-) -> tuple[int, ...]:
-    return chunk_ids(texts, ids().tolist())
-
-
-def _count(read: Callable[[], tuple[int, ...]]) -> int:
-    return len(read())
-
-
-def _metadata_chunks(span: SpanChunks, characters: int) -> int:
-    if not characters:
-        return 0
-    starts = [0, *span.entry.char_ends.tolist()][:-1]
-    return sum(start < characters for start in starts)
+def _count(chunk_ids: ChunkIds, texts: Sequence[str], ids: NDArray[np.int32]) -> int:
+    return len(chunk_ids(texts, ids.tolist()))
 
 
 def _question(messages: Sequence[Message] | None, pieces: Sequence[Sequence[str | Span]]) -> str:
