@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from transformers import (
 )
 
 from refrag_rag.checkpoints.parts import read_tokenizer
-from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import InputError
@@ -24,6 +24,7 @@ from refrag_rag.model import RefragModel
 from refrag_rag.projector import Projector
 
 WINDOW = 256  # tokens that the encoder reads at once
+TOKENIZER = Path(__file__).parents[3] / "tests" / "models" / "tiny" / "decoder"
 ROOM = 128 * 1024  # decoder positions; rotary positions have no table that would take memory
 
 
@@ -74,7 +75,7 @@ def random_model(
     dtype: torch.dtype | None = None,
     decoder: PreTrainedModel | None = None,
 ) -> RefragModel:
-    """Build a model of a named shape with random weights and the tokenizer of `tiny`.
+    """Build a model of a named shape with random weights and the tokenizer of the tests' model.
 
     Answers have no end token: they take all the tokens that are asked for.
 
@@ -103,7 +104,7 @@ def random_model(
     if encoder not in ENCODERS:
         raise InputError(f"Encoder shape {encoder!r}; expected one of {', '.join(ENCODERS)}.")
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-    tokenizer = read_tokenizer(resolve("tiny") / "decoder")
+    tokenizer = read_tokenizer(TOKENIZER)
     tokenizer.eos_token = None
     width = ENCODERS[encoder][2]
     config = RefragConfig(

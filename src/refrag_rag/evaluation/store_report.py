@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from recipes.tiny.questions import held_out_questions
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation import store_formats, store_growth
-from refrag_rag.evaluation.questions import held_out_questions
 from refrag_rag.model import RefragModel
 
 PACKAGES = ("torch", "transformers", "numpy", "lmdb")

@@ -9,15 +9,16 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer
 
-from refrag_rag.checkpoints.resolve import resolve
-from refrag_rag.training import base, finetune, policy, pretrain
-from refrag_rag.training.batches import Row, targets
-from refrag_rag.training.growth import ChunkGrowth
+from recipes.tiny import base, finetune, policy, pretrain
+from recipes.tiny.growth import ChunkGrowth
+from recipes.tiny.layout import links
+from recipes.tiny.settings import CONFIG
+from recipes.tiny.sources import WorldChunks, open_tasks
+from recipes.tiny.tasks import Mix
+from refrag_rag.training.batches import Row
 from refrag_rag.training.lengths import LengthCurriculum
-from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.settings import build
-from refrag_rag.training.tasks import Mix
-from refrag_rag.training.world_sources import WorldChunks, WorldText, open_tasks
+from tests.conftest import TINY
 
 STEPS = {"base": 60, "reconstruct": 12, "pretrain": 14, "finetune": 14}
 DRAWN = {  # by an earlier version of the code
@@ -31,30 +32,31 @@ DRAWN = {  # by an earlier version of the code
 
 @pytest.fixture(scope="module")
 def model():
-    tokenizer = AutoTokenizer.from_pretrained(resolve("tiny") / "decoder")
+    tokenizer = AutoTokenizer.from_pretrained(f"{TINY}/decoder")
     return SimpleNamespace(tokenizer=tokenizer, config=SimpleNamespace(k=8))
+
+
+def settings(kind, stage, out):
+    return build(kind, stage, str(CONFIG), {"out": out})
 
 
 def open_source(stage, model, out):
     if stage == "base":
-        settings = build(base.BaseSettings, stage, "tiny", {"out": out})
-        mix = Mix(copy=0.05, retell=0.05, plain_style=0.95, questions=settings.questions)
-        levels = LevelCurriculum(threshold=settings.mastered, below=settings.easier)
-        tasks = open_tasks(model.tokenizer, mix)
-        return settings.seed, WorldText(tasks, levels, restating=settings.restating)
+        given = settings(base.BaseSettings, stage, out)
+        return given.seed, base.open_source(given, model.tokenizer)
     if stage == "reconstruct":
         growth = ChunkGrowth(8, start=1, threshold=0.87, patience=4)
-        return 1, WorldChunks(open_tasks(model.tokenizer, Mix()), LengthCurriculum(growth))
+        return 1, WorldChunks(open_tasks(model.tokenizer, Mix()), LengthCurriculum(), growth)
     if stage == "pretrain":
-        settings = build(pretrain.PretrainSettings, stage, "tiny", {"out": out})
-        return settings.seed, pretrain._world_source(settings, model)
-    settings = build(finetune.FinetuneSettings, stage, "tiny", {"out": out})
-    return settings.seed, finetune._source(settings, model)
+        given = settings(pretrain.PretrainSettings, stage, out)
+        return given.seed, pretrain.open_source(given, model)
+    given = settings(finetune.FinetuneSettings, stage, out)
+    return given.seed, finetune.open_source(given, model)
 
 
 def as_values(row: Row):
     passages = [[one.token_ids, one.chunk_lengths] for one in row.passages]
-    return [row.ids, row.vectors, row.weights, targets(row), passages, row.chosen, row.links]
+    return [row.ids, row.vectors, row.weights, row.target_ids(), passages, row.chosen, links(row)]
 
 
 def digest(values) -> str:
@@ -77,7 +79,7 @@ def test_the_same_seeds_draw_the_same_records(model):
     tasks = open_tasks(model.tokenizer, Mix())
     drawn = []
     for step in range(20):
-        for one in policy._world(tasks, Random(f"4-{step}"), 8, 4):
+        for one in policy.draw(tasks, Random(f"4-{step}"), 8, 4):
             passages = [[passage.text, passage.gold] for passage in one.passages]
             drawn.append([one.question, passages, one.answers, one.id])
     assert digest(drawn) == DRAWN["policy"]
