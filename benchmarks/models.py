@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +17,13 @@ from transformers import (
 
 from benchmarks.harness import System, synchronise
 from refrag_rag.checkpoints.parts import read_tokenizer
-from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.config import RefragConfig
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.model import RefragModel
 from refrag_rag.projector import Projector
 
 WINDOW = 256  # tokens that the encoder reads at once
+TOKENIZER = Path(__file__).parents[1] / "tests" / "models" / "tiny" / "decoder"
 ROOM = 128 * 1024  # decoder positions; rotary positions have no table that would take memory
 
 
@@ -63,7 +64,7 @@ def load(
     dtype: str | None = None,
     decoder: PreTrainedModel | None = None,
 ) -> RefragModel:
-    """A random model of a shape with the tokenizer of `tiny`, or a checkpoint (with its own k).
+    """A random model of a shape (with the tests' tokenizer), or a checkpoint (with its own k).
 
     Answers of random models have no end token: they take all the tokens that are asked for.
 
@@ -81,7 +82,7 @@ def load(
     if name not in DECODERS:
         return RefragModel.from_pretrained(name, device=device, dtype=dtype)
     shape = DECODERS[name]
-    tokenizer = read_tokenizer(resolve("tiny") / "decoder")
+    tokenizer = read_tokenizer(TOKENIZER)
     tokenizer.eos_token = None
     width = ENCODERS[shape.encoder][2]
     config = RefragConfig(

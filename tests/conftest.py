@@ -1,17 +1,20 @@
 """Small real models, built from configs on the spot."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from recipes.tiny.tokenizer import train_tokenizer
+from recipes.tiny.world import World
 from refrag_rag import Refrag, RefragConfig, RefragModel
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.projector import Projector
-from refrag_rag.training.tokenizer import train_tokenizer
-from refrag_rag.training.world import World
 from tests.modes import pytest_addoption, pytest_configure  # noqa: F401  (hooks)
 
 pytest_plugins = ["pytester"]
+TINY = str(Path(__file__).parent / "models" / "tiny")  # a model that has learnt to read
 
 
 @pytest.fixture(scope="session")
@@ -86,5 +89,5 @@ def engine(model) -> Refrag:
 
 @pytest.fixture(scope="session")
 def tiny_model() -> RefragModel:
-    """The embedded model, for tests in which answers matter."""
-    return RefragModel.from_pretrained("tiny")
+    """A trained model, for tests in which answers matter."""
+    return RefragModel.from_pretrained(TINY)

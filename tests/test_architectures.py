@@ -4,12 +4,12 @@ import pytest
 import torch
 import transformers as hf
 
+from recipes.tiny.tokenizer import train_tokenizer
+from recipes.tiny.world import World
 from refrag_rag import CheckpointError, Refrag, RefragConfig, RefragModel
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.projector import Projector
 from refrag_rag.prompt import VECTOR
-from refrag_rag.training.tokenizer import train_tokenizer
-from refrag_rag.training.world import World
 from tests.architectures import DECODERS, ENCODERS, GROUPED, VOCABULARY
 from tests.test_engine import PASSAGES, greedy, messages
 

@@ -17,6 +17,7 @@ from refrag_rag.demo.ask import Asker, sources
 from refrag_rag.demo.home import Home
 from refrag_rag.demo.library import open_index
 from refrag_rag.llama_index import collect_answers
+from tests.conftest import TINY
 
 MAYOR = "Who is the mayor of Quill Bay?"
 TOWN = "Quill Bay\n\nThe mayor of Quill Bay is Rosa Tarmin. Quill Bay is known for its glass lamps."
@@ -33,7 +34,7 @@ def home(tmp_path_factory):
     (folder / "hill.md").write_text(HILL)
     long = " ".join(f"House {n} stands in street {n * 7 % 50} of Orrin." for n in range(300))
     (folder / "orrin.txt").write_text(f"{long}\n")
-    assert main(["index", str(folder), "--home", str(place / "home"), "--model", "tiny"]) == 0
+    assert main(["index", str(folder), "--home", str(place / "home"), "--model", TINY]) == 0
     return place / "home"
 
 
@@ -65,7 +66,7 @@ def test_several_passages_of_a_file_are_one_source(home):
 
 def test_one_call_even_where_the_text_would_not_fit(home):
     """LlamaIndex would count the passages' text and spread it over several calls."""
-    engine = Refrag.load("tiny", store=Home(home).chunks)
+    engine = Refrag.load(TINY, store=Home(home).chunks)
     asker = Asker(open_index(Home(home)), engine, top_k=28)
     with collect_answers() as answers:
         asker.ask(MAYOR)

@@ -3,10 +3,11 @@
 import pytest
 from transformers import LlamaForCausalLM
 
+from recipes.tiny.shape import decoder_config
 from refrag_rag import Refrag
 from refrag_rag.compiling import compile_model
 from refrag_rag.errors import InputError
-from refrag_rag.training.embedded import decoder_config
+from tests.conftest import TINY
 
 
 def test_a_missing_compiler_is_named(monkeypatch):
@@ -20,5 +21,5 @@ def test_a_missing_compiler_is_named(monkeypatch):
 def test_an_engine_without_a_compiler_opens_no_store(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match="no-such-compiler"):
-        Refrag.load("tiny", store=tmp_path / "store", compile=True)
+        Refrag.load(TINY, store=tmp_path / "store", compile=True)
     assert not (tmp_path / "store").exists()

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
+from recipes.tiny.tokenizer import train_tokenizer
+from recipes.tiny.world import World
 from refrag_rag import CheckpointError, InputError, RefragConfig
 from refrag_rag.chunking import Chunker
 from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.tokenization import PlainTokenizer
-from refrag_rag.training.tokenizer import train_tokenizer
-from refrag_rag.training.world import World
 from tests.architectures import ENCODERS
 from tests.conftest import build_model
 

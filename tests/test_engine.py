@@ -13,7 +13,7 @@ from refrag_rag.rows import RowBuffers, join_rows
 from refrag_rag.scoring import decoder_fingerprint, perplexity
 from refrag_rag.spans import wrap
 from refrag_rag.store import LMDBStore, MemoryStore, passage_key
-from tests.conftest import build_model
+from tests.conftest import TINY, build_model
 
 PASSAGES = [
     "Velmora Works\nVelmora Works was founded by Anna Keld in 1912. It makes clocks.",
@@ -661,8 +661,6 @@ def test_passages_of_a_scored_store_own_their_memory(model):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 def test_a_compiled_decoder_answers_the_same():
-    plain = Refrag.load("tiny", policy="none").generate(messages(), max_new_tokens=4)
-    compiled = Refrag.load("tiny", policy="none", compile=True).generate(
-        messages(), max_new_tokens=4
-    )
+    plain = Refrag.load(TINY, policy="none").generate(messages(), max_new_tokens=4)
+    compiled = Refrag.load(TINY, policy="none", compile=True).generate(messages(), max_new_tokens=4)
     assert compiled.token_ids == plain.token_ids

@@ -19,6 +19,7 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
 from examples.execute import execute, faults
+from tests.conftest import TINY
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = ("langchain_rag.py", "llama_index_rag.py")
@@ -52,7 +53,7 @@ def test_every_process_encodes_its_share_into_one_store(tmp_path):
     source, store = tmp_path / "passages.jsonl", tmp_path / "vectors"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(EXAMPLES / "precompute_on_all_gpus.py"), str(source), "tiny", str(store)]
+    command += [str(EXAMPLES / "precompute_on_all_gpus.py"), str(source), TINY, str(store)]
     run = subprocess.run(
         command,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
@@ -64,7 +65,7 @@ def test_every_process_encodes_its_share_into_one_store(tmp_path):
     told = sorted(line for line in run.stdout.splitlines() if line.startswith("process"))
     assert told == [f"process {i}: 15 encoded, 0 there before" for i in range(2)]
 
-    alone = Refrag.load("tiny")
+    alone = Refrag.load(TINY)
     alone.precompute(texts)
     keys = [passage_key(text) for text in texts]
     expected = alone.store.get(alone.namespace, keys)

@@ -17,6 +17,7 @@ from refrag_rag.demo import library
 from refrag_rag.demo.files import decode, read_folder, title
 from refrag_rag.demo.home import Home, Record
 from refrag_rag.store import LMDBStore, passage_key
+from tests.conftest import TINY
 
 TOWN = "Quill Bay\n\nThe mayor of Quill Bay is Rosa Tarmin. Quill Bay is known for its glass lamps."
 HILL = "# Mount Olm\n\nMount Olm is 812 metres high."
@@ -34,7 +35,7 @@ def folder(tmp_path):
 
 
 def index(folder, home, *more):
-    return main(["index", str(folder), "--home", str(home), "--model", "tiny", *more])
+    return main(["index", str(folder), "--home", str(home), "--model", TINY, *more])
 
 
 def stored(home):
@@ -195,9 +196,9 @@ def test_mistakes_end_with_one_line(folder, tmp_path, capsys):
         (["index", str(tmp_path / "empty"), "--home", home], "no readable text"),
         (["index", str(tmp_path / "pictures"), "--home", home], "no readable text"),
         (["index", str(folder), "--model", "no-such", "--home", home], "No model 'no-such'"),
-        (["index", str(folder), "--model", "tiny", "-k", "3", "--home", home], "k = 3"),
+        (["index", str(folder), "--model", TINY, "-k", "3", "--home", home], "k = 3"),
         (["index", str(folder), "--home", str(folder / "town.txt")], "cannot be written"),
-        (["index", str(folder), "--workers", "0", "--model", "tiny", "--home", home], "workers"),
+        (["index", str(folder), "--workers", "0", "--model", TINY, "--home", home], "workers"),
     ):
         assert main(arguments) == 1
         last = capsys.readouterr().err.splitlines()[-1]
@@ -255,7 +256,7 @@ def test_a_killed_run_leaves_the_older_index_and_is_swept_up(folder, tmp_path, c
     index(folder, home.path)
     child = os.fork()
     if not child:
-        with home.replacing(Record(str(folder), "tiny")) as made:
+        with home.replacing(Record(str(folder), TINY)) as made:
             (made / "docstore.json").write_text('{"half')
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)

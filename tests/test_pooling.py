@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 
+from recipes.tiny.tokenizer import train_tokenizer
+from recipes.tiny.world import World
 from refrag_rag import CheckpointError, InputError, Refrag, RefragConfig, RefragModel
 from refrag_rag.encoder import ChunkEncoder, LinearPooling, build_pooling
 from refrag_rag.projector import Projector
 from refrag_rag.store import MemoryStore
 from refrag_rag.training.reading import embed
-from refrag_rag.training.tokenizer import train_tokenizer
-from refrag_rag.training.world import World
 from tests.architectures import DECODERS, ENCODERS
 from tests.checkpoints.test_lclm import END, MEMORY, START, write
 from tests.conftest import build_model

@@ -18,6 +18,7 @@ from refrag_rag.encoder_pool import worker_devices
 from refrag_rag.errors import RefragError
 from refrag_rag.precompute import ahead
 from refrag_rag.store import LMDBStore, MemoryStore, passage_key
+from tests.conftest import TINY
 
 PASSAGES = [" ".join(f"Sentence {j} of {i}." for j in range(1 + i % 7)) for i in range(60)]
 
@@ -25,10 +26,11 @@ KILLED = """
 import sys
 from refrag_rag import Refrag, precompute
 from refrag_rag.store import LMDBStore
+from tests.conftest import TINY
 from tests.test_precompute import PASSAGES
 
 precompute.GROUP = 4
-engine = Refrag.load("tiny", store=LMDBStore(sys.argv[1]))
+engine = Refrag.load(TINY, store=LMDBStore(sys.argv[1]))
 add = engine._lookup.add
 
 def slow(passages, embeddings, *, needs=()):
@@ -88,7 +90,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
         run.communicate()
     assert kept == 12
     with LMDBStore(tmp_path) as store:
-        engine = Refrag.load("tiny", store=store)
+        engine = Refrag.load(TINY, store=store)
         encoded = []
         encode = engine.model.encoder.encode
         monkeypatch.setattr(

@@ -7,7 +7,7 @@ from refrag_rag import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.ray_job import ShardWriter, precompute_on_ray
 from refrag_rag.store import LMDBStore, passage_key
-from tests.conftest import build_model
+from tests.conftest import TINY, build_model
 
 TEXTS = [f"Passage {n} is about {'clocks ' * (n % 7 + 1)}and port {n}." for n in range(600)]
 
@@ -69,7 +69,7 @@ def test_two_workers_fill_the_store_as_one_process_does(model_folder, engine, tm
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         with pytest.raises(InputError, match="expected the engine's"):
-            precompute_on_ray(engine, TEXTS[:20], model="tiny", folder=tmp_path / "others")
+            precompute_on_ray(engine, TEXTS[:20], model=TINY, folder=tmp_path / "others")
         assert engine.store.namespaces() == [engine.namespace]
         imported = precompute_on_ray(
             engine, [*TEXTS, TEXTS[0], " "], model=model_folder, folder=tmp_path / "shards"

@@ -5,6 +5,9 @@ from random import Random
 import pytest
 import torch
 
+from recipes.tiny.sources import reconstruction_rows
+from recipes.tiny.tasks import Mix, Tasks
+from recipes.tiny.world import World
 from refrag_rag import Refrag
 from refrag_rag.evaluation.metrics import exact_match
 from refrag_rag.evaluation.quality import ARMS, measure, message
@@ -12,14 +15,12 @@ from refrag_rag.evaluation.questions import held_out_questions
 from refrag_rag.training.batches import collate
 from refrag_rag.training.loss import next_token_sums
 from refrag_rag.training.reading import embed_chosen
-from refrag_rag.training.tasks import Mix, Tasks
-from refrag_rag.training.world import World
-from refrag_rag.training.world_sources import reconstruction_rows
+from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return Refrag.load("tiny")
+    return Refrag.load(TINY)
 
 
 @pytest.fixture(scope="module")

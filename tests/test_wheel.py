@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import TINY
+
 pytest.importorskip("build")
 requirements = pytest.importorskip("packaging.requirements")
 
@@ -21,12 +23,12 @@ pytestmark = pytest.mark.slow
 ASK = "compressible('The tower is 30 metres high.') + ' How high is the tower?'"
 LANGCHAIN = (
     "from refrag_rag import *; from refrag_rag.langchain import ChatRefrag; "
-    f"print(ChatRefrag(Refrag.load('tiny')).invoke({ASK}).text)"
+    f"print(ChatRefrag(Refrag.load('{TINY}')).invoke({ASK}).text)"
 )
 CHECKS = {
-    "": f"from refrag_rag import *; print(Refrag.load('tiny').generate({ASK}).text)",
+    "": f"from refrag_rag import *; print(Refrag.load('{TINY}').generate({ASK}).text)",
     "llama-index": "from refrag_rag import *; from refrag_rag.llama_index import RefragLLM; "
-    f"print(RefragLLM(Refrag.load('tiny')).complete({ASK}).text)",
+    f"print(RefragLLM(Refrag.load('{TINY}')).complete({ASK}).text)",
     "langchain": LANGCHAIN,
     "agents": "from refrag_rag.langchain import RefragMiddleware; print(RefragMiddleware())",
     "train": "import refrag_rag.training.finetune, refrag_rag.training.policy; print('ok')",
@@ -130,7 +132,7 @@ def test_the_wheel_works_with_an_extra(install, extra, tmp_path):
 def test_the_bare_wheel_runs_doctor(install, tmp_path):
     refrag = install("") / "refrag"
     assert "torch" in run(refrag, "doctor", cwd=tmp_path)
-    assert "8" in run(refrag, "doctor", "tiny", cwd=tmp_path)
+    assert "8" in run(refrag, "doctor", TINY, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         _model_arguments(command)
 
     train = commands.add_parser(
-        "train", help="train a model: base, reconstruct, pretrain, policy, finetune, prepare ..."
+        "train", help="train a model: reconstruct, pretrain, policy, finetune, prepare ..."
     )
     train.add_argument("stage", help="see docs/training.md; each has its own --help")
     train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the stage")

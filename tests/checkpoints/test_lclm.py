@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
 
+from recipes.tiny.tokenizer import train_tokenizer
+from recipes.tiny.world import World
 from refrag_rag import CheckpointError, Refrag, RefragModel
 from refrag_rag.adapter import NormProjector
 from refrag_rag.spans import wrap
-from refrag_rag.training.tokenizer import train_tokenizer
-from refrag_rag.training.world import World
 
 K, WINDOW = 4, 16
 START, END, MEMORY = "<|memory_start|>", "<|memory_end|>", "<|memory|>"

@@ -158,7 +158,7 @@ def test_an_unwritable_place(model, tmp_path):
 
 @pytest.mark.parametrize("name", ["no-such-model", "./absent", "/absent/folder", "a/b/c"])
 def test_an_unknown_name_lists_what_there_is(name):
-    with pytest.raises(CheckpointError, match="tiny"):
+    with pytest.raises(CheckpointError, match="smol"):
         resolve(name)
 
 

@@ -9,6 +9,7 @@ from llama_index.core.vector_stores import SimpleVectorStore
 
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 from refrag_rag.spans import CLOSE
+from tests.conftest import TINY
 from tests.llama_index.chains import HashedWords, check_sources, check_vectors, documents, query
 from tests.sample_texts import QUESTION, TEXTS
 
@@ -107,7 +108,7 @@ def test_upserts_encode_what_is_new(recorded, encoded, strategy):
 )
 @pytest.mark.slow
 def test_two_workers_fill_one_store(tmp_path):
-    settings = {"model_name": "tiny", "store": tmp_path / "store"}
+    settings = {"model_name": TINY, "store": tmp_path / "store"}
     # A splitter that counts words: its default tokenizer does not travel to other processes.
     split = SentenceSplitter(chunk_size=64, chunk_overlap=0, tokenizer=str.split)
     pipeline = IngestionPipeline(

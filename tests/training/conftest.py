@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from recipes.tiny.world import World
 from refrag_rag.training.data.prepare import prepare
-from refrag_rag.training.world import World
 
 
 @pytest.fixture(scope="session")

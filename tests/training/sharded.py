@@ -10,14 +10,14 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
-from refrag_rag.training.batches import lay_out
+from recipes.tiny.layout import lay_out
+from recipes.tiny.pointing import pointing_objective
+from recipes.tiny.tasks import Level, Mix, Tasks
+from recipes.tiny.tokenizer import train_tokenizer
+from recipes.tiny.world import World
 from refrag_rag.training.loop import train
-from refrag_rag.training.pointing import pointing_objective
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.stage import finish
-from refrag_rag.training.tasks import Level, Mix, Tasks
-from refrag_rag.training.tokenizer import train_tokenizer
-from refrag_rag.training.world import World
 from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, Stopped, settings, some_rows
 
@@ -52,7 +52,7 @@ def asked_rows(tokenizer):
     """Questions on passages of which most chunks are vectors."""
     tasks = Tasks(World(), tokenizer.backend_tokenizer, Mix(copy=0.0, retell=0.0, questions=3))
     examples = [tasks.example(Random(seed), Level(2, 2)) for seed in range(4)]
-    return lay_out(examples, Random(0), text_share=0.3)
+    return lay_out(examples, Random(0), k=8, text_share=0.3)
 
 
 class Slow(FixedRows):

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from recipes.tiny.shape import decoder_config
 from refrag_rag.compiling import missing_tools
 from refrag_rag.errors import InputError
 from refrag_rag.training.batches import arrange
 from refrag_rag.training.compiling import compiled
-from refrag_rag.training.embedded import decoder_config
+from refrag_rag.training.examples import gold
 from refrag_rag.training.loop import train
 from refrag_rag.training.reading import PlainReader, Reader
-from refrag_rag.training.tasks import Piece
 from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, losses, settings
 
@@ -58,7 +58,7 @@ def one_decoder():
 
 @needs_tools
 def test_compiling_changes_no_loss(tmp_path):
-    rows = [arrange([Piece(range(10, 50), 1.0)], None), arrange([Piece(range(9, 36), 1.0)], None)]
+    rows = [arrange([gold(range(10, 50))], None), arrange([gold(range(9, 36))], None)]
     for wanted in (False, True):
         decoder = one_decoder()
         source = Watched(rows, decoder)

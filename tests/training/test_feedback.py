@@ -8,14 +8,13 @@ import pytest
 
 from refrag_rag.errors import InputError
 from refrag_rag.training.feedback import FeedbackCurriculum, FeedbackSettings
-from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import stage_weights
 
 NAN = float("nan")
 
 
 def build(**settings):
-    return FeedbackCurriculum(ChunkGrowth(8), settings=FeedbackSettings(**settings))
+    return FeedbackCurriculum(settings=FeedbackSettings(**settings))
 
 
 def observe_all(curriculum, loss, accuracy):
@@ -129,21 +128,6 @@ def test_the_hardest_length_of_a_stage_is_not_rehearsed():
     assert curriculum.rehearsed == []
 
 
-def test_figures_of_another_chunk_size_are_forgotten_and_the_stage_kept():
-    growth = ChunkGrowth(2, start=1, patience=1)
-    curriculum = FeedbackCurriculum(growth, maximum=4)
-    advance(curriculum, 9)
-    observe_all(curriculum, 0.1, 1.0)
-    curriculum.draw(Random(0))
-    growth.draw(Random(0))
-    curriculum.record(0.1, 1.0)
-    assert growth.current == 2
-    observe_all(curriculum, 3.0, 0.1)
-    assert curriculum.rehearsed == []
-    assert curriculum.summary()["stage"] == 9
-    assert curriculum.summary()["held_by"] == curriculum.main
-
-
 def test_figures_that_were_not_measured_do_not_count():
     curriculum = build()
     curriculum.observe(1, 0.5, 0.5)
@@ -181,14 +165,14 @@ def test_a_stopped_run_draws_on_alike():
         rng = Random(seed)
         drawn = []
         for step in range(steps):
-            drawn.append((curriculum.draw(rng, 0.0), curriculum.growth.draw(rng)))
+            drawn.append(curriculum.draw(rng, 0.0))
             curriculum.record(1.0, 0.6)
             if step % 5 == 0:
                 observe_all(curriculum, rng.uniform(0.3, 0.9), rng.uniform(0.8, 1.0))
         return drawn
 
     def fresh():
-        return FeedbackCurriculum(ChunkGrowth(4, start=2), maximum=32)
+        return FeedbackCurriculum(maximum=32)
 
     one, two = fresh(), fresh()
     run(one, 40, 0)

@@ -1,46 +1,20 @@
 """Distillation and LoRA: the teacher is full text, the original decoder comes back."""
 
 from functools import partial
-from random import Random
 
 import pytest
 import torch
 
 from refrag_rag import RefragModel
-from refrag_rag.errors import InputError
 from refrag_rag.training.batches import arrange, collate
 from refrag_rag.training.distil import distilled_rows
-from refrag_rag.training.finetune import FinetuneSettings, _source
 from refrag_rag.training.loop import read_rows, train
 from refrag_rag.training.lora import add_adapter
 from refrag_rag.training.loss import next_token_sums
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.stage import freeze
-from refrag_rag.training.tasks import CHOICE_WEIGHT
 from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, settings, some_rows
-
-
-def test_the_share_of_easier_contexts_is_what_is_asked_for(tokenizer, tmp_path):
-    model = build_model(tokenizer)
-    for easier in (0.0, 0.3):
-        levels = _source(FinetuneSettings(out=tmp_path, easier=easier), model).curriculum
-        drawn = [levels.draw(Random(seed)) for seed in range(400)]
-        assert sum(one.facts < 6 for one in drawn) / 400 == pytest.approx(easier, abs=0.06)
-    with pytest.raises(InputError, match="expected 0 to 1"):
-        FinetuneSettings(out=tmp_path, easier=1.5)
-
-
-def test_a_context_is_asked_about_as_often_as_said(tokenizer, tmp_path):
-    model = build_model(tokenizer)
-    for questions in (3, 30):
-        how = FinetuneSettings(out=tmp_path, easier=0.0, questions=questions, text_shares=(1.0,))
-        source = _source(how, model)
-        steps = [(source.draw(Random(seed), 0.0), source.reconstructing) for seed in range(8)]
-        rows = [row for rows, reconstructing in steps if not reconstructing for row in rows]
-        assert max(row.weights.count(CHOICE_WEIGHT) for row in rows) == questions
-    with pytest.raises(InputError, match="questions = 0"):
-        FinetuneSettings(out=tmp_path, questions=0)
 
 
 def test_full_text_has_nothing_to_learn_from_itself(tokenizer):
@@ -58,7 +32,7 @@ def test_the_divergence_is_from_the_full_text_distribution(tokenizer):
     for row in rows:
         texts = collate([arrange(row.pieces, None)])
         mixed = collate([row])
-        count = len([w for w in row.weights if w == 1.0])
+        count = sum(row.targets)
         teacher = reader(texts)[0, -count - 1 : -1].log_softmax(-1)
         student = reader(mixed)[0, -count - 1 : -1].log_softmax(-1)
         wanted += (teacher.exp() * (teacher - student)).sum()

@@ -7,7 +7,6 @@ from random import Random
 import pytest
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import (
     STAGES,
     TABLE_8,
@@ -94,7 +93,7 @@ def test_weights_follow_the_share_of_the_run():
         lambda: stage_weights((), 0),
         lambda: length_weights((1,), float("nan")),
         lambda: length_weights((1,), -0.1),
-        lambda: LengthCurriculum(ChunkGrowth(8), (1, 3)),
+        lambda: LengthCurriculum((1, 3)),
     ],
 )
 def test_what_has_no_row_is_refused(call):
@@ -103,7 +102,7 @@ def test_what_has_no_row_is_refused(call):
 
 
 def test_lengths_are_drawn_as_often_as_the_table_says():
-    curriculum, rng = LengthCurriculum(ChunkGrowth(8), maximum=32), Random(1)
+    curriculum, rng = LengthCurriculum(maximum=32), Random(1)
     drawn = [curriculum.draw(rng, 0.5) for _ in range(4000)]
     weights = stage_weights(curriculum.lengths, 4, 32)
     for length, weight in zip(curriculum.lengths, weights, strict=True):
@@ -111,7 +110,7 @@ def test_lengths_are_drawn_as_often_as_the_table_says():
 
 
 def test_only_what_was_drawn_and_measured_is_logged():
-    curriculum = LengthCurriculum(ChunkGrowth(8))
+    curriculum = LengthCurriculum()
     assert curriculum.lengths == (1, 2, 4, 8, 16)
     assert curriculum.summary()["accuracy"] == {}
     curriculum.choose(Random(0), [0, 0, 1, 0, 0])
@@ -127,13 +126,13 @@ def test_a_stopped_curriculum_draws_on_alike():
         rng = Random(seed)
         drawn = []
         for step in range(steps):
-            drawn.append((curriculum.draw(rng, step / steps), curriculum.growth.draw(rng)))
+            drawn.append(curriculum.draw(rng, step / steps))
             curriculum.record(1 / (step + 1), 0.95)
         return drawn
 
-    one = LengthCurriculum(ChunkGrowth(4, start=1, patience=5), maximum=12)
+    one = LengthCurriculum(maximum=12)
     run(one, 30, 0)
-    two = LengthCurriculum(ChunkGrowth(4, start=1, patience=5), maximum=12)
+    two = LengthCurriculum(maximum=12)
     two.restore(json.loads(json.dumps(one.state())))
     assert two.state() == one.state()
     assert run(two, 40, 5) == run(one, 40, 5)

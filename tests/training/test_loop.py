@@ -13,14 +13,15 @@ import pytest
 import torch
 from accelerate import DistributedType
 
+from recipes.tiny.layout import cut
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training import state
 from refrag_rag.training.batches import Row, arrange, collate, share_of
+from refrag_rag.training.examples import Piece, gold
 from refrag_rag.training.loop import read_rows, train
 from refrag_rag.training.progress import Progress
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings
-from refrag_rag.training.tasks import Piece
 from tests.conftest import build_model
 
 
@@ -57,7 +58,7 @@ def some_rows(count=5, length=24):
     rows = []
     for number in range(count):
         ids = [rng.randrange(10, 500) for _ in range(length + 3 * number)]
-        pieces = [Piece(ids, 0.1, passage=True), Piece(ids[: 4 + number], 1.0)]
+        pieces = [Piece(ids, 0.1, chunked=cut(ids, 8)), gold(ids[: 4 + number])]
         masks = [[place % 3 == 0 for place in range(-(-len(ids) // 8))]]
         rows.append(arrange(pieces, masks, origin=f"row {number}"))
     return rows
@@ -262,8 +263,8 @@ KILLED = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from refrag_rag.training.tokenizer import train_tokenizer
-from refrag_rag.training.world import World
+from recipes.tiny.tokenizer import train_tokenizer
+from recipes.tiny.world import World
 from tests.training.test_loop import run, some_rows
 tokenizer = train_tokenizer(World(), vocab_size=600, passages=200, seed=0)
 run(tokenizer, Path(sys.argv[1]), some_rows(), steps=40, save_every=5)

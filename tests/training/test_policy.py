@@ -13,6 +13,7 @@ from refrag_rag.policies import Chunks, get_policy
 from refrag_rag.policies.learned import ExpandLearned, chunk_logits
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from refrag_rag.training.document_sources import Frame
+from refrag_rag.training.examples import gold
 from refrag_rag.training.expansion import bootstrap, expansion_points
 from refrag_rag.training.policy_cases import Cases, make_case
 from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective, clipped_loss, see
@@ -23,7 +24,6 @@ from refrag_rag.training.policy_rollouts import (
     sequence_log_probs,
 )
 from refrag_rag.training.reading import Reader
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Piece
 from tests.conftest import build_model
 
 LOGITS = torch.tensor([1.0, -0.5, 0.3, 2.0])
@@ -98,8 +98,8 @@ def case_of(reader, p=0.3, answer="Port Belu"):
     passages = ["Velmora makes clocks in Port Belu since 1904. " * 2, "Tarsk is 2,310 metres high."]
     pieces = [frame.first, *[frame.text_passage(text) for text in passages]]
     asked = frame.text_passage("Where is Velmora?")
-    gold = Piece(reader.model.chunker.chunk(answer).token_ids, CHOICE_WEIGHT)
-    return make_case([*pieces, asked, gold, frame.end], p, question="Where?", asked=asked)
+    said = gold(reader.model.chunker.chunk(answer).token_ids)
+    return make_case([*pieces, asked, said, frame.end], p, question="Where?", asked=asked)
 
 
 def test_rewards_are_the_gold_tokens_mean_log_probability(reader):

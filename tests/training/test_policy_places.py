@@ -17,9 +17,6 @@ from refrag_rag.training.policy_objective import PolicyModule, see
 from refrag_rag.training.policy_places import PlacesObjective, place_loss
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
-from refrag_rag.training.tasks import Mix
-from refrag_rag.training.world_records import draw_records
-from refrag_rag.training.world_sources import open_tasks
 from tests.conftest import build_model
 
 VELMORA = "Velmora makes clocks in Port Belu since 1904."
@@ -41,17 +38,6 @@ def reader(tokenizer):
 def case_of(reader, asked, p=0.2):
     layout = QuestionLayout(reader.model, max_passages=4)
     return question_case(layout, Frame(reader.model), asked, Random(0), p)
-
-
-def test_records_of_one_context_ask_for_different_facts(tokenizer):
-    tasks = open_tasks(tokenizer, Mix(), None)
-    records = draw_records(tasks, Random(0), 6)
-    assert len(records) == 6
-    assert len({tuple(p.text for p in one.passages) for one in records}) == 1
-    assert len({(one.id, one.question) for one in records}) == 6
-    for one in records:
-        (gold,) = [passage for passage in one.passages if passage.gold]
-        assert one.answers[0] in gold.text
 
 
 def test_the_answers_chunks_hold_it_and_no_more(reader):

@@ -6,7 +6,6 @@ import pytest
 
 from refrag_rag.cli import main
 from refrag_rag.errors import InputError
-from refrag_rag.training.base import BaseSettings
 from refrag_rag.training.finetune import FinetuneSettings
 from refrag_rag.training.policy import PolicySettings
 from refrag_rag.training.pretrain import PretrainSettings
@@ -14,7 +13,6 @@ from refrag_rag.training.reconstruct import ReconstructSettings
 from refrag_rag.training.settings import build, parse, read_config
 
 KINDS = {
-    "base": BaseSettings,
     "reconstruct": ReconstructSettings,
     "pretrain": PretrainSettings,
     "policy": PolicySettings,
@@ -22,7 +20,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("config", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("config", ["small", "paper"])
 def test_bundled_files_have_no_unknown_setting(config, tmp_path):
     sections = read_config(config)
     assert set(sections) - {"all"} <= set(KINDS)
@@ -83,7 +81,7 @@ def test_bad_files_are_named_with_field_and_value(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        build(PretrainSettings, "pretrain", str(path), {"out": tmp_path})
+        build(PretrainSettings, "pretrain", str(path), {"out": tmp_path, "data": "text"})
 
 
 @pytest.mark.parametrize(
@@ -91,19 +89,17 @@ def test_bad_files_are_named_with_field_and_value(tmp_path, text, message):
     [
         (PretrainSettings, {"steps": 0}, "steps = 0"),
         (PretrainSettings, {"schedule": "sine"}, "schedule = 'sine'"),
-        (PretrainSettings, {"curriculum": "feedback", "data": "text"}, "held-out"),
+        (PretrainSettings, {"curriculum": "feedback"}, "held-out"),
         (PolicySettings, {"kind": "lexical"}, "kind = 'lexical'"),
         (PolicySettings, {"samples": 1}, "samples = 1"),
         (PolicySettings, {"save_every": 7}, "multiple of epochs"),
         (PolicySettings, {"shares": (0.0,)}, "shares"),
         (FinetuneSettings, {"lora": -1}, "lora = -1"),
-        (BaseSettings, {"easier": 1.5}, "easier = 1.5"),
-        (BaseSettings, {"mastered": -1.0}, "mastered = -1.0"),
     ],
 )
 def test_values_are_checked(tmp_path, kind, given, message):
     with pytest.raises(InputError, match=message):
-        kind(out=tmp_path, **given)
+        kind(out=tmp_path, data="data", **given)
 
 
 def test_every_setting_is_explained():
@@ -113,12 +109,22 @@ def test_every_setting_is_explained():
 
 def test_an_unknown_stage_is_one_clear_error(capsys):
     assert main(["train", "overfit"]) == 1
-    assert "expected one of base, reconstruct" in capsys.readouterr().err
+    assert "expected one of reconstruct, pretrain" in capsys.readouterr().err
 
 
-def test_a_run_needs_a_folder():
+def test_a_run_needs_a_folder_and_data(tmp_path):
     with pytest.raises(InputError, match="--out"):
-        parse(PretrainSettings, "pretrain", "", ["--config", "tiny"])
+        parse(PretrainSettings, "pretrain", "", ["--config", "small"])
+    with pytest.raises(InputError, match="--data"):
+        parse(PretrainSettings, "pretrain", "", ["--out", str(tmp_path)])
+
+
+def test_a_new_model_needs_parts_or_a_start(tmp_path, capsys):
+    given = ["--out", str(tmp_path), "--data", "text"]
+    assert main(["train", "reconstruct", *given]) == 1
+    assert "No model to start from" in capsys.readouterr().err
+    assert main(["train", "reconstruct", *given, "--encoder", "some/encoder"]) == 1
+    assert "expected both or neither" in capsys.readouterr().err
 
 
 def test_the_curriculum_is_shown_and_drawn(tmp_path, capsys):

@@ -7,7 +7,6 @@ import pytest
 from refrag_rag import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.spans import wrap
-from refrag_rag.training.batches import targets
 from refrag_rag.training.curricula import Shuffled, build_curriculum
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.data.questions import load_questions
@@ -22,11 +21,11 @@ def documents(prepared, tokenizer):
 
 
 def test_reconstruction_rebuilds_the_text_of_its_vectors(model, documents):
-    lengths = build_curriculum("table8", k=8, chunks=8)
+    lengths = build_curriculum("table8", chunks=8)
     source = DocumentChunks(documents, model, lengths, batch_size=3)
     for row in source.rows(Random(0), 4, 3):
         assert all(row.chosen)
-        assert targets(row) == (*row.passages[0].token_ids, model.tokenizer.eos_token_id)
+        assert row.target_ids() == (*row.passages[0].token_ids, model.tokenizer.eos_token_id)
         assert row.ids[0] == 0
         assert row.passages[0] == model.chunker.chunk(row.passages[0].text)
 
@@ -35,16 +34,16 @@ def test_continuations_follow_their_context_in_the_document(model, documents):
     source = DocumentContinuation(
         documents,
         model,
-        build_curriculum("longest", k=8, chunks=4),
+        build_curriculum("longest", chunks=4),
         batch_size=4,
         following=16,
         text_shares=(0.0, 0.5),
     )
     texts = [model.tokenizer.decode(documents[i]) for i in range(len(documents))]
     for row in source.draw(Random(1), 0.0):
-        assert len(targets(row)) == 16
+        assert len(row.target_ids()) == 16
         assert all(row.chosen)
-        joined = row.passages[0].text + model.tokenizer.decode(targets(row))
+        joined = row.passages[0].text + model.tokenizer.decode(row.target_ids())
         assert any(joined.replace(" ", "") in text.replace(" ", "") for text in texts)
     late = source.draw(Random(1), 0.9)
     chosen = [c for row in late for c in row.chosen]
@@ -124,7 +123,7 @@ def test_shuffling_reads_the_same_batches_in_another_order(model, documents):
         return [source.draw(Random(f"5-{step}"), step / steps) for step in range(steps)]
 
     def lengths():
-        return build_curriculum("table8", k=8, chunks=8)
+        return build_curriculum("table8", chunks=8)
 
     ordered = rows_of(lambda source: source)
     shuffled = rows_of(lambda source: Shuffled(source, steps=steps, seed=5))
@@ -134,4 +133,4 @@ def test_shuffling_reads_the_same_batches_in_another_order(model, documents):
 
 def test_an_unknown_curriculum_is_named():
     with pytest.raises(InputError, match="expected one of table8, feedback"):
-        build_curriculum("none", k=8, chunks=4)
+        build_curriculum("none", chunks=4)

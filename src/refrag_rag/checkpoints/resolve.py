@@ -8,7 +8,7 @@ from huggingface_hub import constants, snapshot_download
 from refrag_rag.checkpoints.base import GGUF, HUB_ERRORS
 from refrag_rag.errors import CheckpointError
 
-EMBEDDED = ("smol", "tiny")
+EMBEDDED = ("smol",)
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md")
 
 

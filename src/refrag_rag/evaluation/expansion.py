@@ -18,7 +18,7 @@ from tqdm import tqdm
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.quality import Arm, measure, message, scores
-from refrag_rag.evaluation.questions import Question, held_out_questions, read_questions, recall
+from refrag_rag.evaluation.questions import Question, read_questions, recall
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import POLICIES, get_policy, needs_of
 from refrag_rag.scoring import SCORERS
@@ -30,7 +30,6 @@ from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 
-WORLD = "world"
 FIXED = {"none": 0.0, "all": 1.0}
 
 
@@ -56,8 +55,38 @@ def measure_policies(
     name: str,
     target: Path,
     *,
-    data: str = WORLD,
-    count: int,
+    data: str | Path,
+    count: int | None = None,
+    shares: Sequence[float],
+    policies: Sequence[str] = (),
+    answers: Sequence[float] = (),
+) -> Iterator[str]:
+    """Load a model and measure its policies on a file of questions; see `measure_on`.
+
+    Parameters
+    ----------
+    name
+        Embedded name, folder or hub id.
+    data
+        File of questions, see `read_questions`.
+    count
+        How many of them; all by default.
+    target, shares, policies, answers
+        See `measure_on`.
+    """
+    _check(shares, policies, answers)
+    questions = read_questions(data, limit=count)
+    model = RefragModel.from_pretrained(name)
+    yield from measure_on(
+        model, questions, target, shares=shares, policies=policies, answers=answers
+    )
+
+
+def measure_on(
+    model: RefragModel,
+    questions: Sequence[Question],
+    target: Path,
+    *,
     shares: Sequence[float],
     policies: Sequence[str] = (),
     answers: Sequence[float] = (),
@@ -66,15 +95,12 @@ def measure_policies(
 
     Parameters
     ----------
-    name
-        Embedded name, folder or hub id.
+    model
+        Its own policies can be measured too.
+    questions
+        With their passages.
     target
         JSON file; the picture gets its name with ``.png``.
-    data
-        File of questions, see `read_questions`; or ``world``, held-out questions of the invented
-        world that the tests' model knows, eight retrieved passages each.
-    count
-        How many of them.
     shares
         Budgets; 0.1 should be among them.
     policies
@@ -89,11 +115,6 @@ def measure_policies(
         `answers` are wanted at a budget that is not measured.
     """
     _check(shares, policies, answers)
-    model = RefragModel.from_pretrained(name)
-    if data == WORLD:
-        questions = held_out_questions(model.tokenizer, count=count)
-    else:
-        questions = read_questions(data, limit=count)
     every = policies or (*POLICIES, *model.policies)
     names = [n for n in every if n not in (*FIXED, "retrieval")]
     chosen = {n: get_policy(n, model.policies) for n in (*FIXED, *names)}

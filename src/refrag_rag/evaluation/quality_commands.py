@@ -48,9 +48,8 @@ def add_quality(commands: Any) -> None:
     policies.add_argument("model", help="embedded name, folder or hub id")
     policies.add_argument("--json", type=Path, required=True, help="where to write the figures")
     policies.add_argument(
-        "--data", required=True, metavar="FILE",
-        help="questions as for eval, or 'world': those of the tests' model",
-    )  # fmt: skip
+        "--data", type=Path, required=True, metavar="FILE", help="questions as for eval"
+    )
     policies.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
     policies.add_argument(
         "--shares", type=float, nargs="+", default=[0.05, 0.1, 0.43], metavar="P",
@@ -109,7 +108,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _policies(options: argparse.Namespace) -> None:
-    need("demo", "refrag policies", RETRIEVAL)
+    need("train", "refrag policies")
     from refrag_rag.evaluation.expansion import measure_policies
 
     for line in measure_policies(

@@ -1,20 +1,13 @@
-"""Questions with passages: held-out entities of the invented world, or a file."""
+"""Questions with passages, from a file."""
 
 import json
 import lzma
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
-
-from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.retrieval import Retriever
-from refrag_rag.training.tasks import MAX_ANSWER_TOKENS
-from refrag_rag.training.world import World
-
-FACTS = 6
 
 
 @dataclass(frozen=True)
@@ -37,34 +30,6 @@ class Question:
     def ranking(self) -> tuple[int, ...]:
         """Places of the passages, best first."""
         return tuple(range(len(self.passages))) if self.best is None else self.best
-
-
-def held_out_questions(
-    tokenizer: PreTrainedTokenizerBase, *, count: int, retrieved: int = 8, seed: int = 2026
-) -> list[Question]:
-    """Questions on entities with names that no training world contains.
-
-    Every entity has one passage. All passages are indexed together, and each question gets the
-    `retrieved` nearest ones of a real embedding model.
-    """
-    rng = Random(seed)
-    world = World(held_out=True)
-    entities: dict[str, tuple[str, list[tuple[str, str]]]] = {}
-    while sum(len(asked) for _, asked in entities.values()) < count:
-        entity = world.entity(rng, facts=FACTS)
-        asked = [
-            (entity.question(fact, rng), fact.value)
-            for fact in entity.facts
-            if len(tokenizer(fact.value, add_special_tokens=False).input_ids) <= MAX_ANSWER_TOKENS
-        ]
-        entities.setdefault(entity.name, (entity.passage(rng), asked))
-    passages = [passage for passage, _ in entities.values()]
-    pairs = [(p, q, a) for p, (_, asked) in enumerate(entities.values()) for q, a in asked]
-    nearest = Retriever(passages).nearest([q for _, q, _ in pairs], retrieved)
-    return [
-        Question(question, (answer,), tuple(passages[i] for i in found), gold in found)
-        for (gold, question, answer), found in zip(pairs, nearest, strict=True)
-    ]
 
 
 def read_questions(path: str | Path, *, limit: int | None = None) -> list[Question]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from refrag_rag.errors import InputError
 from refrag_rag.training.data.skipping import OnBad
 
-STAGES = ("base", "reconstruct", "pretrain", "policy", "finetune")
+STAGES = ("reconstruct", "pretrain", "policy", "finetune")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,10 +31,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _stage(name: str) -> Callable[[Sequence[str]], None]:
-    from refrag_rag.training import base, finetune, policy, pretrain, reconstruct
+    from refrag_rag.training import finetune, policy, pretrain, reconstruct
 
     stages: dict[str, Callable[[Sequence[str]], None]] = {
-        "base": base.main,
         "reconstruct": reconstruct.main,
         "pretrain": pretrain.main,
         "policy": policy.main,
@@ -129,18 +128,10 @@ def report(arguments: Sequence[str]) -> None:
     write_report(parser.parse_args(arguments).folder)
 
 
-def ablate(arguments: Sequence[str]) -> None:
-    """Measure what the curriculum, or reconstruction first, is worth."""
-    from refrag_rag.training.ablations import main as run
-
-    run(arguments)
-
-
 SERVING: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": prepare,
     "answers": answers,
     "curriculum": curriculum,
-    "ablate": ablate,
     "delta": delta,
     "report": report,
 }

@@ -7,7 +7,6 @@ from typing import Any
 from refrag_rag.errors import InputError
 from refrag_rag.training.document_sources import Lengths
 from refrag_rag.training.feedback import FeedbackCurriculum
-from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import LengthCurriculum
 from refrag_rag.training.protocols import Source
 from refrag_rag.training.stage import TextSettings
@@ -16,19 +15,19 @@ from refrag_rag.training.watching import HasRows, Watch
 SHUFFLED = "shuffled"
 
 
-def _longest(k: int, chunks: int) -> Lengths:
-    return LengthCurriculum(ChunkGrowth(k), (chunks,), maximum=chunks)
+def _longest(chunks: int) -> Lengths:
+    return LengthCurriculum((chunks,), maximum=chunks)
 
 
-def _table(k: int, chunks: int) -> Lengths:
-    return LengthCurriculum(ChunkGrowth(k), maximum=chunks)
+def _table(chunks: int) -> Lengths:
+    return LengthCurriculum(maximum=chunks)
 
 
-def _feedback(k: int, chunks: int) -> Lengths:
-    return FeedbackCurriculum(ChunkGrowth(k), maximum=chunks)
+def _feedback(chunks: int) -> Lengths:
+    return FeedbackCurriculum(maximum=chunks)
 
 
-CURRICULA: dict[str, Callable[[int, int], Lengths]] = {
+CURRICULA: dict[str, Callable[[int], Lengths]] = {
     "table8": _table,
     "feedback": _feedback,
     "longest": _longest,
@@ -36,7 +35,7 @@ CURRICULA: dict[str, Callable[[int, int], Lengths]] = {
 }
 
 
-def build_curriculum(name: str, *, k: int, chunks: int) -> Lengths:
+def build_curriculum(name: str, *, chunks: int) -> Lengths:
     """A curriculum of contexts of up to `chunks` chunks.
 
     Raises
@@ -46,7 +45,7 @@ def build_curriculum(name: str, *, k: int, chunks: int) -> Lengths:
     """
     if name not in CURRICULA:
         raise InputError(f"curriculum = {name!r}; expected one of {', '.join(CURRICULA)}.")
-    return CURRICULA[name](k, chunks)
+    return CURRICULA[name](chunks)
 
 
 def ordered(source: Source, settings: TextSettings) -> Source:

@@ -8,13 +8,12 @@ from torch.nn.functional import kl_div, log_softmax
 
 from refrag_rag.training.batches import Batch, Row, arrange, collate
 from refrag_rag.training.loss import Sums, next_token_sums
-from refrag_rag.training.tasks import CHOICE_WEIGHT
 
 
 def distilled_rows(
     module: nn.Module, rows: Sequence[Row], everything: Sequence[Row], *, weight: float
 ) -> Sums:
-    """Next-token loss, plus the divergence from full text on the tokens that count fully.
+    """Next-token loss, plus the divergence from full text on the targets.
 
     Parameters
     ----------
@@ -37,10 +36,10 @@ def distilled_rows(
 
 
 def _as_text(row: Row) -> Row:
-    full = arrange(row.pieces, None, k=row.k)
+    full = arrange(row.pieces, None)
     return full if row.weight else full.silent()
 
 
 def _target_logs(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    kept = (batch.weights[:, 1:] == CHOICE_WEIGHT).to(logits.device)  # (B, T-1)
+    kept = batch.targets[:, 1:].to(logits.device)  # (B, T-1)
     return log_softmax(logits[:, :-1][kept].float(), -1)

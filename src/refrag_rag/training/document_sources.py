@@ -7,7 +7,7 @@ from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.model import RefragModel
 from refrag_rag.training.batches import Row, arrange
 from refrag_rag.training.data.documents import Documents
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Piece
+from refrag_rag.training.examples import Piece, gold
 
 
 class Lengths(Protocol):
@@ -42,18 +42,18 @@ class Frame:
         self._tokenizer, self._chunker = model.tokenizer, model.chunker
         first = model.tokenizer("", add_special_tokens=True).input_ids
         end = model.tokenizer.eos_token_id
-        self.first = Piece([i for i in first if i != end], 0.0)
-        self.end = Piece([end], CHOICE_WEIGHT)
+        self.first = Piece([i for i in first if i != end])
+        self.end = gold([end])
 
-    def passage(self, ids: Any, weight: float = 0.0) -> Piece:
+    def passage(self, ids: Any) -> Piece:
         """Token ids as a passage; a character cut in half at either end is left out."""
         text = self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        return self.text_passage(text.strip("\ufffd"), weight)
+        return self.text_passage(text.strip("\ufffd"))
 
-    def text_passage(self, text: str, weight: float = 0.0) -> Piece:
+    def text_passage(self, text: str) -> Piece:
         """Text as a passage."""
         chunked: ChunkedPassage = self._chunker.chunk(text)
-        return Piece(chunked.token_ids, weight, passage=True, chunked=chunked)
+        return Piece(chunked.token_ids, chunked=chunked)
 
 
 class DocumentChunks:
@@ -89,8 +89,8 @@ class DocumentChunks:
 
     def _row(self, rng: Random, chunks: int) -> Row:
         passage = self.frame.passage(self.documents.run(rng, chunks * self.k))
-        pieces = [self.frame.first, passage, Piece(passage.ids, CHOICE_WEIGHT), self.frame.end]
-        return arrange(pieces, _all_vectors(pieces), k=self.k)
+        pieces = [self.frame.first, passage, gold(passage.ids), self.frame.end]
+        return arrange(pieces, _all_vectors(pieces))
 
 
 class DocumentContinuation:
@@ -139,10 +139,10 @@ class DocumentContinuation:
         pieces = [
             self.frame.first,
             self.frame.passage(context),
-            Piece([int(i) for i in following], CHOICE_WEIGHT),
+            gold([int(i) for i in following]),
         ]
         masks = [[rng.random() < text_share for _ in mask] for mask in _all_vectors(pieces)]
-        return arrange(pieces, masks, k=self.k)
+        return arrange(pieces, masks)
 
 
 def _all_vectors(pieces: list[Piece]) -> list[list[bool]]:

@@ -10,7 +10,6 @@ from random import Random
 from typing import Any
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.growth import ChunkGrowth
 from refrag_rag.training.lengths import STAGES, LengthCurriculum
 
 
@@ -68,12 +67,11 @@ class FeedbackCurriculum:
     then the stage is held. A length below the longest main one whose held-out loss is worse than
     its best is rehearsed until it is back within the tolerance; that does not hold a stage.
 
-    Without observations the first stage is held. Figures of one chunk size say nothing of another:
-    when chunks grow, those before are forgotten, the stage is kept.
+    Without observations the first stage is held.
 
     Parameters
     ----------
-    growth, lengths, maximum
+    lengths, maximum
         See `LengthCurriculum`.
     settings
         Thresholds.
@@ -86,17 +84,15 @@ class FeedbackCurriculum:
 
     def __init__(
         self,
-        growth: ChunkGrowth,
         lengths: Sequence[int] | None = None,
         *,
         maximum: int | None = None,
         settings: FeedbackSettings | None = None,
     ) -> None:
-        self.inner = LengthCurriculum(growth, lengths, maximum=maximum)
-        self.growth, self.lengths = growth, self.inner.lengths
+        self.inner = LengthCurriculum(lengths, maximum=maximum)
+        self.lengths = self.inner.lengths
         self.settings = settings or FeedbackSettings()
         self.stage = self.held = 0
-        self.size = growth.current
         self.latest: dict[int, float] = {}
         self.best: dict[int, float] = {}
         self.mastered: dict[int, bool] = {}
@@ -120,7 +116,7 @@ class FeedbackCurriculum:
         return [n for n in sorted(self.latest) if n < longest and self._worse(n, margin)]
 
     def observe(self, length: int, loss: float, accuracy: float = math.nan) -> None:
-        """Take note of held-out figures of one length, at the largest chunk size reached.
+        """Take note of held-out figures of one length.
 
         Parameters
         ----------
@@ -137,7 +133,6 @@ class FeedbackCurriculum:
             If the length is not one of the curriculum's, or a figure is impossible.
         """
         self._check(length, loss, accuracy)
-        self._forget_other_sizes()
         if not math.isnan(loss):
             self.latest[length] = loss
             self.best[length] = min(loss, self.best.get(length, loss))
@@ -160,7 +155,7 @@ class FeedbackCurriculum:
         ]
 
     def record(self, loss: float, accuracy: float) -> None:
-        """Take note of a training step's result; it moves nothing but chunk growth."""
+        """Take note of a training step's result, which moves nothing."""
         self.inner.record(loss, accuracy)
         self.held += 1
 
@@ -181,7 +176,6 @@ class FeedbackCurriculum:
             **self.inner.state(),
             "stage": self.stage,
             "held": self.held,
-            "size": self.size,
             "latest": dict(self.latest),
             "best": dict(self.best),
             "mastered": dict(self.mastered),
@@ -190,7 +184,7 @@ class FeedbackCurriculum:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.inner.restore(state)
-        self.stage, self.held, self.size = (state[n] for n in ("stage", "held", "size"))
+        self.stage, self.held = state["stage"], state["held"]
         # JSON has turned the lengths into text
         self.latest = {int(n): value for n, value in state["latest"].items()}
         self.best = {int(n): value for n, value in state["best"].items()}
@@ -205,11 +199,6 @@ class FeedbackCurriculum:
             raise InputError(f"A held-out loss of {loss}; expected nats a token, at least 0.")
         if accuracy < 0 or accuracy > 1:
             raise InputError(f"A held-out accuracy of {accuracy}; expected 0 to 1.")
-
-    def _forget_other_sizes(self) -> None:
-        if self.size != self.growth.current:
-            self.size = self.growth.current
-            self.latest, self.best, self.mastered = {}, {}, {}
 
     def _judge(self, length: int, loss: float, accuracy: float) -> None:
         wanted = self.settings

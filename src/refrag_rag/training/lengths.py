@@ -7,7 +7,6 @@ from random import Random
 from typing import Any
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.growth import ChunkGrowth
 
 STAGES = 9
 SHORT = (1, 2, 4, 8, 16)
@@ -125,8 +124,6 @@ class LengthCurriculum:
 
     Parameters
     ----------
-    growth
-        Gives the chunk size of a step, and is told how well it was rebuilt.
     lengths
         Numbers of chunks to draw from: by default those of the maximum's table, or 1 to 16.
     maximum
@@ -139,16 +136,9 @@ class LengthCurriculum:
         If a length has no row in the table.
     """
 
-    def __init__(
-        self,
-        growth: ChunkGrowth,
-        lengths: Sequence[int] | None = None,
-        *,
-        maximum: int | None = None,
-    ) -> None:
+    def __init__(self, lengths: Sequence[int] | None = None, *, maximum: int | None = None) -> None:
         if lengths is None:
             lengths = SHORT if maximum is None else tuple(table(maximum))
-        self.growth = growth
         self.lengths = tuple(lengths)
         self.weights = [stage_weights(self.lengths, n, maximum) for n in range(STAGES)]
         self.drawn = self.lengths[0]
@@ -166,7 +156,6 @@ class LengthCurriculum:
 
     def record(self, loss: float, accuracy: float) -> None:
         """Take note of the step's result; a step without targets (NaN) does not count."""
-        self.growth.record(accuracy)
         for figures, value in ((self.accuracy, accuracy), (self.loss, loss)):
             if not math.isnan(value):
                 old = figures.get(self.drawn)
@@ -175,8 +164,6 @@ class LengthCurriculum:
     def summary(self) -> dict[str, Any]:
         """Figures for the log, of the lengths that were drawn."""
         return {
-            "k": self.growth.current,
-            "accuracy_by_k": {n: round(a, 3) for n, a in self.growth.accuracy.items() if a},
             "accuracy": {n: round(value, 3) for n, value in sorted(self.accuracy.items())},
             "target_loss": {n: round(value, 3) for n, value in sorted(self.loss.items())},
         }
@@ -184,7 +171,6 @@ class LengthCurriculum:
     def state(self) -> dict[str, Any]:
         """What `restore` needs."""
         return {
-            "growth": self.growth.state(),
             "drawn": self.drawn,
             "accuracy": dict(self.accuracy),
             "loss": dict(self.loss),
@@ -192,7 +178,6 @@ class LengthCurriculum:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.growth.restore(state["growth"])
         self.drawn = state["drawn"]  # JSON has turned the lengths into text
         self.accuracy = {int(n): value for n, value in state["accuracy"].items()}
         self.loss = {int(n): value for n, value in state["loss"].items()}

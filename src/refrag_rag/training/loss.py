@@ -1,4 +1,4 @@
-"""Weighted next-token loss, and accuracy on the tokens that count fully."""
+"""Weighted next-token loss, and accuracy on the targets among the tokens."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from refrag_rag.training.batches import IGNORED, Batch
-from refrag_rag.training.tasks import CHOICE_WEIGHT
 
 
 class Sums(NamedTuple):
@@ -18,7 +17,7 @@ class Sums(NamedTuple):
     loss
         Weighted, with gradient.
     target_loss, right, targets
-        Over tokens of `CHOICE_WEIGHT`: loss, how many are predicted right, and how many there are.
+        Over the targets: loss, how many are predicted right, and how many there are.
     """
 
     loss: Tensor
@@ -42,7 +41,7 @@ def next_token_sums(logits: Tensor, batch: Batch) -> Sums:
     flat = logits[:, :-1].flatten(0, 1)[kept].float()  # (N, vocabulary)
     weights = batch.weights[:, 1:].flatten().to(logits.device)[kept]  # (N,)
     losses = cross_entropy(flat, labels[kept], reduction="none")  # (N,)
-    targets = weights == CHOICE_WEIGHT
+    targets = batch.targets[:, 1:].flatten().to(logits.device)[kept]  # (N,)
     with torch.no_grad():
         right = (flat[targets].argmax(-1) == labels[kept][targets]).sum()
     return Sums((losses * weights).sum(), losses[targets].detach().sum(), right, targets.sum())

@@ -6,7 +6,7 @@ answers stand instead, a quick start for rewards.
 ``python -m refrag_rag.training.policy --config small --out RUN`` (REFRAG, section 2.3)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -36,10 +36,7 @@ from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.report import write_report
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import MODEL, WORLD, StageSettings, start_model
-from refrag_rag.training.tasks import Mix, Tasks
-from refrag_rag.training.world_records import draw_records
-from refrag_rag.training.world_sources import open_tasks
+from refrag_rag.training.stage import MODEL, DataSettings, start_model
 
 STAGE = "policy"
 KINDS = {"learned": False, "learned-query": True}
@@ -47,7 +44,7 @@ REWARD, PLACES = "reward", "places"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicySettings(StageSettings):
+class PolicySettings(DataSettings):
     """The network, and how its arrangements are drawn and compared."""
 
     kind: str = setting(
@@ -65,7 +62,6 @@ class PolicySettings(StageSettings):
     chunks: int = setting(256, "of text: chunks of context")
     following: int = setting(2048, "of text: most tokens to predict")
     max_passages: int = setting(10, "of questions: most passages of a prompt")
-    questions: int = setting(1, "of the world: questions on one context, which is encoded once")
     measured: int = setting(
         64, "examples, drawn as in training, to measure policies on in the end; 0 for none"
     )
@@ -77,10 +73,9 @@ class PolicySettings(StageSettings):
             raise InputError(f"kind = {self.kind!r}; expected one of {', '.join(KINDS)}.")
         if self.objective not in (REWARD, PLACES):
             raise InputError(f"objective = {self.objective!r}; expected {REWARD} or {PLACES}.")
-        if self.samples < 2 or self.epochs < 1 or self.questions < 1:
+        if self.samples < 2 or self.epochs < 1:
             raise InputError(
-                f"samples = {self.samples}, epochs = {self.epochs}, questions = {self.questions}; "
-                "expected at least 2, 1 and 1."
+                f"samples = {self.samples}, epochs = {self.epochs}; expected at least 2 and 1."
             )
         if self.save_every % self.epochs:
             raise InputError(
@@ -92,12 +87,17 @@ class PolicySettings(StageSettings):
 
 
 def run(settings: PolicySettings) -> None:
-    """Train a policy for a model, save it with the model, and measure it."""
+    """Train a policy on questions or text."""
     torch.manual_seed(settings.seed)
-    model = start_model(settings, PRETRAIN).eval().requires_grad_(False)
+    model = start_model(settings, PRETRAIN)
+    train_policy(model, settings, _draw_cases(settings, model))
+
+
+def train_policy(model: RefragModel, settings: PolicySettings, draw_cases: DrawCases) -> None:
+    """Train a policy on any cases, save it with the model, and measure it."""
+    model.eval().requires_grad_(False)
     reader = Reader(model).to(PartialState().device)
     network = _network(settings, model)
-    draw_cases = _draw_cases(settings, model)
     objective, epochs = _objective(settings, reader)
     folder = settings.out / STAGE / settings.kind
     train(
@@ -146,11 +146,6 @@ def _objective(
         return PolicyObjective(
             reader, samples=settings.samples, clip=settings.ratio, rows_at_once=settings.micro_batch
         ), settings.epochs
-    if is_documents(settings.data):
-        raise InputError(
-            f"data = {settings.data!r} is text, which has no answers; objective = {PLACES!r} "
-            f"expected questions. Use objective = {REWARD!r}."
-        )
     return PlacesObjective(reader), 1
 
 
@@ -163,24 +158,20 @@ def _trained_before(folder: Path, model: RefragModel) -> dict[str, Policy]:
 
 
 def _draw_cases(settings: PolicySettings, model: RefragModel) -> DrawCases:
-    """Where cases come from: the world, question records, or prepared text."""
-    frame = Frame(model)
-    layout = QuestionLayout(model, max_passages=settings.max_passages)
-
-    def asked(records: Iterable[QuestionRecord], rng: Random) -> list[Case]:
-        shares = settings.shares
-        return [question_case(layout, frame, one, rng, rng.choice(shares)) for one in records]
-
-    if settings.data == WORLD:
-        tasks = open_tasks(model.tokenizer, Mix(), settings.factbook)
-        return lambda rng, count: asked(_world(tasks, rng, count, settings.questions), rng)
+    """Where cases come from: question records, or prepared text."""
     if not is_documents(settings.data):
         known = load_questions(settings.data)
-        return lambda rng, count: asked(rng.choices(known, k=count), rng)
+        cases = question_cases(model, settings)
+        return lambda rng, count: cases(rng.choices(known, k=count), rng)
+    if settings.objective == PLACES:
+        raise InputError(
+            f"data = {settings.data!r} is text, which has no answers; objective = {PLACES!r} "
+            f"expected questions. Use objective = {REWARD!r}."
+        )
     source = DocumentContinuation(
         Documents.open(settings.data, model.tokenizer),
         model,
-        build_curriculum("longest", k=model.config.k, chunks=settings.chunks),
+        build_curriculum("longest", chunks=settings.chunks),
         batch_size=1,
         following=settings.following,
         text_shares=(0.0,),
@@ -190,12 +181,14 @@ def _draw_cases(settings: PolicySettings, model: RefragModel) -> DrawCases:
     ]
 
 
-def _world(tasks: Tasks, rng: Random, count: int, together: int) -> list[QuestionRecord]:
-    """Records of the world, so many on each context."""
-    found: list[QuestionRecord] = []
-    while len(found) < count:
-        found += draw_records(tasks, rng, min(together, count - len(found)))
-    return found
+def question_cases(
+    model: RefragModel, settings: PolicySettings
+) -> Callable[[Sequence[QuestionRecord], Random], list[Case]]:
+    """Turns question records into cases, each with one of the shares to expand."""
+    frame, layout = Frame(model), QuestionLayout(model, max_passages=settings.max_passages)
+    return lambda records, rng: [
+        question_case(layout, frame, one, rng, rng.choice(settings.shares)) for one in records
+    ]
 
 
 def _measure(reader: Reader, cases: Sequence[Case], settings: PolicySettings, folder: Path) -> None:

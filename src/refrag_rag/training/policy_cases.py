@@ -14,9 +14,9 @@ from refrag_rag.errors import InputError
 from refrag_rag.spans import neutralise
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.document_sources import DocumentContinuation, Frame
+from refrag_rag.training.examples import Piece
 from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout
-from refrag_rag.training.tasks import Piece
 
 DrawCases = Callable[[Random, int], list[Case]]
 """Draws so many cases."""

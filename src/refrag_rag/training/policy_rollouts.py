@@ -12,8 +12,8 @@ from torch.nn.functional import log_softmax
 from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.policies import Chunks, budget
 from refrag_rag.training.batches import Batch, Row, arrange, collate
+from refrag_rag.training.examples import Piece
 from refrag_rag.training.reading import Reader
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Piece
 
 SAME_REWARD = 1e-6
 
@@ -180,7 +180,7 @@ def mean_log_probs(
 
 def _row_means(logits: Tensor, batch: Batch) -> Tensor:
     labels = batch.labels[:, 1:].clamp(min=0).to(logits.device)  # (B, T-1)
-    counted = (batch.weights[:, 1:] == CHOICE_WEIGHT).to(logits.device)  # (B, T-1)
+    counted = batch.targets[:, 1:].to(logits.device)  # (B, T-1)
     kept, wanted = logits[:, :-1][counted].float(), labels[counted]  # (N, vocabulary), (N,)
     values = log_softmax(kept, -1).gather(1, wanted[:, None])[:, 0]  # (N,)
     rows = counted.nonzero()[:, 0]  # (N,)

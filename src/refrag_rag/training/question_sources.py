@@ -14,8 +14,8 @@ from refrag_rag.training.batches import Row, arrange
 from refrag_rag.training.data.questions import keep_passages
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.document_sources import Frame
+from refrag_rag.training.examples import SEPARATOR, Piece, gold
 from refrag_rag.training.prompts import STYLES, Style
-from refrag_rag.training.tasks import CHOICE_WEIGHT, SEPARATOR, Piece
 
 
 class QuestionLayout:
@@ -52,9 +52,9 @@ class QuestionLayout:
             if isinstance(part, int):
                 pieces.append(self._frame.text_passage(parsed.spans[part].text))
             elif part:
-                pieces.append(Piece(part, 0.0))
-        gold = Piece(self._encode(answer).token_ids, CHOICE_WEIGHT)
-        return [*pieces, gold, self._frame.end], parsed.question
+                pieces.append(Piece(part))
+        said = gold(self._encode(answer).token_ids)
+        return [*pieces, said, self._frame.end], parsed.question
 
     def prompt(self, texts: Sequence[str], record: QuestionRecord, style: Style) -> Prompt:
         """Messages (one text without a chat template) that ask a record's question."""

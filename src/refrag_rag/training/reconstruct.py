@@ -10,23 +10,17 @@ import torch
 
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.training.base import STAGE as BASE
 from refrag_rag.training.curricula import build_curriculum, ordered, watch_for
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.document_sources import DocumentChunks
-from refrag_rag.training.growth import ChunkGrowth
-from refrag_rag.training.lengths import LengthCurriculum
 from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import (
-    WORLD,
     TextSettings,
     check_trainable,
     freeze,
     run_stage,
     start_model,
 )
-from refrag_rag.training.tasks import Mix
-from refrag_rag.training.world_sources import WorldChunks, open_tasks
 
 STAGE = "reconstruct"
 
@@ -40,7 +34,6 @@ class ReconstructSettings(TextSettings):
     k: int = setting(16, "of a new model: tokens of a chunk")
     window: int | None = setting(None, "of a new model: tokens the encoder reads at once")
     projector_width: int | None = setting(None, "of a new model: hidden units of the projector")
-    k_start: int = setting(1, "of the world: chunk size to grow from")
 
 
 def run(settings: ReconstructSettings) -> None:
@@ -49,12 +42,7 @@ def run(settings: ReconstructSettings) -> None:
     model = _start(settings)
     freeze(model, [model.encoder, model.projector])
     folder = settings.out / STAGE
-    if settings.data == WORLD:
-        tasks = open_tasks(model.tokenizer, Mix())
-        growth = ChunkGrowth(model.config.k, start=settings.k_start)
-        run_stage(model, WorldChunks(tasks, LengthCurriculum(growth)), settings, folder)
-        return
-    lengths = build_curriculum(settings.curriculum, k=model.config.k, chunks=settings.chunks)
+    lengths = build_curriculum(settings.curriculum, chunks=settings.chunks)
 
     def source(data: str) -> DocumentChunks:
         documents = Documents.open(data, model.tokenizer)
@@ -68,7 +56,12 @@ def _start(settings: ReconstructSettings) -> RefragModel:
     if (settings.encoder is None) != (settings.decoder is None):
         raise InputError("A new model needs an encoder and a decoder; expected both or neither.")
     if settings.encoder is None or settings.decoder is None:
-        return start_model(settings, BASE)
+        if settings.start is None:
+            raise InputError(
+                "No model to start from; expected --encoder and --decoder for a new one, or "
+                "--start."
+            )
+        return start_model(settings, settings.start)
     model = RefragModel.compose(
         settings.encoder,
         settings.decoder,

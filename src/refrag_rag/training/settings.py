@@ -4,7 +4,7 @@ import argparse
 import json
 import types
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -93,7 +93,12 @@ def check_same(settings: LoopSettings, before: dict[str, Any]) -> None:
 
 
 def parse(
-    kind: type[Settings], stage: str, about: str | None, arguments: Sequence[str] | None
+    kind: type[Settings],
+    stage: str,
+    about: str | None,
+    arguments: Sequence[str] | None,
+    *,
+    command: str = "refrag train",
 ) -> Settings:
     """Settings from ``--config`` and the options that follow it, which win.
 
@@ -107,8 +112,10 @@ def parse(
         Text of ``--help``.
     arguments
         Of the command line; those of the process by default.
+    command
+        What stands before the stage's name on the command line.
     """
-    options = vars(_parser(kind, stage, about).parse_args(arguments))
+    options = vars(_parser(kind, f"{command} {stage}", about).parse_args(arguments))
     config = options.pop("config")
     given = {name: value for name, value in options.items() if value is not None}
     return build(kind, stage, config, given)
@@ -127,10 +134,12 @@ def build(kind: type[Settings], stage: str, config: str | None, given: dict[str,
         name: _convert(name, value, types_.get(name), config)
         for name, value in (_sections(config, stage) if config else {}).items()
     }
-    missing = [f.name for f in fields(kind) if f.name in ("out",) and f.name not in given]
-    if missing and "out" not in values:
-        raise InputError("No run folder; expected --out FOLDER.")
-    return kind(**{**values, **given})
+    values |= given
+    for one in fields(kind):
+        if one.name not in values and one.default is MISSING:
+            about = one.metadata["about"]
+            raise InputError(f"No {one.name} ({about}); expected --{one.name} {one.name.upper()}.")
+    return kind(**values)
 
 
 def read_config(config: str) -> dict[str, Any]:
@@ -147,8 +156,7 @@ def read_config(config: str) -> dict[str, Any]:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
-            f"--config {config} cannot be read ({error}); expected tiny, small, paper or a YAML "
-            "file."
+            f"--config {config} cannot be read ({error}); expected small, paper or a YAML file."
         ) from error
     if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
         raise InputError(f"--config {config} has no sections; expected 'all:' and one a stage.")
@@ -160,18 +168,18 @@ def _sections(config: str, stage: str) -> dict[str, Any]:
     return {**sections.get(EVERY_STAGE, {}), **sections.get(stage, {})}
 
 
-def _parser(kind: type[LoopSettings], stage: str, about: str | None) -> argparse.ArgumentParser:
+def _parser(kind: type[LoopSettings], prog: str, about: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"refrag train {stage}",
+        prog=prog,
         description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", help="tiny, small, paper, or a YAML file with sections")
+    parser.add_argument("--config", help="small, paper, or a YAML file with sections")
     types_ = get_type_hints(kind)
     for one in fields(kind):
         inner, _ = _inner(types_[one.name])
-        shown = "" if one.default in (None, False, ()) else f" (default: {one.default})"
-        help_ = one.metadata["about"] + (shown if one.name != "out" else "")
+        shown = one.default not in (None, False, (), MISSING)
+        help_ = one.metadata["about"] + (f" (default: {one.default})" if shown else "")
         name = "--" + one.name.replace("_", "-")
         if inner is bool:
             parser.add_argument(

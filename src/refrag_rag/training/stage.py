@@ -1,7 +1,7 @@
 """What the stages share: the model they start from, what moves, and what a run leaves behind."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
@@ -20,7 +20,6 @@ from refrag_rag.training.state import whole_weights
 from refrag_rag.training.watching import Watch
 
 MODEL = "model"
-WORLD = "world"  # instead of a file: the invented world of the embedded model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +30,13 @@ class StageSettings(LoopSettings):
         None,
         "where to start: a stage of this run, a folder or a hub id (default: the stage before)",
     )
-    data: str = setting(WORLD, "prepared folder or file; 'world' for the embedded model's own")
-    factbook: str | None = setting(None, "of the world: file with names of real countries")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(StageSettings):
+    """What the stages that learn from a file have."""
+
+    data: str = field(metadata={"about": "what `refrag train prepare` has written"})
     batch_size: int = setting(32, "examples of a step, over all processes")
 
     def __post_init__(self) -> None:
@@ -43,7 +47,7 @@ class StageSettings(LoopSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextSettings(StageSettings):
+class TextSettings(DataSettings):
     """What the stages that read text have."""
 
     chunks: int = setting(256, "longest context, in chunks")
@@ -56,29 +60,8 @@ class TextSettings(StageSettings):
         super().__post_init__()
         if self.look_every < 1:
             raise InputError(f"look_every = {self.look_every}; expected at least 1.")
-        if self.curriculum == "feedback" and self.held_out is None and self.data != WORLD:
+        if self.curriculum == "feedback" and self.held_out is None:
             raise InputError("curriculum = 'feedback' needs text to watch; expected --held-out.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldSettings(StageSettings):
-    """What the stages that ask questions on the invented world have."""
-
-    questions: int = setting(12, "of the world: most questions on one context")
-    pointing: float = setting(
-        0.0, "of the world: weight of the loss that shows attention where answers stand"
-    )
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data."""
-        super().__post_init__()
-        if self.questions < 1:
-            raise InputError(f"questions = {self.questions}; expected at least 1.")
-        if self.pointing < 0 or (self.pointing and self.data != WORLD):
-            raise InputError(
-                f"pointing = {self.pointing} with data {self.data}; expected 0 or more, and 0 "
-                f"unless the data is {WORLD}, which knows where its answers stand."
-            )
 
 
 def start_model(settings: StageSettings, before: str) -> RefragModel:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from refrag_rag.training.world.values import Pools, Values, load_words, read_resource
+from recipes.tiny.world.values import Pools, Values, load_words, read_resource
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class World:
     held_out
         Use only invented names that no training world contains.
     pools
-        Extra word lists, see `refrag_rag.training.world.factbook`.
+        Extra word lists, see `recipes.tiny.world.factbook`.
     """
 
     held_out: bool = False

@@ -4,17 +4,17 @@ from random import Random
 import numpy as np
 import pytest
 
+from recipes.tiny.ablations import AblationSettings, main, run
+from recipes.tiny.world import World
 from refrag_rag.errors import InputError
-from refrag_rag.training.ablations import AblationSettings, main, run
 from refrag_rag.training.data.documents import Documents
-from refrag_rag.training.world import World
 
 SMALL = {"k": 4, "chunks": 4, "batch_size": 4, "examples": 6, "warmup": 1, "lr": 1e-3}
 
 
 @pytest.fixture
 def few_texts(monkeypatch):
-    monkeypatch.setattr("refrag_rag.training.ablations.TEXTS", (20, 10))
+    monkeypatch.setattr("recipes.tiny.ablations.TEXTS", (20, 10))
 
 
 def lines(folder):

@@ -6,20 +6,22 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from recipes.tiny.base import BaseSettings
+from recipes.tiny.finetune import FinetuneSettings
+from recipes.tiny.layout import lay_out, links
+from recipes.tiny.pointing import Pointing, pointing_objective
+from recipes.tiny.pretrain import PretrainSettings
+from recipes.tiny.sources import reconstruction_rows
+from recipes.tiny.tasks import Level, Mix, Tasks
+from recipes.tiny.world import World
 from refrag_rag.compiling import missing_tools
 from refrag_rag.errors import InputError
-from refrag_rag.training.base import BaseSettings
-from refrag_rag.training.batches import collate, lay_out
+from refrag_rag.training.batches import arrange, collate
 from refrag_rag.training.compiling import compiled
-from refrag_rag.training.finetune import FinetuneSettings
+from refrag_rag.training.examples import gold
 from refrag_rag.training.loop import read_rows
 from refrag_rag.training.lora import add_adapter
-from refrag_rag.training.pointing import Pointing, pointing_objective
-from refrag_rag.training.pretrain import PretrainSettings
 from refrag_rag.training.reading import Reader, embed_chosen
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Tasks
-from refrag_rag.training.world import World
-from refrag_rag.training.world_sources import reconstruction_rows
 from tests.conftest import build_model
 
 LEVEL = Level(3, 3)
@@ -33,12 +35,12 @@ def tasks(tokenizer):
 
 def rows_of(tasks, share, count=3):
     rng = Random(count)
-    return lay_out([tasks.example(rng, LEVEL) for _ in range(count)], rng, text_share=share)
+    return lay_out([tasks.example(rng, LEVEL) for _ in range(count)], rng, k=8, text_share=share)
 
 
 def first_tokens(row):
     """Positions at which the first token of an answer is to come next."""
-    return [place - 1 for place, weight in enumerate(row.weights) if weight == CHOICE_WEIGHT]
+    return [place - 1 for place, target in enumerate(row.targets) if target]
 
 
 def is_read_where_it_is_linked(row, link, tokenizer):
@@ -50,26 +52,26 @@ def is_read_where_it_is_linked(row, link, tokenizer):
 
 def test_links_of_text_lead_to_the_passages_own_words(tasks, tokenizer):
     for row in rows_of(tasks, 1.0, 8):
-        assert set(first_tokens(row)) <= {here for here, _ in row.links}
-        assert all(is_read_where_it_is_linked(row, link, tokenizer) for link in row.links)
+        assert set(first_tokens(row)) <= {here for here, _ in links(row)}
+        assert all(is_read_where_it_is_linked(row, link, tokenizer) for link in links(row))
 
 
 def test_links_of_vectors_lead_to_the_chunk_of_the_word(tasks, tokenizer):
     for row in rows_of(tasks, 0.0, 8):
         chunks = iter([ids for passage in row.passages for ids in passage.chunk_ids()])
         at = {place: next(chunks) for place, is_vector in enumerate(row.vectors) if is_vector}
-        assert set(first_tokens(row)) <= {here for here, _ in row.links}
-        for here, there in row.links:
+        assert set(first_tokens(row)) <= {here for here, _ in links(row)}
+        for here, there in links(row):
             said = tokenizer.decode([row.ids[here + 1]]).strip()
             chunk = tokenizer.decode(at[there])
             assert said in chunk or any(chunk.endswith(said[:n]) for n in range(1, len(said)))
 
 
 def test_what_is_said_again_leads_to_its_passage(tasks, tokenizer):
-    row = lay_out([tasks.restatement(Random(4), LEVEL)], Random(0))[0]
-    assert [here for here, _ in row.links] == first_tokens(row)
-    assert len(row.links) == LEVEL.passages * LEVEL.facts
-    assert all(is_read_where_it_is_linked(row, link, tokenizer) for link in row.links)
+    row = lay_out([tasks.restatement(Random(4), LEVEL)], Random(0), k=8)[0]
+    assert [here for here, _ in links(row)] == first_tokens(row)
+    assert len(links(row)) == LEVEL.passages * LEVEL.facts
+    assert all(is_read_where_it_is_linked(row, link, tokenizer) for link in links(row))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.4, 0.0])
@@ -89,7 +91,7 @@ def test_the_loss_is_the_attention_of_half_the_heads(tokenizer, tasks, share):
             embeds = model.embed(batch.input_ids, batch.vector_mask, embed_chosen(model, batch))
             attention = model.decoder(inputs_embeds=embeds, output_attentions=True).attentions[-1]
             half = attention[0, : attention.shape[1] // 2]  # (half, T, T)
-            wanted -= sum(half[:, here, there].log().mean() for here, there in row.links)
+            wanted -= sum(half[:, here, there].log().mean() for here, there in links(row))
     torch.testing.assert_close(added, weight * wanted, rtol=1e-4, atol=1e-3)
 
 
@@ -161,10 +163,9 @@ def test_what_cannot_be_pointed_at_is_named(tmp_path):
     gpt = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(InputError, match="expected a LlamaForCausalLM"):
         Pointing(gpt, 1.0)
-    for kind in (PretrainSettings, FinetuneSettings):
-        with pytest.raises(InputError, match="knows where its answers stand"):
-            kind(out=tmp_path, pointing=0.5, data="my/questions")
-    with pytest.raises(InputError, match=r"pointing = -1"):
-        BaseSettings(out=tmp_path, pointing=-1.0)
-    with pytest.raises(InputError, match="two objectives"):
-        FinetuneSettings(out=tmp_path, pointing=0.5, distil=1.0)
+    for kind in (BaseSettings, PretrainSettings, FinetuneSettings):
+        with pytest.raises(InputError, match=r"pointing = -1"):
+            kind(out=tmp_path, pointing=-1.0)
+    row = arrange([gold([1, 2])], None)
+    with pytest.raises(TypeError, match="MarkedPiece"):
+        links(row)

@@ -1,4 +1,4 @@
-"""The embedded model's tokenizer: byte-level BPE, digits in pairs, one token per chat role."""
+"""The tokenizer of `tiny`: byte-level BPE, digits in pairs, one token per chat role."""
 
 import logging
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from random import Random
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from recipes.tiny.world import World
 from refrag_rag.training.prompts import STYLES
-from refrag_rag.training.world import World
 
 BOS, END, PAD = "<|bos|>", "<|end|>", "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")

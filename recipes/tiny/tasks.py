@@ -1,31 +1,27 @@
 """Training examples: passages first, then questions, repetitions or retellings.
 
-An example is a list of pieces. Passages are pieces of their own, tokenised alone, exactly as the
-engine treats spans, so that any share of their chunks can be handed over as vectors.
+See `refrag_rag.training.examples`; pieces know where values stand in them.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from refrag_rag.chunking import ChunkedPassage
+from recipes.tiny.layout import Mark, MarkedPiece
+from recipes.tiny.world import Entity, Statement, Told, World
 from refrag_rag.tokenization import token_id
+from refrag_rag.training.examples import SEPARATOR
 from refrag_rag.training.prompts import PLAIN, STYLES, Style
-from refrag_rag.training.world import Entity, Statement, Told, World
 
 PASSAGE_WEIGHT, PROMPT_WEIGHT, COPY_WEIGHT, ANSWER_WEIGHT = 0.1, 0.02, 0.3, 0.9
-# The first token of an answer is where the passage is chosen: it weighs most and is what the
-# curriculum watches.
+# The first token of an answer is where the passage is chosen: it weighs most and is the target,
+# which the curriculum watches.
 CHOICE_WEIGHT = 1.0
 MAX_ANSWER_TOKENS = 6
-SEPARATOR = "\n\n"
-
-
-Mark = tuple[str, str, int]  # an entity's name, a value of it, a character of that value
 
 
 class Exchange(NamedTuple):
@@ -34,34 +30,6 @@ class Exchange(NamedTuple):
     question: str
     answer: str
     name: str = ""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A run of tokens, the weight of its loss, and whether it may be compressed.
-
-    Attributes
-    ----------
-    ids
-        In the decoder's vocabulary.
-    weight
-        Of the loss on each of these tokens, 0 for none.
-    passage
-        Whether its chunks may stand as vectors.
-    chunked
-        How it is cut. Default: every k tokens.
-    holds
-        Of a passage: which of its tokens holds a character of a value.
-    says
-        Of an answer: the character with which each of its first tokens begins.
-    """
-
-    ids: Sequence[int]
-    weight: float
-    passage: bool = False
-    chunked: ChunkedPassage | None = None
-    holds: Mapping[Mark, int] = field(default_factory=dict)
-    says: Sequence[Mark] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +72,7 @@ class Tasks:
         names = ("bos", "end", "system", "user", "assistant")
         self.roles = {name: token_id(tokenizer, f"<|{name}|>") for name in names}
 
-    def example(self, rng: Random, level: Level) -> list[Piece]:
+    def example(self, rng: Random, level: Level) -> list[MarkedPiece]:
         """Draw one example of the given size."""
         entities = self.world.entities(rng, level.passages, facts=level.facts, alike=0.75)
         told = [entity.told(rng, by_name=level.by_name) for entity in entities]
@@ -124,7 +92,7 @@ class Tasks:
         style = PLAIN if rng.random() < self.mix.plain_style else rng.choice(STYLES)
         return self.render(told, exchanges, style, weight)
 
-    def restatement(self, rng: Random, level: Level) -> list[Piece]:
+    def restatement(self, rng: Random, level: Level) -> list[MarkedPiece]:
         """Draw one example in which every sentence of every passage is said again, shuffled.
 
         Where a value is to be said, the name at the sentence's head alone tells which passage it
@@ -144,9 +112,9 @@ class Tasks:
         exchanges: Sequence[Exchange],
         style: Style,
         weight: float = ANSWER_WEIGHT,
-    ) -> list[Piece]:
+    ) -> list[MarkedPiece]:
         """Lay out a conversation: the passages and the first question, then further ones."""
-        pieces = [Piece([self.roles["bos"]], 0.0)]
+        pieces = [MarkedPiece([self.roles["bos"]], 0.0)]
         context = self._context(passages)
         for place, exchange in enumerate(exchanges):
             first = place == 0
@@ -169,29 +137,37 @@ class Tasks:
         """Token ids of plain text."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _answer(self, exchange: Exchange, weight: float) -> list[Piece]:
+    def _answer(self, exchange: Exchange, weight: float) -> list[MarkedPiece]:
         """The tokens of an answer; the first of them weighs most."""
         encoded = self.tokenizer.encode(exchange.answer, add_special_tokens=False)
         ids = [*encoded.ids, self.roles["end"]]
         starts = [start for start, _ in encoded.offsets] if exchange.name else []
         says = [(exchange.name, exchange.answer, start) for start in starts]
         if weight != ANSWER_WEIGHT:
-            return [Piece(ids, weight, says=says)]
+            return [MarkedPiece(ids, weight, says=says)]
         return [
-            Piece(ids[:1], CHOICE_WEIGHT, says=says[:1]),
-            Piece(ids[1:], weight, says=says[1:]),
+            self._choice(ids[:1], says[:1]),
+            MarkedPiece(ids[1:], weight, says=says[1:]),
         ]
 
-    def _said(self, name: str, statement: Statement) -> list[Piece]:
+    def _choice(self, ids: Sequence[int], says: Sequence[Mark]) -> MarkedPiece:
+        return MarkedPiece(ids, CHOICE_WEIGHT, target=True, says=says)
+
+    def _said(self, name: str, statement: Statement) -> list[MarkedPiece]:
         """A sentence of which the first token of the value is a target."""
         encoded = self.tokenizer.encode(" " + statement.text, add_special_tokens=False)
         ends = [end for _, end in encoded.offsets]
         target = next(place for place, end in enumerate(ends) if end > statement.place + 1)
         ids = encoded.ids
         return [
-            Piece(ids[:target], COPY_WEIGHT),
-            Piece(ids[target : target + 1], CHOICE_WEIGHT, says=[(name, statement.value, 0)]),
-            Piece(ids[target + 1 :], COPY_WEIGHT),
+            MarkedPiece(ids[:target], COPY_WEIGHT),
+            MarkedPiece(
+                ids[target : target + 1],
+                CHOICE_WEIGHT,
+                target=True,
+                says=[(name, statement.value, 0)],
+            ),
+            MarkedPiece(ids[target + 1 :], COPY_WEIGHT),
         ]
 
     def _questions(self, entities: Sequence[Entity], rng: Random) -> list[Exchange]:
@@ -204,7 +180,7 @@ class Tasks:
         count = min(len(asked), self.mix.questions)
         return rng.sample(asked, count) or [Exchange("Who is it?", entities[0].name)]
 
-    def _context(self, passages: Sequence[Told]) -> list[Piece]:
+    def _context(self, passages: Sequence[Told]) -> list[MarkedPiece]:
         pieces = []
         for place, told in enumerate(passages):
             if place:
@@ -212,7 +188,7 @@ class Tasks:
             pieces.append(self._passage(told))
         return pieces
 
-    def _passage(self, told: Told) -> Piece:
+    def _passage(self, told: Told) -> MarkedPiece:
         encoded = self.tokenizer.encode(told.text, add_special_tokens=False)
         ends = [end for _, end in encoded.offsets]
         holds = {
@@ -220,16 +196,16 @@ class Tasks:
             for name, value, place in told.values
             for character in range(len(value))
         }
-        return Piece(encoded.ids, PASSAGE_WEIGHT, passage=True, holds=holds)
+        return MarkedPiece(encoded.ids, PASSAGE_WEIGHT, passage=True, holds=holds)
 
-    def _text(self, text: str) -> Piece:
-        return Piece(self.encode(text), PROMPT_WEIGHT)
+    def _text(self, text: str) -> MarkedPiece:
+        return MarkedPiece(self.encode(text), PROMPT_WEIGHT)
 
-    def _role(self, name: str) -> Piece:
-        return Piece([self.roles[name]], 0.0)
+    def _role(self, name: str) -> MarkedPiece:
+        return MarkedPiece([self.roles[name]], 0.0)
 
-    def _end(self) -> Piece:
-        return Piece([self.roles["end"]], 0.0)
+    def _end(self) -> MarkedPiece:
+        return MarkedPiece([self.roles["end"]], 0.0)
 
 
 def _ask_copy(entity: Entity, rng: Random, passages: int) -> str:

@@ -1,6 +1,6 @@
 """What the paper's ingredients are worth, at small scale: two runs that differ in one thing.
 
-``refrag train ablate curriculum --out RUN --json FILE`` and ``refrag train ablate reconstruction``
+``python -m recipes.tiny ablate curriculum --out RUN --json FILE`` and ``... reconstruction``
 (REFRAG, section 4.4). Both arms start from the same weights and read texts of the invented world;
 what is compared is the loss on texts about entities that neither has seen.
 """
@@ -21,6 +21,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from recipes.tiny.settings import COMMAND
+from recipes.tiny.shape import build
+from recipes.tiny.world import World
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.training import pretrain, reconstruct
@@ -29,7 +32,6 @@ from refrag_rag.training.curricula import build_curriculum
 from refrag_rag.training.data.documents import Documents, prepare_documents
 from refrag_rag.training.data.records import TextRecord
 from refrag_rag.training.document_sources import DocumentChunks, DocumentContinuation
-from refrag_rag.training.embedded import build
 from refrag_rag.training.expansion import bootstrap
 from refrag_rag.training.lengths import table
 from refrag_rag.training.policy_rollouts import mean_log_probs
@@ -37,10 +39,10 @@ from refrag_rag.training.pretrain import PretrainSettings
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.reconstruct import ReconstructSettings
 from refrag_rag.training.settings import LoopSettings, as_dict, parse, setting
-from refrag_rag.training.stage import MODEL, StageSettings, TextSettings
-from refrag_rag.training.world import World
+from refrag_rag.training.stage import MODEL, DataSettings, TextSettings
 
 START = "start"
+TINY = Path(__file__).parents[2] / "tests" / "models" / "tiny"
 Arms = dict[str, Path]
 Measured = list[dict[int, NDArray[np.float64]]]  # by seed, by length
 Rows = Callable[[Random, int, int], list[Row]]
@@ -57,7 +59,7 @@ class AblationSettings(LoopSettings):
     json: Path | None = field(
         default=None, metadata={"about": "where to write the figures (default: the run folder)"}
     )
-    model: str = setting("tiny", "model whose decoder reads the vectors")
+    model: str = setting(str(TINY), "model whose decoder reads the vectors")
     k: int = setting(8, "tokens of a chunk")
     chunks: int = setting(16, "longest context, in chunks")
     batch_size: int = setting(16, "examples of a step")
@@ -200,7 +202,7 @@ def _settings(
     return kind(**{**own, "out": out, "data": str(data), "seed": seed})
 
 
-def _trained(stage: ModuleType, settings: StageSettings) -> Path:
+def _trained(stage: ModuleType, settings: DataSettings) -> Path:
     """The model that a stage has made, now or before."""
     model: Path = settings.out / str(stage.STAGE) / MODEL
     if not model.exists():
@@ -225,12 +227,12 @@ def _losses(
 
 
 def _chunks(documents: Documents, model: RefragModel, settings: AblationSettings) -> Rows:
-    lengths = build_curriculum("table8", k=model.config.k, chunks=settings.chunks)
+    lengths = build_curriculum("table8", chunks=settings.chunks)
     return DocumentChunks(documents, model, lengths, batch_size=1).rows
 
 
 def _continuation(documents: Documents, model: RefragModel, settings: AblationSettings) -> Rows:
-    lengths = build_curriculum("table8", k=model.config.k, chunks=settings.chunks)
+    lengths = build_curriculum("table8", chunks=settings.chunks)
     return DocumentContinuation(
         documents, model, lengths, batch_size=1, following=2048, text_shares=(0.0,)
     ).rows
@@ -287,6 +289,13 @@ def main(arguments: Sequence[str]) -> None:
     name = arguments[0] if arguments else ""
     if name not in ABLATIONS:
         raise InputError(
-            f"refrag train ablate {name}: no such ablation; expected {' or '.join(ABLATIONS)}."
+            f"{COMMAND} ablate {name}: no such ablation; expected {' or '.join(ABLATIONS)}."
         )
-    print(markdown(run(name, parse(AblationSettings, name, __doc__, arguments[1:]))))
+    print(
+        markdown(
+            run(
+                name,
+                parse(AblationSettings, name, __doc__, arguments[1:], command=f"{COMMAND} ablate"),
+            )
+        )
+    )

@@ -56,6 +56,11 @@ class ChunkGrowth:
         if mastered and not self.grown:
             self.current, self.seen = self.current + 1, 0
 
+    def summary(self) -> dict[str, Any]:
+        """Figures for the log."""
+        known = {size: round(value, 3) for size, value in self.accuracy.items() if value}
+        return {"k": self.current, "accuracy_by_k": known}
+
     def state(self) -> dict[str, Any]:
         """What `restore` needs."""
         keys = ("current", "drawn", "seen", "accuracy")

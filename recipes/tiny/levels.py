@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from refrag_rag.training.tasks import Level
+from recipes.tiny.tasks import Level
 
 # Many passages of one fact come before passages of many facts: of eight that tell the same
 # attribute only the name points to one, and guessing is right one time in eight. Between two

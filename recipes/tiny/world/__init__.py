@@ -4,6 +4,6 @@ Nothing in it can be answered from memory: names are made of random syllables an
 drawn anew for every entity. What a model can learn here is to *read*.
 """
 
-from refrag_rag.training.world.entities import Entity, Fact, Statement, Told, World
+from recipes.tiny.world.entities import Entity, Fact, Statement, Told, World
 
 __all__ = ["Entity", "Fact", "Statement", "Told", "World"]

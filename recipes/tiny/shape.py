@@ -1,4 +1,4 @@
-"""The embedded model's shape: a small decoder, and a small encoder that starts from it."""
+"""The shape of `tiny`: a small decoder, and a small encoder that starts from it."""
 
 import torch
 from torch import Tensor, nn

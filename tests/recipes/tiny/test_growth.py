@@ -5,10 +5,10 @@ from random import Random
 
 import torch
 
-from refrag_rag.training.batches import collate, lay_out
-from refrag_rag.training.growth import ChunkGrowth
+from recipes.tiny.growth import ChunkGrowth
+from recipes.tiny.layout import MarkedPiece, lay_out
+from refrag_rag.training.batches import collate
 from refrag_rag.training.reading import embed_chosen
-from refrag_rag.training.tasks import Piece
 from tests.conftest import build_model
 
 
@@ -53,7 +53,7 @@ def test_a_stopped_run_draws_on_alike():
 def test_a_batch_is_read_at_its_own_chunk_size(tokenizer):
     model = build_model(tokenizer, pooling="concat")
     ids = list(range(10, 17))
-    rows = lay_out([[Piece(ids, 0.0, passage=True)]], Random(0), k=3, text_share=0.0)
+    rows = lay_out([[MarkedPiece(ids, passage=True)]], Random(0), k=3, text_share=0.0)
     batch = collate(rows)
     width = model.config.encoder_width
     embedded = embed_chosen(model, batch)  # (3, 8 * width)

@@ -1,4 +1,4 @@
-"""Rows of the invented world, by stage: what the embedded model learns from."""
+"""Rows of the invented world, by stage."""
 
 from collections.abc import Iterator, Sequence
 from random import Random
@@ -6,14 +6,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from recipes.tiny.growth import ChunkGrowth
+from recipes.tiny.layout import MarkedPiece, lay_out
+from recipes.tiny.levels import LevelCurriculum
+from recipes.tiny.tasks import CHOICE_WEIGHT, Level, Mix, Tasks
+from recipes.tiny.world import World
+from recipes.tiny.world.factbook import load_factbook
 from refrag_rag.tokenization import backend
-from refrag_rag.training.batches import Row, lay_out
-from refrag_rag.training.growth import ChunkGrowth
+from refrag_rag.training.batches import Row
 from refrag_rag.training.lengths import LengthCurriculum
-from refrag_rag.training.levels import LevelCurriculum
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Level, Mix, Piece, Tasks
-from refrag_rag.training.world import World
-from refrag_rag.training.world.factbook import load_factbook
 
 TEXT_POSITIONS, MIXED_POSITIONS, CHUNK_POSITIONS = 2000, 1600, 1200  # of a step
 
@@ -46,7 +47,7 @@ class WorldText:
         count = examples_of(level, TEXT_POSITIONS, text_share=1.0, k=1, questions=questions)
         self.restated = level.passages * level.facts > 1 and rng.random() < self.restating
         example = self.tasks.restatement if self.restated else self.tasks.example
-        return lay_out([example(rng, level) for _ in range(count)], rng)
+        return lay_out([example(rng, level) for _ in range(count)], rng, k=1)
 
     def record(self, loss: float, accuracy: float) -> None:
         """Take note of answers; sentences said again do not count."""
@@ -62,19 +63,37 @@ class WorldChunks:
     tasks
         Gives texts and tokens.
     lengths
-        Draws numbers of chunks, and chunk sizes.
+        Draws numbers of chunks.
+    growth
+        Draws chunk sizes, and is told how well they were rebuilt.
     """
 
-    def __init__(self, tasks: Tasks, lengths: LengthCurriculum) -> None:
-        self.tasks, self.lengths = tasks, lengths
-        self.record, self.summary = lengths.record, lengths.summary
-        self.state, self.restore = lengths.state, lengths.restore
+    def __init__(self, tasks: Tasks, lengths: LengthCurriculum, growth: ChunkGrowth) -> None:
+        self.tasks, self.lengths, self.growth = tasks, lengths, growth
 
     def draw(self, rng: Random, share: float) -> list[Row]:
         """Runs of one length and one chunk size."""
         chunks = self.lengths.draw(rng, share)
-        k = self.lengths.growth.draw(rng)
+        k = self.growth.draw(rng)
         return reconstruction_rows(rng, self.tasks, chunks=chunks, k=k, positions=CHUNK_POSITIONS)
+
+    def record(self, loss: float, accuracy: float) -> None:
+        """Take note of the step's result."""
+        self.growth.record(accuracy)
+        self.lengths.record(loss, accuracy)
+
+    def summary(self) -> dict[str, Any]:
+        """Figures for the log."""
+        return {**self.growth.summary(), **self.lengths.summary()}
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        return {"growth": self.growth.state(), "lengths": self.lengths.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.growth.restore(state["growth"])
+        self.lengths.restore(state["lengths"])
 
 
 class WorldMixture:
@@ -105,7 +124,7 @@ class WorldMixture:
         text_shares: Sequence[float],
     ) -> None:
         self.tasks, self.curriculum, self.growth = tasks, curriculum, growth
-        self.chunks = WorldChunks(tasks, LengthCurriculum(growth))
+        self.chunks = WorldChunks(tasks, LengthCurriculum(), growth)
         self.reconstruction, self.text_shares = reconstruction, text_shares
         self.reconstructing = self.full_text = False
 
@@ -137,18 +156,22 @@ class WorldMixture:
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs."""
-        return {"levels": self.curriculum.state(), "lengths": self.chunks.state()}
+        return {"levels": self.curriculum.state(), "chunks": self.chunks.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.curriculum.restore(state["levels"])
-        self.chunks.restore(state["lengths"])
+        self.chunks.restore(state["chunks"])
 
 
 def open_tasks(tokenizer: PreTrainedTokenizerBase, mix: Mix, factbook: str | None = None) -> Tasks:
-    """Tasks of the training world, with names of real countries if there is a file of them."""
-    world = World(pools=load_factbook(factbook) if factbook else {})
-    return Tasks(world, backend(tokenizer), mix)
+    """Tasks of the training world, in a model's tokens."""
+    return Tasks(open_world(factbook), backend(tokenizer), mix)
+
+
+def open_world(factbook: str | None) -> World:
+    """The training world, with names of real countries if there is a file of them."""
+    return World(pools=load_factbook(factbook) if factbook else {})
 
 
 def examples_of(level: Level, positions: int, *, text_share: float, k: int, questions: int) -> int:
@@ -166,9 +189,9 @@ def reconstruction_rows(
     size = max(2, min(160, positions // (chunks * (k + 1) + 1)))
     examples = [
         [
-            Piece([tasks.roles["bos"]], 0.0),
-            Piece(ids, 0.0, passage=True),
-            Piece([*ids, tasks.roles["end"]], CHOICE_WEIGHT),
+            MarkedPiece([tasks.roles["bos"]]),
+            MarkedPiece(ids, passage=True),
+            MarkedPiece([*ids, tasks.roles["end"]], CHOICE_WEIGHT, target=True),
         ]
         for ids in _runs(rng, tasks, chunks * k, size)
     ]

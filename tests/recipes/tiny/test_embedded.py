@@ -1,8 +1,8 @@
-"""The embedded model's new decoder: what its attention does before it has learnt anything."""
+"""The recipe's new decoder: what its attention does before it has learnt anything."""
 
 import torch
 
-from refrag_rag.training.embedded import build_decoder, decoder_config
+from recipes.tiny.shape import build_decoder, decoder_config
 
 
 def test_a_new_decoder_attends_to_alike_tokens_and_copies_them():

@@ -2,9 +2,9 @@
 
 from random import Random
 
+from recipes.tiny.levels import LEVELS
+from recipes.tiny.tasks import MAX_ANSWER_TOKENS, Tasks
 from refrag_rag.training.data.records import Passage, QuestionRecord
-from refrag_rag.training.levels import LEVELS
-from refrag_rag.training.tasks import MAX_ANSWER_TOKENS, Tasks
 
 
 def draw_records(tasks: Tasks, rng: Random, count: int) -> list[QuestionRecord]:

@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from recipes.tiny.layout import links
 from refrag_rag.errors import InputError
-from refrag_rag.training.batches import Batch, Row, collate
+from refrag_rag.training.batches import Row, collate
 from refrag_rag.training.loop import read_rows
 from refrag_rag.training.loss import Sums, next_token_sums
 from refrag_rag.training.protocols import Objective
@@ -62,9 +63,10 @@ class Pointing:
         batch = collate(rows)
         sums = next_token_sums(module(batch, encode=any(row.chosen for row in everything)), batch)
         heard, self.heard = self.heard, {}
-        if not len(batch.links):
+        linked = [links(row) for row in rows]
+        if not any(linked):
             return sums
-        return sums._replace(loss=sums.loss + self.weight * self._loss(batch, heard))
+        return sums._replace(loss=sums.loss + self.weight * self._loss(linked, heard))
 
     def _listen(self, attention: nn.Module) -> None:
         # `output_attentions` would give the same, but of all layers and by slow attention only
@@ -79,8 +81,8 @@ class Pointing:
 
             attention.get_submodule(name).register_forward_hook(output)
 
-    def _loss(self, batch: Batch, heard: dict[str, Any]) -> Tensor:
-        """Sum over the links of a batch."""
+    def _loss(self, linked: Sequence[list[tuple[int, int]]], heard: dict[str, Any]) -> Tensor:
+        """Sum over the links of a batch, row by row."""
         query, key = (
             heard[name].unflatten(-1, (-1, self.width)).transpose(1, 2)
             for name in ("q_proj", "k_proj")
@@ -90,8 +92,8 @@ class Pointing:
         query, key = apply_rotary_pos_emb(query[:, :half], key[:, :half], *heard["rotation"])
         places = torch.arange(query.shape[2], device=query.device)  # (T,)
         losses = []
-        for row in range(len(query)):
-            here, there = batch.links[batch.links[:, 0] == row, 1:].to(query.device).T  # (N,) each
+        for row, pairs in enumerate(linked):
+            here, there = torch.tensor(pairs, device=query.device).long().reshape(-1, 2).T  # (N,)
             scores = query[row][:, here].float() @ key[row].float().mT * self.width**-0.5
             hidden = places > here[:, None]  # (N, T)
             logs = scores.masked_fill(hidden, -torch.inf).flatten(0, 1)  # (half * N, T)

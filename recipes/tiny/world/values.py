@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from random import Random
 
-from refrag_rag.training.world import names
+from recipes.tiny.world import names
 
 Pools = Mapping[str, Sequence[str]]
 

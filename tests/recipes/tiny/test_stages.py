@@ -6,26 +6,27 @@ import pytest
 import torch
 from torch import nn
 
+from recipes.tiny.growth import ChunkGrowth
+from recipes.tiny.layout import lay_out
+from recipes.tiny.levels import LevelCurriculum
+from recipes.tiny.sources import (
+    WorldChunks,
+    WorldMixture,
+    WorldText,
+    reconstruction_rows,
+)
+from recipes.tiny.tasks import Exchange, Level, Mix, Tasks
+from recipes.tiny.world import Told, World
 from refrag_rag import Refrag
 from refrag_rag.spans import wrap
-from refrag_rag.training.batches import collate, lay_out, targets
-from refrag_rag.training.growth import ChunkGrowth
+from refrag_rag.training.batches import collate
 from refrag_rag.training.lengths import LengthCurriculum
-from refrag_rag.training.levels import LevelCurriculum
 from refrag_rag.training.loop import train
 from refrag_rag.training.loss import next_token_sums
 from refrag_rag.training.prompts import STYLES
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings
 from refrag_rag.training.stage import freeze
-from refrag_rag.training.tasks import CHOICE_WEIGHT, Exchange, Level, Mix, Tasks
-from refrag_rag.training.world import Told, World
-from refrag_rag.training.world_sources import (
-    WorldChunks,
-    WorldMixture,
-    WorldText,
-    reconstruction_rows,
-)
 from tests.conftest import build_model
 
 PASSAGES = [
@@ -71,7 +72,7 @@ def test_reconstruction_moves_encoder_and_projector_only(tokenizer, tasks, tmp_p
     model = build_model(tokenizer, pooling="concat")
     before = copy_of(model)
     freeze(model, [model.encoder, model.projector])
-    source = WorldChunks(tasks, LengthCurriculum(ChunkGrowth(8), (1, 2)))
+    source = WorldChunks(tasks, LengthCurriculum((1, 2)), ChunkGrowth(8))
     train(Reader(model), source=source, settings=loop_settings(tmp_path, 2), folder=tmp_path)
     changed = moved(before, model)
     assert {name.split(".")[0] for name in changed} == {"encoder", "projector"}
@@ -114,7 +115,7 @@ def test_a_mixture_goes_on_with_the_same_rows(tasks):
 def test_the_loss_is_the_models_own_on_full_text(tokenizer, tasks):
     model = build_model(tokenizer)
     pieces = tasks.render(PASSAGES, [Exchange("Who?", "Me")], STYLES[0])
-    batch = collate(lay_out([pieces], Random(0)))
+    batch = collate(lay_out([pieces], Random(0), k=8))
     sums = next_token_sums(Reader(model)(batch), batch)
     logits = model.decoder(input_ids=batch.input_ids).logits[0, :-1]
     losses = nn.functional.cross_entropy(logits, batch.input_ids[0, 1:], reduction="none")
@@ -127,7 +128,7 @@ def test_a_mixed_batch_reads_the_chunks_that_stand_in_it(tokenizer, tasks, share
     pieces = tasks.render(
         [Told(PASSAGES[0].text * 4), PASSAGES[1]], [Exchange("Who?", "Me")], STYLES[0]
     )
-    batch = collate(lay_out([pieces, pieces], Random(1), text_share=share))
+    batch = collate(lay_out([pieces, pieces], Random(1), k=8, text_share=share))
     assert batch.vector_mask.sum() == batch.chosen.sum()
     assert (batch.chosen.all()) == (share == 0)
     next_token_sums(Reader(model)(batch), batch).loss.backward()
@@ -138,7 +139,7 @@ def test_reconstruction_targets_are_the_chunks_own_tokens(tasks):
     rows = reconstruction_rows(Random(0), tasks, chunks=2, k=8, positions=200)
     for row in rows:
         passage = row.passages[0].token_ids
-        assert targets(row) == (*passage, tasks.roles["end"])
+        assert row.target_ids() == (*passage, tasks.roles["end"])
 
 
 def test_a_restatement_says_every_sentence_again_and_targets_the_values(tasks, tokenizer):
@@ -152,7 +153,7 @@ def test_a_restatement_says_every_sentence_again_and_targets_the_values(tasks, t
     told = " ".join(passages)
     assert len(sentences) >= 6
     assert all(sentence in told for sentence in sentences)
-    assert sum(piece.weight == CHOICE_WEIGHT for piece in after) == 6
+    assert sum(piece.target for piece in after) == 6
 
 
 def test_restated_steps_do_not_move_the_curriculum(tasks):

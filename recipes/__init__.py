@@ -1,0 +1,1 @@
+"""Training recipes, outside the package: they need a checkout of the repository."""
