@@ -19,7 +19,6 @@ from transformers.cache_utils import DynamicLayer
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.prompt import CompressedPrompt
-from refrag_rag.rows import join_rows
 
 VECTOR = -1  # in place of a token id
 LEAST = 16  # positions; for fewer the attention mask costs more than is saved
@@ -245,7 +244,7 @@ def cache_bytes(cache: Any) -> int:
 def _inputs(prompt: CompressedPrompt) -> Inputs:
     ids = prompt.id_array(VECTOR)
     runs = prompt.embeddings()
-    return Inputs(ids, join_rows(runs) if runs else np.empty((0, 0), np.float32))
+    return Inputs(ids, np.concatenate(runs) if runs else np.empty((0, 0), np.float32))
 
 
 def _first(found: NDArray[np.bool_]) -> int:

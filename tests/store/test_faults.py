@@ -144,7 +144,7 @@ def test_a_reader_sees_all_of_a_group_or_nothing_while_it_is_deleted(tmp_path):
     seen = set()
     with LMDBStore(tmp_path) as store:
         for _ in range(200):
-            found = store.read_into("a", list(group(1)))
+            found = store.get("a", list(group(1)))
             seen.add(sum(one is not None for one in found))
             assert all(
                 one is None or same(one, made)
@@ -163,7 +163,7 @@ def test_threads_read_while_the_map_grows_and_the_file_is_compacted(tmp_path):
     def read():
         while not done.is_set():
             try:
-                found = store.read_into("a", list(group(1)))
+                found = store.get("a", list(group(1)))
                 if [one.to_bytes() for one in found] != expected:
                     wrong.append("other bytes")
             except Exception as error:  # whatever it is, the test must see it
@@ -270,7 +270,7 @@ def filled(path):
     return path / "data.mdb"
 
 
-@pytest.mark.parametrize("share", [0.98, 0.5, 0.1])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
 def test_a_truncated_file_is_refused(tmp_path, share):
     file = filled(tmp_path)
     length = int(file.stat().st_size * share)

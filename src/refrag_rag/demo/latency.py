@@ -29,7 +29,7 @@ from refrag_rag.evaluation.latency_sides import bare
 from refrag_rag.langchain import ChatRefrag, RefragCompressor, RefragIndexer
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 from refrag_rag.model import RefragModel
-from refrag_rag.store import LMDBStore
+from refrag_rag.store import LMDBStore, PassageEntry
 
 QUESTION = "What is said of the first of them?"
 STAGES = (
@@ -58,10 +58,10 @@ class TimedStore(LMDBStore):
 
     seconds = 0.0
 
-    def read_into(self, *arguments: Any, **named: Any) -> Any:
+    def get(self, namespace: str, keys: Sequence[str]) -> list[PassageEntry | None]:
         """Read, and count."""
         started = time.perf_counter()
-        found = super().read_into(*arguments, **named)
+        found = super().get(namespace, keys)
         self.seconds += time.perf_counter() - started
         return found
 

@@ -66,7 +66,6 @@ def add_commands(commands: Any) -> None:
     precompute.add_argument("--passages", type=int, default=512, help="(default: 512)")
     precompute.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     precompute.add_argument("--batch-size", type=int, default=64, help="windows (default: 64)")
-    precompute.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     precompute.add_argument("--device", default="cpu", help="(default: cpu)")
     precompute.add_argument("--json", type=Path, required=True, help="where to write the figures")
     precompute.set_defaults(run=_precompute)
@@ -135,7 +134,6 @@ def _precompute(options: argparse.Namespace) -> None:
         passages=options.passages,
         rounds=options.rounds,
         batch_size=options.batch_size,
-        workers=options.workers,
         device=options.device,
     ):
         print(line, flush=True)

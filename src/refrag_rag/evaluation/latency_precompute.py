@@ -29,7 +29,6 @@ def measure_precompute(
     lengths: tuple[int, int] = (64, 256),
     rounds: int = 3,
     batch_size: int = 64,
-    workers: int = 1,
     device: str = "cpu",
 ) -> Iterator[str]:
     """Time both sides in turns, write JSON to `target`, and yield lines for people.
@@ -55,7 +54,7 @@ def measure_precompute(
     with TemporaryDirectory() as folder:
         folders = (Path(folder) / str(number) for number in range(10**6))
         works: dict[str, Work] = {
-            "ours": lambda: _ours(model, texts, next(folders), batch_size, workers),
+            "ours": lambda: _ours(model, texts, next(folders), batch_size),
             "bare": _bare(model, texts, batch_size),
         }
         for _ in range(rounds):
@@ -67,7 +66,6 @@ def measure_precompute(
         "passages": passages,
         "lengths": lengths,
         "batch_size": batch_size,
-        "workers": workers,
         "load_average": load_average(),
         **{side: found.report() for side, found in runs.items()},
     }
@@ -83,7 +81,7 @@ def precompute_table(report: dict[str, Any]) -> str:
     low, high = report["lengths"]
     lines = [
         f"{report['passages']} passages of {low} to {high} tokens, batches of "
-        f"{report['batch_size']} windows, workers: {report['workers']}.\n",
+        f"{report['batch_size']} windows.\n",
         "| side | seconds (median, lowest to highest) | passages/s |",
         "|---|---|---|",
     ]
@@ -95,12 +93,10 @@ def precompute_table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, f"\nOurs reaches {report['share_of_bare']:.0%} of the bare loop.\n"])
 
 
-def _ours(
-    model: RefragModel, texts: list[str], folder: Path, batch_size: int, workers: int
-) -> dict[str, float]:
+def _ours(model: RefragModel, texts: list[str], folder: Path, batch_size: int) -> dict[str, float]:
     with closing(LMDBStore(folder)) as store:
         engine = Refrag(model, store=store, policy="none")
-        report = engine.precompute(texts, batch_size=batch_size, workers=workers)
+        report = engine.precompute(texts, batch_size=batch_size)
     return {"encoded": float(report.encoded)}
 
 

@@ -17,7 +17,6 @@ import lmdb
 import numpy as np
 
 from refrag_rag.store import LMDBStore, PassageEntry
-from refrag_rag.store.records import BODY
 from refrag_rag.store.upkeep import stat, verify
 
 NAMESPACE = "n" * 32
@@ -155,14 +154,9 @@ def _row(
 ) -> GrowthRow:
     rng = Random(count)
     picks = [[_key(rng.randrange(count)) for _ in range(READ)] for _ in range(ROUNDS)]
-    buffer = np.empty((READ * len(made[0].chunk_lengths), made[0].embeddings.shape[1]), np.float32)
 
     def read(store: LMDBStore, keys: Sequence[str]) -> object:
-        return store.read_into(
-            NAMESPACE,
-            keys,
-            lambda rows, _, dtype: buffer.view(dtype).reshape(-1, buffer.shape[1])[:rows],
-        )
+        return store.get(NAMESPACE, keys)
 
     warm, own, plain = [], [], []
     with LMDBStore(folder) as store:
@@ -194,7 +188,7 @@ def _row(
 
 def _records(store: LMDBStore, keys: Sequence[str]) -> list[bytes]:
     """Keys of all records of passages, in LMDB's spelling."""
-    both = [f"{NAMESPACE}/{key}".encode() + part for key in keys for part in (b"", BODY)]
+    both = [f"{NAMESPACE}/{key}".encode() for key in keys]
     return store.scan(lambda transaction: [key for key in both if transaction.get(key) is not None])
 
 

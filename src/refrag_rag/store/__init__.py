@@ -4,20 +4,19 @@ from pathlib import Path
 
 from refrag_rag.store.base import ChunkStore
 from refrag_rag.store.entry import PassageEntry, passage_key
+from refrag_rag.store.keyvalue import KeyValueChunkStore
 from refrag_rag.store.lmdb import LMDBStore
 from refrag_rag.store.memory import MemoryStore
 
 __all__ = [
-    "STORES",
     "ChunkStore",
+    "KeyValueChunkStore",
     "LMDBStore",
     "MemoryStore",
     "PassageEntry",
     "open_store",
     "passage_key",
 ]
-
-STORES = {"memory": MemoryStore, "lmdb": LMDBStore}
 
 
 def open_store(path: str | Path | None) -> ChunkStore:
