@@ -281,6 +281,35 @@ def test_a_truncated_file_is_refused(tmp_path, share):
     assert file.stat().st_size == length
 
 
+def test_a_file_truncated_anywhere_is_refused_or_whole(tmp_path):
+    """Whatever page is lost, of values, of keys or of free pages: no crash, no lost entry."""
+    file = filled(tmp_path / "whole")
+    with LMDBStore(tmp_path / "whole") as store:
+        store.delete("a", list(group(2)))
+        keys = list(store.keys("a"))
+    size, outcomes = file.stat().st_size, set()
+    for length in range(2 * 4096, size, 4096):
+        path = tmp_path / str(length)
+        shutil.copytree(tmp_path / "whole", path)
+        os.truncate(path / "data.mdb", length + 100)
+
+        def work(say, path=path):
+            try:
+                store = LMDBStore(path)
+            except StoreError:
+                say(0)
+                return
+            assert list(store.keys("a")) == keys
+            assert verify(store).damaged == ()
+            store.put("a", group(3000))
+            assert verify(store).damaged == ()
+            say(1)
+
+        outcomes |= {(length > size / 2, one) for one in Child(work).wait()}
+    assert (False, 0) in outcomes
+    assert (False, 1) not in outcomes
+
+
 @pytest.mark.parametrize("length", [100, 5000])
 def test_a_file_without_its_first_pages_is_refused(tmp_path, length):
     os.truncate(filled(tmp_path), length)
@@ -290,7 +319,7 @@ def test_a_file_without_its_first_pages_is_refused(tmp_path, length):
 
 def test_a_file_that_is_shorter_by_unused_pages_opens(tmp_path, monkeypatch):
     """LMDB leaves pages at the end unwritten that a transaction took and gave back."""
-    monkeypatch.setattr(Environment, "lengthen", lambda self, size=None: None)
+    monkeypatch.setattr(Environment, "lengthen", lambda self: None)
     rng, living, number = random.Random(3), [], 0
     with LMDBStore(tmp_path) as store:
         while not store._environment().shortfall():

@@ -123,17 +123,11 @@ class Environment:
         whole = (info["last_pgno"] + 1) * page
         return max(0, int(whole - (self.path / DATA).stat().st_size))
 
-    def lengthen(self, size: int | None = None) -> None:
-        """Give the file the length of the pages it counts, so that a truncated one is known.
-
-        Parameters
-        ----------
-        size
-            Give it this length in bytes instead.
-        """
+    def lengthen(self) -> None:
+        """Give the file the length of the pages it counts, so that a truncated one is known."""
         with self.transaction(write=True):  # other processes must not write meanwhile
             have = (self.path / DATA).stat().st_size
-            os.truncate(self.path / DATA, have + self.shortfall() if size is None else size)
+            os.truncate(self.path / DATA, have + self.shortfall())
 
     def make_writable(self) -> None:
         """Open it again to write, where it was opened to read only; does nothing if it was not."""

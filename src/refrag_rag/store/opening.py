@@ -8,8 +8,8 @@ from pathlib import Path
 import lmdb
 
 from refrag_rag.errors import StoreError
-from refrag_rag.store.entry import PassageEntry
 from refrag_rag.store.environment import DATA, Environment
+from refrag_rag.store.pages import missing_page
 
 
 class OpenEnvironments:
@@ -103,28 +103,17 @@ def refuse_truncated(environment: Environment) -> None:
     missing = environment.shortfall()
     if not missing:
         return
-    reason = ""
-    if environment.read_only:
-        reason = "it is open for reading only, so it cannot be checked. Open it once for writing"
-    else:
-        before = (environment.path / DATA).stat().st_size
-        environment.lengthen()  # a read beyond the end would kill the process
-        reason = _first_damage(environment)
-        if reason:
-            environment.lengthen(before)
-    if reason:
+    file = os.open(environment.path / DATA, os.O_RDONLY)
+    try:
+        with environment.transaction():
+            page = missing_page(file, environment.db.stat()["psize"])
+    finally:
+        os.close(file)
+    if page is not None:
         environment.close()
         raise StoreError(
-            f"{environment.path} is truncated: {missing} bytes are missing and {reason}. Restore "
-            "it from a copy, or delete it and index again."
+            f"{environment.path} is truncated: {missing} bytes are missing, and page {page} is in "
+            "use. Restore it from a copy, or delete it and index again."
         )
-
-
-def _first_damage(environment: Environment) -> str:
-    try:
-        with environment.transaction() as transaction, transaction.cursor() as cursor:
-            for data in cursor.iternext(keys=False, values=True):
-                PassageEntry.from_bytes(data)
-    except (StoreError, lmdb.Error) as error:
-        return f"not all entries are there ({error})"
-    return ""
+    if not environment.read_only:
+        environment.lengthen()
