@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refrag_rag.chunking import ChunkedPassage, LazyTexts, cut_text
-from refrag_rag.errors import InputError, StoreError
+from refrag_rag.errors import StoreError
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION
-from refrag_rag.scoring import SCORERS, Scorer
+from refrag_rag.scoring import SCORERS, Scorers
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
 
 VectorType = Literal["float16", "float32"]
@@ -87,7 +87,7 @@ class PassageLookup:
 
     def __init__(self, model: RefragModel, store: ChunkStore, *, dtype: VectorType) -> None:
         self._model, self._store, self._dtype = model, store, np.dtype(dtype)
-        self._scorers: dict[str, Scorer] = {}
+        self._scorers = Scorers(model)
         self._lock = threading.Lock()
 
     @property
@@ -128,7 +128,7 @@ class PassageLookup:
         if not texts:
             return {}
         passages = {passage_key(text): text for text in texts}
-        names = {name: self._stored_name(name) for name in needs if name != QUESTION}
+        names = self._stored_names(needs)
         found = self._stored(passages)
         missing = {
             key: self._model.chunker.chunk(text)
@@ -153,17 +153,13 @@ class PassageLookup:
         needs
             Names of scores. Without any, chunk embeddings are not read.
 
-        Raises
-        ------
-        StoreError
-            If the store cannot be read or written.
         """
         if not needs:
             there = self._store.contains(self.namespace, list(passages))
             return {key for key, one in zip(passages, there, strict=True) if one}
         found = self._stored(passages)
         if not self.read_only:
-            self._put(self._scored(found, {name: self._stored_name(name) for name in needs}))
+            self._put(self._scored(found, self._stored_names(needs)))
         return {one.key for one in found.values()}
 
     def add(
@@ -183,15 +179,9 @@ class PassageLookup:
             *Shape:* (L, D_enc) each.
         needs
             Names of scores.
-
-        Raises
-        ------
-        StoreError
-            If the store cannot be written.
         """
         made = self._encoded(passages, embeddings)
-        names = {name: self._stored_name(name) for name in needs}
-        self._put(made | self._scored(made, names))
+        self._put(made | self._scored(made, self._stored_names(needs)))
 
     def embed(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Chunk embeddings of texts that are not kept, such as questions.
@@ -261,17 +251,11 @@ class PassageLookup:
 
     def _score(self, lacking: Sequence[Found], name: str) -> dict[str, Found]:
         """Passages with one more score, beside those that they have."""
-        if name not in SCORERS:
-            raise InputError(
-                f"{len(lacking)} passages have no score {name!r}, which the policy needs; expected "
-                f"one of {', '.join(SCORERS)}, or that the store has it. Put it into the entries "
-                "of the store first."
-            )
-        scorer = self._scorer(name)
-        values = scorer.score([one.chunked for one in lacking])
+        values = self._scorers.score(name, [one.chunked for one in lacking])
+        stored = self._scorers.stored_name(name)
         return {
             one.text: replace(
-                one, entry=replace(one.entry, scores={**one.entry.scores, scorer.name: value})
+                one, entry=replace(one.entry, scores={**one.entry.scores, stored: value})
             )
             for one, value in zip(lacking, values, strict=True)
         }
@@ -279,14 +263,8 @@ class PassageLookup:
     def _put(self, made: Mapping[str, Found]) -> None:
         self._store.put(self.namespace, {one.key: one.entry for one in made.values()})
 
-    def _stored_name(self, name: str) -> str:
-        return self._scorer(name).name if name in SCORERS else name
-
-    def _scorer(self, name: str) -> Scorer:
-        with self._lock:  # built once, on first use: it reads the decoder's weights
-            if name not in self._scorers:
-                self._scorers[name] = SCORERS[name](self._model)
-            return self._scorers[name]
+    def _stored_names(self, needs: Collection[str]) -> dict[str, str]:
+        return {name: self._scorers.stored_name(name) for name in needs if name != QUESTION}
 
     def _array(self, tensor: Tensor) -> NDArray[Any]:
         return tensor.float().cpu().numpy().astype(self._dtype)

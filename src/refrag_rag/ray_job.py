@@ -104,14 +104,14 @@ def precompute_on_ray(
     InputError
         If the store is not on disk, or the workers' model is not the engine's.
     """
+    if workers < 1:
+        raise InputError(f"workers = {workers}; expected at least 1.")
     need("ray", "precompute_on_ray")
     if not isinstance(engine.store, LMDBStore):
         raise InputError(
             f"A store of type {type(engine.store).__name__}; expected one on disk. Load the engine "
             "with store=FOLDER."
         )
-    if workers < 1:
-        raise InputError(f"workers = {workers}; expected at least 1.")
     with ExitStack() as stack:
         stores = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
         stores.mkdir(parents=True, exist_ok=True)
