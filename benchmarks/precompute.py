@@ -28,7 +28,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     passages, rng = Passages(model), Random(0)
     texts = [passages.passage(rng.randint(*LENGTHS)) for _ in range(options.passages)]
     systems: dict[str, System] = {
-        "ours": partial(index, model, texts, options.batch_size, options.workers),
+        "ours": partial(index, model, texts, options.batch_size),
         "bare": bare_loop(model, texts, options.batch_size),
     }
     rows = run(systems, options.rounds)
@@ -42,13 +42,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def index(
-    model: RefragModel, texts: Sequence[str], batch_size: int, workers: int
-) -> dict[str, float]:
+def index(model: RefragModel, texts: Sequence[str], batch_size: int) -> dict[str, float]:
     """Encode all texts into a new store."""
     with new_store() as store:
         engine = Refrag(model, store=store, policy="none")
-        report = engine.precompute(texts, batch_size=batch_size, workers=workers)
+        report = engine.precompute(texts, batch_size=batch_size)
     return {"encoded": report.encoded}
 
 
@@ -84,7 +82,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         rows.append((label, seconds, f"{report['passages'] / found['median']:.1f}"))
     return (
         f"{report['passages']} passages of {low} to {high} tokens, batches of "
-        f"{report['batch_size']} windows, workers: {report['workers']}.\n\n"
+        f"{report['batch_size']} windows.\n\n"
         + table(("side", "seconds (median, lowest to highest)", "passages/s"), rows)
         + f"\nOurs reaches {report['share_of_bare']:.0%} of the bare loop.\n"
     )
@@ -95,7 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser(__doc__, rounds=3)
     made.add_argument("--passages", type=int, default=512, help="(default: 512)")
     made.add_argument("--batch-size", type=int, default=64, help="windows (default: 64)")
-    made.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     print(markdown(measure(made.parse_args(arguments))))
 
 

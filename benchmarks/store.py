@@ -130,8 +130,8 @@ def _reads(folder: Path, count: int, rounds: int) -> dict[str, float]:
 
 
 def _read(store: LMDBStore, keys: Sequence[str]) -> dict[str, float]:
-    """The engine's read: all chunk embeddings in one array."""
-    return {"found": sum(entry is not None for entry in store.read_into(NAMESPACE, keys))}
+    """The engine's read."""
+    return {"found": sum(entry is not None for entry in store.get(NAMESPACE, keys))}
 
 
 def _sample(seed: int) -> PassageEntry:

@@ -198,7 +198,7 @@ def test_mistakes_end_with_one_line(folder, tmp_path, capsys):
         (["index", str(folder), "--model", "no-such", "--home", home], "No model 'no-such'"),
         (["index", str(folder), "--model", TINY, "-k", "3", "--home", home], "k = 3"),
         (["index", str(folder), "--home", str(folder / "town.txt")], "cannot be written"),
-        (["index", str(folder), "--workers", "0", "--model", TINY, "--home", home], "workers"),
+        (["index", str(folder), "--ray", "0", "--model", TINY, "--home", home], "workers"),
     ):
         assert main(arguments) == 1
         last = capsys.readouterr().err.splitlines()[-1]

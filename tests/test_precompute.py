@@ -1,21 +1,16 @@
-"""Precompute: sorted, ahead of the encoder, resumable, in several processes."""
+"""Precompute: sorted, ahead of the encoder, resumable."""
 
-import copy
 import os
 import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from refrag_rag import InputError, Refrag
 from refrag_rag import precompute as module
-from refrag_rag.encoder_pool import worker_devices
-from refrag_rag.errors import RefragError
 from refrag_rag.precompute import ahead
 from refrag_rag.store import LMDBStore, MemoryStore, passage_key
 from tests.conftest import TINY
@@ -33,7 +28,7 @@ precompute.GROUP = 4
 engine = Refrag.load(TINY, store=LMDBStore(sys.argv[1]))
 add = engine._lookup.add
 
-def slow(passages, embeddings, *, needs=()):
+def slow(passages, embeddings, *, needs):
     add(passages, embeddings, needs=needs)
     print(len(passages), flush=True)
     sys.stdin.readline()  # goes on only when it is told to
@@ -55,7 +50,9 @@ def test_groups_give_what_one_by_one_gives_longest_first(model, monkeypatch):
     added = []
     add = engine._lookup.add
     monkeypatch.setattr(
-        engine._lookup, "add", lambda p, e, **more: (added.append(p), add(p, e, **more))
+        engine._lookup,
+        "add",
+        lambda p, e, **more: (added.append(list(p.values())), add(p, e, **more)),
     )
     report = engine.precompute([*PASSAGES, "", PASSAGES[0], *PASSAGES[-3:]])
     assert (report.passages, report.encoded, report.hits) == (60, 60, 0)
@@ -69,7 +66,7 @@ def test_groups_give_what_one_by_one_gives_longest_first(model, monkeypatch):
     assert {len(group) for group in added} <= {8, 4}
     assert report.chunks == sum(len(one.embeddings) for one in entries(engine))
     again = engine.precompute(iter(PASSAGES))
-    assert (again.encoded, again.hits, again.chunks) == (0, 60, report.chunks)
+    assert (again.encoded, again.hits, again.chunks) == (0, 60, 0)
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -104,57 +101,25 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
         assert all(entries(engine))
 
 
-def test_several_processes_give_the_same(model, monkeypatch):
-    monkeypatch.setattr(module, "GROUP", 16)
-    engine, single = Refrag(model), Refrag(model)
-    report = engine.precompute(PASSAGES, workers=2)
-    assert (report.passages, report.encoded) == (60, 60)
-    single.precompute(PASSAGES)
-    for one, other in zip(entries(engine), entries(single), strict=True):
-        np.testing.assert_allclose(one.embeddings, other.embeddings, atol=2e-3)
-        np.testing.assert_array_equal(one.char_ends, other.char_ends)
-    assert engine.precompute(PASSAGES, workers=2).hits == 60
-
-
-def test_each_worker_takes_a_gpu_of_its_own(monkeypatch):
-    two = SimpleNamespace(device_count=lambda: 2)
-    monkeypatch.setattr(torch, "get_device_module", lambda device: two)
-    cuda = torch.device("cuda")
-    assert worker_devices(cuda, 2) == [torch.device("cuda:0"), torch.device("cuda:1")]
-    with pytest.raises(InputError, match=r"workers = 3 .* 2 such devices"):
-        worker_devices(cuda, 3)
-    assert worker_devices(torch.device("cpu"), 3) == [torch.device("cpu")] * 3
-
-
-@pytest.mark.gpu
-def test_every_gpu_gives_the_same_as_the_cpu(model):
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    here, there = Refrag(model), Refrag(copy.deepcopy(model).to("cuda"))
-    here.precompute(PASSAGES)
-    there.precompute(PASSAGES, workers=torch.cuda.device_count())
-    for one, other in zip(entries(here), entries(there), strict=True):
-        np.testing.assert_allclose(one.embeddings, other.embeddings, atol=2e-3)
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_is_an_error_and_what_was_kept_stays(model, monkeypatch):
-    monkeypatch.setattr(module, "GROUP", 4)
+def test_what_is_there_is_not_read_to_learn_that_it_is(model, monkeypatch):
     engine = Refrag(model)
-    add = engine._lookup.add
-    from multiprocessing import active_children
+    engine.precompute(PASSAGES[:30])
+    monkeypatch.setattr(engine.store, "get", lambda *_: pytest.fail("read"))
+    report = engine.precompute(PASSAGES)
+    assert (report.hits, report.encoded) == (30, 30)
 
-    def add_then_kill(passages, embeddings, *, needs=()):
-        add(passages, embeddings, needs=needs)
-        for child in active_children():
-            os.kill(child.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(engine._lookup, "add", add_then_kill)
-    with pytest.raises(RefragError, match="worker process ended"):
-        engine.precompute(PASSAGES, workers=2)
-    kept = sum(entry is not None for entry in entries(engine))
-    assert 4 <= kept < 60
-    assert not active_children()
+def test_every_passage_is_hashed_once(model, monkeypatch):
+    hashed = []
+
+    def counted(text):
+        hashed.append(text)
+        return passage_key(text)
+
+    monkeypatch.setattr(module, "passage_key", counted)
+    monkeypatch.setattr("refrag_rag.lookup.passage_key", counted)
+    Refrag(model, scores=["perplexity"]).precompute(PASSAGES)
+    assert sorted(hashed) == sorted(PASSAGES)
 
 
 def test_stored_passages_without_a_needed_score_are_not_encoded_again(model, monkeypatch):
@@ -167,11 +132,10 @@ def test_stored_passages_without_a_needed_score_are_not_encoded_again(model, mon
     assert all(entry.scores for entry in entries(engine, PASSAGES[:5]))
 
 
-@pytest.mark.parametrize("name", ["workers", "batch_size"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])
-def test_bad_numbers_are_refused(engine, name, value):
-    with pytest.raises(InputError, match=name):
-        engine.precompute(PASSAGES, **{name: value})
+def test_bad_numbers_are_refused(engine, value):
+    with pytest.raises(InputError, match="batch_size"):
+        engine.precompute(PASSAGES, batch_size=value)
 
 
 def test_the_bar_counts_all_passages(model, capsys):

@@ -5,7 +5,7 @@ import pytest
 
 from refrag_rag import Refrag
 from refrag_rag.errors import InputError
-from refrag_rag.ray_job import ShardWriter, precompute_on_ray
+from refrag_rag.ray_job import StoreWriter, precompute_on_ray
 from refrag_rag.store import LMDBStore, passage_key
 from tests.conftest import TINY, build_model
 
@@ -38,22 +38,26 @@ def engine(model_folder, tmp_path):
 
 
 def test_a_worker_writes_what_it_encodes_and_keeps_nothing(model_folder, engine, tmp_path):
-    worker = ShardWriter(model_folder, str(tmp_path / "shards"), {})
+    worker = StoreWriter(model_folder, str(tmp_path / "stores"), {})
     found = worker({"text": np.array(TEXTS[:5], object)})
-    assert [path.endswith(".safetensors") for path in found["shard"]] == [True]
+    (place,) = found["store"]
+    with LMDBStore(place, read_only=True) as store:
+        keys = [passage_key(text) for text in TEXTS[:5]]
+        assert store.contains(engine.namespace, keys) == [True] * 5
+    assert [one.name for one in (tmp_path / "stores").iterdir()] == [place.rpartition("/")[2]]
     assert not list(worker._engine.store.keys(engine.namespace))
 
 
-def test_shards_of_a_killed_job_count_as_done(model_folder, engine, tmp_path):
+def test_stores_of_a_killed_job_count_as_done(model_folder, engine, tmp_path):
     pytest.importorskip("ray")
-    shards = tmp_path / "shards"
-    ShardWriter(model_folder, str(shards), {})({"text": np.array(TEXTS[:5], object)})
-    imported = precompute_on_ray(engine, TEXTS[:5], model=model_folder, folder=shards)
-    assert imported.new == 5
+    stores = tmp_path / "stores"
+    StoreWriter(model_folder, str(stores), {})({"text": np.array(TEXTS[:5], object)})
+    merged = precompute_on_ray(engine, TEXTS[:5], model=model_folder, folder=stores)
+    assert merged.new == 5
     assert len(entries(engine, TEXTS[:5])) == 5
 
 
-def test_what_cannot_take_shards_in_is_refused(model_folder):
+def test_what_cannot_take_stores_in_is_refused(model_folder):
     pytest.importorskip("ray")
     with pytest.raises(InputError, match="expected one on disk"):
         precompute_on_ray(Refrag.load(model_folder), TEXTS, model=model_folder)
@@ -71,12 +75,12 @@ def test_two_workers_fill_the_store_as_one_process_does(model_folder, engine, tm
         with pytest.raises(InputError, match="expected the engine's"):
             precompute_on_ray(engine, TEXTS[:20], model=TINY, folder=tmp_path / "others")
         assert engine.store.namespaces() == [engine.namespace]
-        imported = precompute_on_ray(
-            engine, [*TEXTS, TEXTS[0], " "], model=model_folder, folder=tmp_path / "shards"
+        merged = precompute_on_ray(
+            engine, [*TEXTS, TEXTS[0], " "], model=model_folder, folder=tmp_path / "stores"
         )
     finally:
         ray.shutdown()
-    assert imported.shards == 3  # of 256 passages at most
-    assert imported.new == len(TEXTS) - 10
+    assert merged.stores == 3  # of 256 passages at most
+    assert merged.new == len(TEXTS) - 10
     check_equal(engine, alone)
     alone.store.close()

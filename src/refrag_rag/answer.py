@@ -161,8 +161,10 @@ class PrecomputeReport:
 
     Attributes
     ----------
-    passages, chunks
-        Different passages given, and their chunks.
+    passages
+        Different passages given.
+    chunks
+        Of those that were encoded now.
     encoded, hits
         Passages encoded now, and those that the store already had.
     seconds

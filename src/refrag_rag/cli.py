@@ -42,10 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     index = commands.add_parser("index", help="index a folder and precompute chunk embeddings")
     index.add_argument("folder", type=Path)
-    index.add_argument("--workers", type=int, default=1, help="processes that encode (default: 1)")
-    index.add_argument("--ray", action="store_true", help="the workers are those of a Ray cluster")
     index.add_argument(
-        "--shards", type=Path, metavar="FOLDER",
+        "--ray", type=int, metavar="WORKERS", help="encode with workers of a Ray cluster"
+    )
+    index.add_argument(
+        "--shared", type=Path, metavar="FOLDER",
         help="with --ray: where workers write; all machines of the cluster share it",
     )  # fmt: skip
     index.set_defaults(run=_index)
@@ -141,28 +142,25 @@ def _index(options: argparse.Namespace) -> None:
     from refrag_rag.demo.home import Home
     from refrag_rag.demo.library import update_index
 
-    if options.shards and not options.ray:
-        raise InputError(f"--shards {options.shards} without --ray; expected it only with it.")
+    if options.shared and options.ray is None:
+        raise InputError(f"--shared {options.shared} without --ray; expected it only with it.")
     home = Home(options.home)
     record = home.settle(options.folder, options.model, options.k)
 
     def precompute(engine: "Refrag", texts: Sequence[str]) -> None:
-        if options.ray:
-            from refrag_rag.ray_job import precompute_on_ray as on_ray
+        from refrag_rag.ray_job import precompute_on_ray
 
-            settings = {"k": record.k, "base": options.base}
-            workers, shards = options.workers, options.shards
-            on_ray(engine, texts, model=record.model, workers=workers, folder=shards,
-                   options=settings)  # fmt: skip
-        else:
-            engine.precompute(texts, workers=options.workers, progress=True)
+        precompute_on_ray(
+            engine, texts, model=record.model, workers=options.ray, folder=options.shared,
+            options={"k": record.k, "base": options.base},
+        )  # fmt: skip
 
     changes = update_index(
         options.folder,
         home,
         lambda: _load(options, record),
         record=record,
-        precompute=precompute if options.ray or options.workers != 1 else None,
+        precompute=None if options.ray is None else precompute,
     )
     if changes.skipped:
         print(f"refrag: {_skipped(changes.skipped)}", file=sys.stderr)

@@ -14,7 +14,7 @@ from refrag_rag.errors import InputError
 from refrag_rag.lookup import PassageLookup, VectorType
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import Policy, get_policy, needs_of
-from refrag_rag.precompute import Precompute
+from refrag_rag.precompute import precompute
 from refrag_rag.preparation import OnMiss, Preparation
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.request import (
@@ -172,14 +172,14 @@ class Refrag:
         texts: Iterable[str],
         *,
         batch_size: int = 64,
-        workers: int = 1,
         progress: bool = False,
     ) -> PrecomputeReport:
         """Encode passages that the store has not, and keep them. Calling again costs nothing.
 
         Scores that the engine was built with, and those of its policy, are computed and kept too.
         What is encoded is kept in groups: a run that was killed goes on from there when it is
-        called again.
+        called again. A store that was opened read-only takes nothing: what it has not is logged,
+        and is encoded whenever it is asked for.
 
         Parameters
         ----------
@@ -187,10 +187,6 @@ class Refrag:
             Passages, as they will stand in spans.
         batch_size
             Encoder windows at once.
-        workers
-            Processes that encode. On CPUs they share the cores; on GPUs each takes one of them.
-            Each imports the script that runs, which needs the guard
-            ``if __name__ == "__main__":``.
         progress
             Show a bar with passages per second and an estimate.
 
@@ -202,10 +198,14 @@ class Refrag:
             If an argument cannot be used.
         """
         needs = self.scores | (needs_of(self.policy) & set(SCORERS))
-        run = Precompute(
-            self.model, self._lookup, needs=needs, batch_size=batch_size, workers=workers
+        return precompute(
+            self.model,
+            self._lookup,
+            checked_texts(texts),
+            needs=needs,
+            batch_size=batch_size,
+            progress=progress,
         )
-        return run.run(checked_texts(texts), progress=progress)
 
     def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
         """Remove passages from the store, such as those of deleted documents.

@@ -11,7 +11,6 @@ from refrag_rag.chunking import cut_text
 from refrag_rag.lookup import Found
 from refrag_rag.policies import Choice, Chunks, Policy, budget, choose
 from refrag_rag.prompt.assemble import ParsedPrompt, SpanChunks
-from refrag_rag.rows import join_rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +43,7 @@ def expand(
         chunks = Chunks(
             texts=[text for one in texts for text in one],
             passages=np.repeat(np.arange(len(sizes)), sizes),
-            embeddings=join_rows([item.entry.embeddings for item in items]),
+            embeddings=np.concatenate([item.entry.embeddings for item in items]),
             scores=_common_scores([item.scores for item in items]),
             retrieval=[span.score for span in parsed.spans],
             question=asked.embeddings,

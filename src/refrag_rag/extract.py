@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.policies import Policy
 from refrag_rag.policies import budget as check_share
@@ -129,6 +130,8 @@ def extract(
         return [Extract(text, 0, 0) for text in texts]
     if engine.on_miss == "text":  # the engine would read what is missing as text, beyond the budget
         engine.precompute(texts)
+        if engine.store.read_only:  # which takes nothing
+            engine = Refrag(engine.model, store=engine.store, policy=engine.policy)
     for chosen in (policy, _FALLBACK):
         prompt = engine.compress("\n".join(marked), question=question, policy=chosen, p=share)
         if prompt.expanded:

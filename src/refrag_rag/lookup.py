@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refrag_rag.chunking import ChunkedPassage
-from refrag_rag.errors import InputError
-from refrag_rag.fingerprint import State, weights_state
+from refrag_rag.errors import StoreError
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION
-from refrag_rag.rows import RowBuffers
-from refrag_rag.scoring import SCORERS, Scorer
+from refrag_rag.scoring import SCORERS, Scorers
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
-from refrag_rag.store.rows import read_rows
 
 VectorType = Literal["float16", "float32"]
 logger = logging.getLogger(__name__)
@@ -32,8 +29,8 @@ class Found:
 
     Attributes
     ----------
-    text, entry
-        The passage.
+    key, text, entry
+        The passage, and what the store calls it.
     hit
         Whether the store had it.
     encode_s
@@ -42,6 +39,7 @@ class Found:
         Names of the scores that were needed, and under which they are stored.
     """
 
+    key: str
     text: str
     entry: PassageEntry
     hit: bool
@@ -84,8 +82,7 @@ class PassageLookup:
 
     def __init__(self, model: RefragModel, store: ChunkStore, *, dtype: VectorType) -> None:
         self._model, self._store, self._dtype = model, store, np.dtype(dtype)
-        self._buffers = RowBuffers(pinned=model.device.type == "cuda")
-        self._scorers: dict[str, tuple[State, Scorer]] = {}
+        self._scorers = Scorers(model)
         self._lock = threading.Lock()
 
     @property
@@ -94,16 +91,17 @@ class PassageLookup:
         with self._lock:  # computed once for each state of the weights
             return self._model.fingerprint
 
+    @property
+    def read_only(self) -> bool:
+        """Whether what is made cannot be kept."""
+        return self._store.read_only
+
     def find(
-        self,
-        texts: Sequence[str],
-        *,
-        encode: bool,
-        needs: Collection[str] = (),
-        batch_size: int = 64,
-        must_keep: bool = False,
+        self, texts: Sequence[str], *, encode: bool, needs: Collection[str] = ()
     ) -> dict[str, Found]:
         """Find passages with what a policy needs; what is missing is made and kept, or left out.
+
+        A store that cannot be written costs time, not the answer: that is logged.
 
         Parameters
         ----------
@@ -114,66 +112,71 @@ class PassageLookup:
             are marked as text, and such scores are NaN.
         needs
             Names of scores; ``question`` is none of the passages' business and is passed over.
-        batch_size
-            Encoder windows at once.
-        must_keep
-            Whether a read-only store is an error; otherwise what was made is not kept.
 
         Raises
         ------
         InputError
             If a needed score is missing that cannot be computed here.
         StoreError
-            If the store cannot be read or written.
+            If the store cannot be read.
         """
         if not texts:
             return {}
-        keys = [passage_key(text) for text in texts]
-        entries = read_rows(self._store, self.namespace, keys, self._buffers.allocate)
-        known = zip(texts, entries, strict=True)
-        found = {text: Found(text, entry, hit=True) for text, entry in known if entry is not None}
-        missing = [self._model.chunker.chunk(text) for text in texts if text not in found]
-        names = {name: self._stored_name(name) for name in needs if name != QUESTION}
+        passages = {passage_key(text): text for text in texts}
+        names = self._stored_names(needs)
+        found = self._stored(passages)
+        missing = {
+            key: self._model.chunker.chunk(text)
+            for key, text in passages.items()
+            if text not in found
+        }
         if encode:
-            found |= self._complete(found, missing, names, batch_size, must_keep)
+            found |= self._made(found, missing, names)
         else:
-            found |= {passage.text: self._as_text(passage) for passage in missing}
+            found |= {p.text: self._as_text(key, p) for key, p in missing.items()}
         if not names:
             return found
         return {text: replace(one, needed=names) for text, one in found.items()}
 
-    def known(
-        self, texts: Sequence[str], *, needs: Collection[str] = ()
-    ) -> tuple[dict[str, int], list[str]]:
-        """Passages that the store has, with how many chunks; and those that lack a needed score."""
-        names = {self._stored_name(name) for name in needs}
-        keys = [passage_key(text) for text in texts]
-        entries = read_rows(self._store, self.namespace, keys, self._buffers.allocate)
-        found = {text: e for text, e in zip(texts, entries, strict=True) if e is not None}
-        lacking = [t for t, entry in found.items() if names and names - entry.scores.keys()]
-        return {text: len(entry.embeddings) for text, entry in found.items()}, lacking
+    def ready(self, passages: Mapping[str, str], *, needs: Collection[str] = ()) -> set[str]:
+        """Keys of passages that the store has; scores that they lack are computed and kept.
+
+        Parameters
+        ----------
+        passages
+            Texts by key.
+        needs
+            Names of scores. Without any, chunk embeddings are not read.
+
+        """
+        if not needs:
+            there = self._store.contains(self.namespace, list(passages))
+            return {key for key, one in zip(passages, there, strict=True) if one}
+        found = self._stored(passages)
+        if not self.read_only:
+            self._put(self._scored(found, self._stored_names(needs)))
+        return {one.key for one in found.values()}
 
     def add(
         self,
-        passages: Sequence[ChunkedPassage],
-        embeddings: Sequence[NDArray[Any]],
+        passages: Mapping[str, ChunkedPassage],
+        embeddings: Sequence[Tensor],
         *,
         needs: Collection[str] = (),
     ) -> None:
-        """Keep passages that were encoded elsewhere, with the scores that are needed.
+        """Keep passages that were encoded, with the scores that are needed.
 
-        Raises
-        ------
-        StoreError
-            If the store cannot be written.
+        Parameters
+        ----------
+        passages
+            By key.
+        embeddings
+            *Shape:* (L, D_enc) each.
+        needs
+            Names of scores.
         """
-        made = {
-            passage.text: Found(passage.text, _entry(passage, array.astype(self._dtype)), hit=False)
-            for passage, array in zip(passages, embeddings, strict=True)
-        }
-        for name in needs:
-            made |= self._score(list(made.values()), name)
-        self._keep(made, must_keep=True)
+        made = self._encoded(passages, embeddings)
+        self._put(made | self._scored(made, self._stored_names(needs)))
 
     def embed(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Chunk embeddings of texts that are not kept, such as questions.
@@ -187,73 +190,83 @@ class PassageLookup:
         made = self._model.encode(passages)
         return {p.text: self._array(one) for p, one in zip(passages, made, strict=True)}
 
-    def _complete(
+    def _stored(self, passages: Mapping[str, str]) -> dict[str, Found]:
+        """What the store has of passages by key."""
+        width = self._model.config.chunk_width
+        found: dict[str, Found] = {}
+        entries = self._store.get(self.namespace, list(passages))
+        for (key, text), entry in zip(passages.items(), entries, strict=True):
+            if entry is not None and entry.embeddings.shape[1] == width:
+                found[text] = Found(key, text, entry, hit=True)
+            elif entry is not None:
+                logger.warning(
+                    "The entry %s has %d numbers a vector and not %d; it counts as missing.",
+                    key, entry.embeddings.shape[1], width,
+                )  # fmt: skip
+        return found
+
+    def _made(
         self,
-        found: dict[str, Found],
-        missing: Sequence[ChunkedPassage],
+        found: Mapping[str, Found],
+        missing: Mapping[str, ChunkedPassage],
         names: Mapping[str, str],
-        batch_size: int,
-        must_keep: bool,
     ) -> dict[str, Found]:
         """Passages that the store had not, or had without a needed score: now complete and kept."""
         started = time.perf_counter()
-        made = self._encode(missing, batch_size)
-        for name, stored in names.items():
-            lacking = [one for one in (found | made).values() if stored not in one.entry.scores]
-            if lacking:
-                made |= self._score(lacking, name)
-        if made:
-            self._keep(made, must_keep)
+        embeddings = self._model.encode(list(missing.values())) if missing else []
+        made = self._encoded(missing, embeddings)
+        made |= self._scored({**found, **made}, names)
+        if self.read_only and made:
+            logger.info("The store is read-only: %d passages were made but not kept.", len(made))
+        else:
+            try:
+                self._put(made)
+            except StoreError as error:
+                logger.warning("%d passages were made but not kept: %s", len(made), error)
         each = (time.perf_counter() - started) / max(1, len(made))
         return {text: replace(one, encode_s=each) for text, one in made.items()}
 
-    def _encode(self, passages: Sequence[ChunkedPassage], batch_size: int) -> dict[str, Found]:
-        if not passages:
-            return {}
-        embeddings = self._model.encode(passages, batch_size=batch_size)
+    def _encoded(
+        self, passages: Mapping[str, ChunkedPassage], embeddings: Sequence[Tensor]
+    ) -> dict[str, Found]:
         return {
-            passage.text: Found(passage.text, _entry(passage, self._array(tensor)), hit=False)
-            for passage, tensor in zip(passages, embeddings, strict=True)
+            passage.text: Found(key, passage.text, _entry(passage, self._array(one)), hit=False)
+            for (key, passage), one in zip(passages.items(), embeddings, strict=True)
         }
+
+    def _scored(self, passages: Mapping[str, Found], names: Mapping[str, str]) -> dict[str, Found]:
+        """Those passages that lack a score, with all of them."""
+        made: dict[str, Found] = {}
+        for name, stored in names.items():
+            now = {**passages, **made}.values()
+            lacking = [one for one in now if stored not in one.entry.scores]
+            if lacking:
+                made |= self._score(lacking, name)
+        return made
 
     def _score(self, lacking: Sequence[Found], name: str) -> dict[str, Found]:
         """Passages with one more score, beside those that they have."""
-        if name not in SCORERS:
-            raise InputError(
-                f"{len(lacking)} passages have no score {name!r}, which the policy needs; expected "
-                f"one of {', '.join(SCORERS)}, or that the store has it. Put it into the entries "
-                "of the store first."
-            )
-        scorer = self._scorer(name)
-        values = scorer.score([one.chunked for one in lacking])
+        values = self._scorers.score(name, [one.chunked for one in lacking])
+        stored = self._scorers.stored_name(name)
         return {
-            one.text: replace(one, entry=_with_score(one.entry, scorer.name, value))
+            one.text: replace(
+                one, entry=replace(one.entry, scores={**one.entry.scores, stored: value})
+            )
             for one, value in zip(lacking, values, strict=True)
         }
 
-    def _keep(self, made: Mapping[str, Found], must_keep: bool) -> None:
-        if getattr(self._store, "read_only", False) and not must_keep:
-            logger.info("The store is read-only: %d passages were made but not kept.", len(made))
-            return
-        entries = {passage_key(text): _own(one.entry) for text, one in made.items()}
-        self._store.put(self.namespace, entries)
+    def _put(self, made: Mapping[str, Found]) -> None:
+        self._store.put(self.namespace, {one.key: one.entry for one in made.values()})
 
-    def _stored_name(self, name: str) -> str:
-        return self._scorer(name).name if name in SCORERS else name
-
-    def _scorer(self, name: str) -> Scorer:
-        with self._lock:  # built once for each state of the decoder's weights: it reads them all
-            state = weights_state(self._model.decoder)
-            if name not in self._scorers or self._scorers[name][0] != state:
-                self._scorers[name] = (state, SCORERS[name](self._model))
-            return self._scorers[name][1]
+    def _stored_names(self, needs: Collection[str]) -> dict[str, str]:
+        return {name: self._scorers.stored_name(name) for name in needs if name != QUESTION}
 
     def _array(self, tensor: Tensor) -> NDArray[Any]:
         return tensor.float().cpu().numpy().astype(self._dtype)
 
-    def _as_text(self, passage: ChunkedPassage) -> Found:
+    def _as_text(self, key: str, passage: ChunkedPassage) -> Found:
         nothing = np.zeros((len(passage), self._model.config.chunk_width), self._dtype)
-        return Found(passage.text, _entry(passage, nothing), hit=False, as_text=True)
+        return Found(key, passage.text, _entry(passage, nothing), hit=False, as_text=True)
 
 
 def _visible(entry: PassageEntry, names: Mapping[str, str]) -> dict[str, NDArray[np.float32]]:
@@ -269,24 +282,6 @@ def _visible(entry: PassageEntry, names: Mapping[str, str]) -> dict[str, NDArray
     own = {name: s for name, s in entry.scores.items() if name.partition(".")[0] not in SCORERS}
     unknown = np.full(len(entry.chunk_lengths), np.nan, np.float32)
     return own | {name: entry.scores.get(stored, unknown) for name, stored in names.items()}
-
-
-def _with_score(entry: PassageEntry, name: str, values: NDArray[np.float32]) -> PassageEntry:
-    return PassageEntry(
-        entry.embeddings,
-        entry.token_ids,
-        entry.chunk_lengths,
-        entry.char_ends,
-        {**entry.scores, name: values},
-    )
-
-
-def _own(entry: PassageEntry) -> PassageEntry:
-    """An entry with memory of its own: a store may keep it, and would keep the whole buffer."""
-    if entry.embeddings.base is None:
-        return entry
-    copied: Any = np.array(entry.embeddings)
-    return replace(entry, embeddings=copied)
 
 
 def _entry(

@@ -18,7 +18,6 @@ from refrag_rag.fingerprint import State, digest_weights, weights_state
 from refrag_rag.policies.base import Policy
 from refrag_rag.projector import Projector
 from refrag_rag.prompt import VECTOR, CompressedPrompt, TextSegment
-from refrag_rag.rows import join_rows
 from refrag_rag.tokenization import PlainTokenizer, backend, description, token_id
 
 
@@ -170,8 +169,8 @@ class RefragModel(nn.Module):
         input_ids = torch.from_numpy(ids).to(self.device)  # (B, T)
         attention_mask = torch.from_numpy(mask).to(self.device)  # (B, T)
         runs = [run for prompt in prompts for run in prompt.embeddings()]
-        joined = join_rows(runs) if runs else np.empty((0, self.config.chunk_width), "f4")
-        vectors_in = torch.from_numpy(joined if joined.flags.writeable else joined.copy())
+        joined = np.concatenate(runs) if runs else np.empty((0, self.config.chunk_width), "f4")
+        vectors_in = torch.from_numpy(joined)  # (V, D_enc)
         embeds = self.embed(input_ids, torch.from_numpy(vectors).to(self.device), vectors_in)
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
         return DecoderInputs(embeds, attention_mask, positions, input_ids)

@@ -1,32 +1,41 @@
 """Encode many passages: sorted by length, cut ahead of the encoder, kept group by group."""
 
-import hashlib
 import itertools
+import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from refrag_rag.answer import PrecomputeReport
-from refrag_rag.encoder_pool import Encoded, EncoderPool, encode_group
+from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.errors import InputError
 from refrag_rag.lookup import PassageLookup
 from refrag_rag.model import RefragModel
 from refrag_rag.spans import neutralise
+from refrag_rag.store import passage_key
+from refrag_rag.windows import Window
 
 BLOCK = 8192  # passages that are sorted together
 GROUP = 256  # passages that are kept together: what a killed run can lose
-Encoding = Callable[[Sequence[Sequence[str]]], Iterator[Encoded]]
 T = TypeVar("T")
 U = TypeVar("U")
+logger = logging.getLogger(__name__)
 
 
-class Precompute:
-    """One run over passages.
+def precompute(
+    model: RefragModel,
+    lookup: PassageLookup,
+    texts: Iterable[str],
+    *,
+    needs: Collection[str],
+    batch_size: int,
+    progress: bool,
+) -> PrecomputeReport:
+    """Encode passages that the store has not.
 
     Parameters
     ----------
@@ -36,99 +45,81 @@ class Precompute:
         Scores to compute too.
     batch_size
         Encoder windows at once.
-    workers
-        Processes that encode; 1 is this one.
+    progress
+        Show a bar.
 
     Raises
     ------
     InputError
         If an argument cannot be used.
     """
-
-    def __init__(
-        self,
-        model: RefragModel,
-        lookup: PassageLookup,
-        *,
-        needs: Collection[str],
-        batch_size: int,
-        workers: int,
-    ) -> None:
-        for name, value in (("batch_size", batch_size), ("workers", workers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} = {value!r}; expected at least 1.")
-        self._model, self._lookup, self._needs = model, lookup, needs
-        self._batch_size, self._workers = batch_size, workers
-
-    def run(self, texts: Iterable[str], *, progress: bool) -> PrecomputeReport:
-        """Encode what the store has not."""
-        started = time.perf_counter()
-        report = PrecomputeReport(0, 0, 0, 0, 0.0)
-        total = len(texts) if isinstance(texts, Sized) else None
-        # Passages that are there already take no time: the rate is that of the last ones.
-        with tqdm(total=total, unit="passage", disable=not progress, smoothing=0.05) as bar:
-            seen: set[bytes] = set()
-            with ExitStack() as stack:
-                encode = self._encoding(stack)
-                for block in _blocks(map(neutralise, texts), BLOCK):
-                    fresh = [text for text in block if text.strip() and _first(text, seen)]
-                    bar.update(len(block) - len(fresh))
-                    report = self._block(fresh, report, bar, encode)
-        return replace(report, seconds=time.perf_counter() - started)
-
-    def _block(
-        self, texts: Sequence[str], report: PrecomputeReport, bar: tqdm, encode: Encoding
-    ) -> PrecomputeReport:
-        known = self._known(texts)
-        bar.update(len(known))
-        report = replace(
-            report,
-            passages=report.passages + len(texts),
-            chunks=report.chunks + sum(known.values()),
-            hits=report.hits + len(known),
-        )
-        missing = sorted((t for t in texts if t not in known), key=len, reverse=True)
-        groups = [missing[i : i + GROUP] for i in range(0, len(missing), GROUP)]
-        for encoded in encode(groups):
-            self._lookup.add(encoded.passages, encoded.embeddings, needs=self._needs)
-            bar.update(len(encoded.passages))
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size = {batch_size!r}; expected at least 1.")
+    started = time.perf_counter()
+    report = PrecomputeReport(0, 0, 0, 0, 0.0)
+    seen: set[str] = set()
+    total = len(texts) if isinstance(texts, Sized) else None
+    # Passages that are there already take no time: the rate is that of the last ones.
+    with tqdm(total=total, unit="passage", disable=not progress, smoothing=0.05) as bar:
+        for block in _blocks(map(neutralise, texts), BLOCK):
+            passages = _new(block, seen)
+            missing = _missing(lookup, passages, needs)
+            bar.update(len(block) - len(missing))
             report = replace(
                 report,
-                encoded=report.encoded + len(encoded.passages),
-                chunks=report.chunks + sum(map(len, encoded.passages)),
+                passages=report.passages + len(passages),
+                hits=report.hits + len(passages) - len(missing),
             )
-        return report
+            if lookup.read_only and missing:
+                logger.warning(
+                    "The store is read-only and has not %d passages; they are encoded whenever "
+                    "they are asked for.", len(missing),
+                )  # fmt: skip
+                continue
+            for encoded in _encode(model, lookup, missing, needs, batch_size):
+                bar.update(len(encoded))
+                chunks = report.chunks + sum(map(len, encoded))
+                report = replace(report, encoded=report.encoded + len(encoded), chunks=chunks)
+    return replace(report, seconds=time.perf_counter() - started)
 
-    def _known(self, texts: Sequence[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for start in range(0, len(texts), GROUP):
-            known, lacking = self._lookup.known(texts[start : start + GROUP], needs=self._needs)
-            found |= known
-            self._lookup.find(lacking, encode=True, needs=self._needs, must_keep=True)
-        return found
 
-    def _encoding(self, stack: ExitStack) -> Encoding:
-        """What encodes groups: this process, or others that are started when there is work."""
-        pools: list[EncoderPool] = []
+def _new(texts: Iterable[str], seen: set[str]) -> dict[str, str]:
+    """Texts by key that were not seen before."""
+    passages = {passage_key(text): text for text in texts if text.strip()}
+    new = {key: text for key, text in passages.items() if key not in seen}
+    seen.update(new)
+    return new
 
-        def elsewhere(groups: Sequence[Sequence[str]]) -> Iterator[Encoded]:
-            if groups and not pools:
-                pool = EncoderPool(self._model, self._workers, batch_size=self._batch_size)
-                pools.append(stack.enter_context(pool))
-            return pools[0].encode(groups) if groups else iter(())
 
-        return self._here if self._workers == 1 else elsewhere
+def _missing(
+    lookup: PassageLookup, passages: Mapping[str, str], needs: Collection[str]
+) -> dict[str, str]:
+    """What the store has not, longest first."""
+    missing: dict[str, str] = {}
+    for group in _groups(passages):
+        ready = lookup.ready(group, needs=needs)
+        missing |= {key: text for key, text in group.items() if key not in ready}
+    return dict(sorted(missing.items(), key=lambda passage: len(passage[1]), reverse=True))
 
-    def _here(self, groups: Sequence[Sequence[str]]) -> Iterator[Encoded]:
-        encoder, chunker = self._model.encoder, self._model.chunker
 
-        def cut(group: Sequence[str]) -> Callable[[], Encoded]:
-            passages = [chunker.chunk(text) for text in group]
-            windows = [list(encoder.windows(passage)) for passage in passages]
-            return lambda: encode_group(encoder, passages, windows, self._batch_size)
+def _encode(
+    model: RefragModel,
+    lookup: PassageLookup,
+    passages: Mapping[str, str],
+    needs: Collection[str],
+    batch_size: int,
+) -> Iterator[list[ChunkedPassage]]:
+    """Encode and keep group by group."""
 
-        for encode in ahead(cut, groups):
-            yield encode()
+    def cut(group: Mapping[str, str]) -> tuple[dict[str, ChunkedPassage], list[list[Window]]]:
+        chunked = {key: model.chunker.chunk(text) for key, text in group.items()}
+        return chunked, [list(model.encoder.windows(passage)) for passage in chunked.values()]
+
+    for chunked, windows in ahead(cut, _groups(passages)):
+        cuts = list(chunked.values())
+        embeddings = model.encoder.encode(cuts, batch_size=batch_size, windows=windows)
+        lookup.add(chunked, embeddings, needs=needs)
+        yield cuts
 
 
 def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
@@ -148,9 +139,7 @@ def _blocks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield block
 
 
-def _first(text: str, seen: set[bytes]) -> bool:
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    if digest in seen:
-        return False
-    seen.add(digest)
-    return True
+def _groups(passages: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    left = iter(passages.items())
+    while group := dict(itertools.islice(left, GROUP)):
+        yield group

@@ -20,7 +20,6 @@ from refrag_rag.errors import InputError
 from refrag_rag.fingerprint import State, weights_state
 from refrag_rag.model import RefragModel
 from refrag_rag.prompt import VECTOR, CompressedPrompt
-from refrag_rag.rows import join_rows
 
 LEAST = 16  # positions; for fewer the attention mask costs more than is saved
 
@@ -252,7 +251,7 @@ def cache_bytes(cache: Any) -> int:
 
 def _inputs(prompt: CompressedPrompt) -> Inputs:
     runs = prompt.embeddings()
-    return Inputs(prompt.ids, join_rows(runs) if runs else np.empty((0, 0), np.float32))
+    return Inputs(prompt.ids, np.concatenate(runs) if runs else np.empty((0, 0), np.float32))
 
 
 def _first(found: NDArray[np.bool_]) -> int:

@@ -1,5 +1,6 @@
 """Scores of chunks that the decoder makes, for policies: computed once, then kept in the store."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.chunking import ChunkedPassage
-from refrag_rag.fingerprint import digest_weights
+from refrag_rag.errors import InputError
+from refrag_rag.fingerprint import State, digest_weights, weights_state
 from refrag_rag.model import RefragModel
 from refrag_rag.tokenization import PlainTokenizer, description
 
@@ -219,3 +221,42 @@ def _added_in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 SCORERS: dict[str, Callable[[RefragModel], Scorer]] = {"perplexity": perplexity}
+
+
+class Scorers:
+    """The scorers of one model, each built when it is first used: that reads the decoder's weights.
+
+    When these have changed, it is built anew. Threads may share it.
+    """
+
+    def __init__(self, model: RefragModel) -> None:
+        self._model = model
+        self._built: dict[str, tuple[State, Scorer]] = {}
+        self._lock = threading.Lock()
+
+    def stored_name(self, name: str) -> str:
+        """Under which the store keeps a score, of ours or of somebody's."""
+        return self._scorer(name).name if name in SCORERS else name
+
+    def score(self, name: str, passages: Sequence[ChunkedPassage]) -> list[NDArray[np.float32]]:
+        """One array of *shape* (L,) a passage.
+
+        Raises
+        ------
+        InputError
+            If it is not one of ours.
+        """
+        if name not in SCORERS:
+            raise InputError(
+                f"{len(passages)} passages have no score {name!r}, which the policy needs; "
+                f"expected one of {', '.join(SCORERS)}, or that the store has it. Put it into the "
+                "entries of the store first."
+            )
+        return self._scorer(name).score(passages)
+
+    def _scorer(self, name: str) -> Scorer:
+        state = weights_state(self._model.decoder)
+        with self._lock:
+            if name not in self._built or self._built[name][0] != state:
+                self._built[name] = (state, SCORERS[name](self._model))
+            return self._built[name][1]

@@ -1,61 +1,19 @@
-"""Stores of the frameworks: their own suite on ours, and ours on theirs with faults."""
+"""Chunk embeddings in the stores of the frameworks, with faults."""
 
 import logging
 
 import pytest
 
-pytest.importorskip("langchain_tests")
+pytest.importorskip("langchain_core")
 pytest.importorskip("llama_index.core")
 
 from langchain_core.stores import InMemoryByteStore
-from langchain_tests.integration_tests import BaseStoreAsyncTests, BaseStoreSyncTests
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from refrag_rag import Refrag, StoreError
-from refrag_rag.langchain.stores import ByteChunkStore, LMDBByteStore
-from refrag_rag.llama_index.stores import KVChunkStore
 from refrag_rag.spans import wrap
-from refrag_rag.store import LMDBStore
-from refrag_rag.store.upkeep import collect_garbage, stat, verify
+from refrag_rag.store import KeyValueChunkStore
 from tests.store.test_stores import entry, same
-
-
-class _Values:
-    @pytest.fixture
-    def kv_store(self, tmp_path):
-        with LMDBStore(tmp_path) as store:
-            yield LMDBByteStore(store)
-
-    @pytest.fixture
-    def three_values(self):
-        return b"", b"bar" * 5000, bytes(range(256))
-
-
-class TestLMDBByteStore(_Values, BaseStoreSyncTests[bytes]):
-    """The suite of langchain-tests."""
-
-
-class TestLMDBByteStoreAsync(_Values, BaseStoreAsyncTests[bytes]):
-    """The suite of langchain-tests."""
-
-
-def test_bytes_of_others_and_chunk_embeddings_live_in_one_folder(tmp_path):
-    with LMDBStore(tmp_path) as store:
-        store.put("a", {"x": entry(), "y": entry(seed=1)})
-        values = LMDBByteStore(tmp_path)
-        values.mset([("x", b"1"), ("z", b"2")])
-        assert LMDBByteStore(store, namespace="other").mget(["x"]) == [None]
-        assert same(store.get("a", ["x"])[0], entry())
-        assert verify(store).damaged == ()
-        assert [one.namespace for one in stat(store).namespaces] == ["a", "bytes.default"]
-        assert [one.removed for one in collect_garbage(store, ["x"])] == [1]
-        assert values.mget(["x", "z"]) == [b"1", b"2"]
-        store.put_bytes("bytes.default", {"x": b"RfrB1234garbage"})
-        with pytest.raises(StoreError, match="checksum"):
-            values.mget(["x"])
-        assert [one.key for one in verify(store).damaged] == ["x"]
-        values._store.close()
-
 
 PASSAGE = "The Aru flows north. It is 900 km long. Its name means river. " * 2
 PROMPT = f"{wrap(PASSAGE)} How long is it?"
@@ -65,20 +23,20 @@ PROMPT = f"{wrap(PASSAGE)} How long is it?"
 def shared(request):
     """A store of a framework, and the mapping that really holds its values."""
     if request.param == "byte store":
-        return lambda: ByteChunkStore(backing), (backing := InMemoryByteStore()).store
+        backing = InMemoryByteStore()
+        return lambda: KeyValueChunkStore.from_langchain(backing), backing.store
     simple = SimpleKVStore()
-    return lambda: KVChunkStore(simple), _Collection(simple)
+    return lambda: KeyValueChunkStore.from_llama_index(simple), _Collection(simple)
 
 
 class _Collection:
-    """The one collection with entries, as a mapping of bytes-like values."""
+    """Our collection, as a mapping."""
 
     def __init__(self, store):
         self._store = store
 
     def _mapping(self):
-        data = self._store._collections_mappings
-        return data[next(name for name in data if name != "refrag")]
+        return self._store._collections_mappings["refrag"]
 
     def __iter__(self):
         return iter(dict(self._mapping()))
@@ -166,8 +124,37 @@ def test_a_store_that_fails_is_an_error_of_our_own():
         def get(self, key, collection="data"):
             raise ConnectionError("no route")
 
-    for store in (ByteChunkStore(Broken()), KVChunkStore(BrokenKV())):
+    for store in (
+        KeyValueChunkStore.from_langchain(Broken()),
+        KeyValueChunkStore.from_llama_index(BrokenKV()),
+    ):
         with pytest.raises(StoreError, match="no route"):
             store.get("a", ["x"])
     with pytest.raises(StoreError, match="0 values for 1 keys"):
-        ByteChunkStore(Short()).get("a", ["x"])
+        KeyValueChunkStore.from_langchain(Short()).get("a", ["x"])
+
+
+def test_keys_of_others_are_left_alone():
+    backing = InMemoryByteStore()
+    backing.mset([("theirs", b"1"), ("refraga", b"2")])
+    store = KeyValueChunkStore.from_langchain(backing)
+    store.put("a", {"x": entry()})
+    assert (store.namespaces(), list(store.keys("a"))) == (["a"], ["x"])
+    assert store.delete("a", ["x"]) == 1
+    assert sorted(backing.store) == ["refraga", "theirs"]
+
+
+def test_any_four_functions_will_do():
+    values = {}
+    store = KeyValueChunkStore(
+        get=lambda keys: map(values.get, keys),
+        set=values.update,
+        delete=lambda keys: [values.pop(key) for key in keys],
+        keys=lambda: values,
+    )
+    store.put("a", {"x": entry()})
+    assert list(values) == ["refrag/a/x"]
+    assert same(store.get("a", ["x"])[0], entry())
+    assert store.contains("a", ["x", "y"]) == [True, False]
+    assert store.delete("a", ["x", "y"]) == 1
+    assert not values

@@ -148,7 +148,7 @@ def test_a_damaged_file_is_an_error_of_our_own(tmp_path):
 
 def test_keys_that_lmdb_cannot_hold(tmp_path):
     with LMDBStore(tmp_path) as store:
-        with pytest.raises(StoreError, match="510"):
+        with pytest.raises(StoreError, match="511"):
             store.put("a", {"x" * 600: entry()})
         with pytest.raises(StoreError, match="expected"):
             store.put("a/b", {"x": entry()})

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from refrag_rag import StoreError
-from refrag_rag.store import LMDBStore, MemoryStore, PassageEntry, open_store, passage_key
+from refrag_rag.store import (
+    KeyValueChunkStore,
+    LMDBStore,
+    MemoryStore,
+    PassageEntry,
+    open_store,
+    passage_key,
+)
 
 
 def entry(chunks=3, width=16, seed=0, **scores):
@@ -26,18 +33,14 @@ def byte_store(path):
     pytest.importorskip("langchain_classic")
     from langchain_classic.storage import LocalFileStore
 
-    from refrag_rag.langchain.stores import ByteChunkStore
-
-    return ByteChunkStore(LocalFileStore(path))
+    return KeyValueChunkStore.from_langchain(LocalFileStore(path))
 
 
 def key_value_store(_path):
     pytest.importorskip("llama_index.core")
     from llama_index.core.storage.kvstore import SimpleKVStore
 
-    from refrag_rag.llama_index.stores import KVChunkStore
-
-    return KVChunkStore(SimpleKVStore())
+    return KeyValueChunkStore.from_llama_index(SimpleKVStore())
 
 
 STORES = {
@@ -63,6 +66,16 @@ def test_what_is_put_is_got_byte_for_byte(store):
     assert same(got[2], first)
     assert same(got[0], entry(seed=1))
     assert got[2].scores["score"].tolist() == [1, 2, 3]
+
+
+def test_contains_answers_in_the_order_of_the_keys(store):
+    store.put("a", {"x": entry(), "y": entry(seed=1)})
+    assert store.contains("a", ["y", "none", "x", "y"]) == [True, False, True, True]
+    assert store.contains("b", ["x"]) == [False]
+    assert store.contains("a", []) == []
+    assert store.read_only is False
+    store.delete("a", ["x"])
+    assert store.contains("a", ["x", "y"]) == [False, True]
 
 
 def test_namespaces_do_not_see_each_other(store):

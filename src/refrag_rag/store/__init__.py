@@ -5,12 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 from refrag_rag.store.base import ChunkStore
 from refrag_rag.store.entry import PassageEntry, passage_key
+from refrag_rag.store.keyvalue import KeyValueChunkStore
 from refrag_rag.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from refrag_rag.store.lmdb import LMDBStore as LMDBStore
 
-__all__ = ["ChunkStore", "LMDBStore", "MemoryStore", "PassageEntry", "open_store", "passage_key"]
+__all__ = [
+    "ChunkStore",
+    "KeyValueChunkStore",
+    "LMDBStore",
+    "MemoryStore",
+    "PassageEntry",
+    "open_store",
+    "passage_key",
+]
 
 
 def open_store(path: str | Path | None) -> ChunkStore:

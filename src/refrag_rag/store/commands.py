@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from refrag_rag.errors import InputError, StoreError
+from refrag_rag.errors import StoreError
 from refrag_rag.store.lmdb import LMDBStore
-from refrag_rag.store.shards import PASSAGES, export_shards, import_shards
+from refrag_rag.store.merge import merge_stores
 from refrag_rag.store.sources import passage_keys, read_texts
 from refrag_rag.store.upkeep import collect_garbage, stat, verify
 
@@ -51,19 +51,10 @@ def add_commands(commands: Any, read_index: ReadIndex) -> None:
     garbage.add_argument("--dry-run", action="store_true", help="only count")
     garbage.set_defaults(run=lambda options: _gc(options, read_index))
 
-    out = parts.add_parser("export", help="write all entries as safetensors shards")
-    out.add_argument("path", type=Path, help="folder of the store")
-    out.add_argument("folder", type=Path, help="where the shards go")
-    out.add_argument("--namespace", help="only this one (default: all)")
-    out.add_argument(
-        "--passages", type=int, default=PASSAGES, help=f"of one shard (default: {PASSAGES})"
-    )
-    out.set_defaults(run=_export)
-
-    into = parts.add_parser("import", help="take shards into a store; again changes nothing")
+    into = parts.add_parser("merge", help="put the entries of other stores into a store")
     into.add_argument("path", type=Path, help="folder of the store; made if there is none")
-    into.add_argument("shards", type=Path, nargs="+", help="files, and folders of files")
-    into.set_defaults(run=_import)
+    into.add_argument("others", type=Path, nargs="+", help="folders of other stores")
+    into.set_defaults(run=_merge)
 
 
 def _stat(options: argparse.Namespace) -> None:
@@ -118,20 +109,15 @@ def _texts(source: Path, metadata: str, read_index: ReadIndex) -> Iterable[str]:
     return read_texts(source)
 
 
-def _export(options: argparse.Namespace) -> None:
-    if options.passages < 1:
-        raise InputError(f"--passages {options.passages}; expected at least 1.")
-    with LMDBStore(options.path, read_only=True) as store:
-        written = export_shards(
-            store, options.folder, namespace=options.namespace, passages=options.passages
-        )
-    print(f"{len(written)} shards in {options.folder}")
-
-
-def _import(options: argparse.Namespace) -> None:
+def _merge(options: argparse.Namespace) -> None:
+    for other in options.others:  # before the store is made
+        _must_exist(other)
     with LMDBStore(options.path) as store:
-        done = import_shards(store, options.shards)
-    print(f"{done.entries} entries in {done.shards} shards: {done.new} new, {done.scored} scored")
+        done = merge_stores(store, options.others)
+    print(
+        f"{done.entries} entries in {done.stores} stores: {done.new} new, {done.scored} scored, "
+        f"{done.damaged} damaged and left out"
+    )
 
 
 def _must_exist(path: Path) -> None:

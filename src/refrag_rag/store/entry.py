@@ -1,30 +1,18 @@
 """PassageEntry: what a store keeps of one passage, and its bytes."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import accumulate
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from refrag_rag.errors import StoreError
-from refrag_rag.store.formats import Vectors
-from refrag_rag.store.layout import (
-    Header,
-    SmallArrays,
-    check,
-    damaged,
-    format_for,
-    pack,
-    read_header,
-    read_small,
-    read_vectors,
-)
+from refrag_rag.store.formats import get_format
+from refrag_rag.store.layout import Buffer, SmallArrays, pack, unpack
+
+logger = logging.getLogger(__name__)
 
 
 def passage_key(text: str) -> str:
@@ -91,91 +79,39 @@ class PassageEntry:
         StoreError
             If a number is not finite or too large for the format.
         """
+        name = format or ("fp16" if self.embeddings.dtype == np.float16 else "fp32")
         small = SmallArrays(self.token_ids, self.chunk_lengths, self.char_ends, dict(self.scores))
-        return pack(self.embeddings, small, format_for(self.embeddings, format))
+        return pack(self.embeddings, small, get_format(name))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "PassageEntry":
-        """Read what `to_bytes` wrote, now or in safetensors before; the arrays are copies.
+    def from_bytes(cls, data: Buffer) -> "PassageEntry":
+        """Read what `to_bytes` wrote; the arrays are copies.
 
         Raises
         ------
         StoreError
             If the bytes are damaged.
         """
-        header = read_header(data)
-        if header is None:
-            return _from_safetensors(data)
-        check(data, header)
-        return cls(read_vectors(data, header), **read_small(data, header)._asdict())
+        embeddings, small = unpack(data)
+        return cls(embeddings, **small._asdict())
 
 
-@dataclass(frozen=True, eq=False)
-class ReadTogether:
-    """What entries that were read together share.
+def sound_entry(data: Buffer | None, address: str) -> PassageEntry | None:
+    """Read an entry, where a damaged one counts as missing and is logged.
 
-    Attributes
+    So damage costs an encoding, and never gives a wrong vector.
+
+    Parameters
     ----------
-    small
-        Their headers and small arrays, one entry's behind the other's.
-    rows
-        *Shape:* (sum of L, D_enc); their chunk embeddings.
-    headers
-        One for each.
+    data
+        Bytes of an entry, or None if there is none.
+    address
+        What the log calls it.
     """
-
-    small: bytes
-    rows: Vectors
-    headers: Sequence[Header]
-
-    @cached_property
-    def starts(self) -> list[tuple[int, int]]:
-        """First row and first small byte of each entry."""
-        rows = accumulate([header.chunks for header in self.headers], initial=0)
-        places = accumulate([header.cut for header in self.headers], initial=0)
-        return list(zip(rows, places, strict=True))
-
-
-class StoredEntry(PassageEntry):
-    """An entry whose chunk embeddings are rows of an array that was given.
-
-    All arrays are made when they are first asked for: most readers want few of them.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        """Read what is asked for, with what is beside it."""
-        if name not in PassageEntry.__dataclass_fields__:
-            raise AttributeError(name)
-        own = self.__dict__
-        read, number = own["_part"]
-        header, (row, place) = read.headers[number], read.starts[number]
-        if name == "embeddings":
-            own[name] = read.rows[row : row + header.chunks]
-        else:
-            own.update(read_small(read.small, header, place)._asdict())
-        return own[name]
-
-
-def stored_entries(read: ReadTogether) -> list[PassageEntry]:
-    """Entries of what was read, one for each header."""
-    new = object.__new__  # a call of our own for each would take most of the time
-    made: list[PassageEntry] = []
-    for number in range(len(read.headers)):
-        entry = new(StoredEntry)
-        entry.__dict__["_part"] = read, number
-        made.append(entry)
-    return made
-
-
-def _from_safetensors(data: bytes) -> PassageEntry:
+    if data is None:
+        return None
     try:
-        arrays = load(data)
-        scores = {
-            name.removeprefix("score."): array
-            for name, array in arrays.items()
-            if name.startswith("score.")
-        }
-        names = ("embeddings", "token_ids", "chunk_lengths", "char_ends")
-        return PassageEntry(**{name: arrays[name] for name in names}, scores=scores)
-    except (SafetensorError, KeyError) as error:
-        raise damaged(repr(error)) from error
+        return PassageEntry.from_bytes(data)
+    except StoreError as error:
+        logger.warning("The entry %s counts as missing: %s", address, error)
+        return None

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,29 +70,37 @@ class Environment:
         First size of the memory map in bytes.
     read_ahead
         Whether the kernel reads ahead.
+
+    Attributes
+    ----------
+    handles
+        Stores that use it.
     """
 
     def __init__(
         self, path: Path, *, read_only: bool, map_size: int, read_ahead: bool = False
     ) -> None:
-        self.path, self.read_only, self.handles = path, read_only, 0
+        self.path, self.read_only = path, read_only
+        self.handles: weakref.WeakSet[object] = weakref.WeakSet()
         self._map_size, self._read_ahead = map_size, read_ahead
         self._gate = Gate()
-        self._lock = os.open(path / IN_USE, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT)
+        self._lock = self._take_lock()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
             self._open()
         except BaseException:
             os.close(self._lock)
             raise
 
     @contextmanager
-    def transaction(self, *, write: bool = False, buffers: bool = False) -> Iterator[Any]:
-        """Begin a transaction; it is committed at the end, or undone by an error."""
+    def transaction(self, *, write: bool = False) -> Iterator[Any]:
+        """Begin a transaction; it is committed at the end, or undone by an error.
+
+        What it gives are views of the file, which are worth nothing after its end.
+        """
         while True:
             with self._gate:
                 try:
-                    transaction = self.db.begin(None, None, write, buffers)  # type: ignore[call-overload]
+                    transaction = self.db.begin(None, None, write, True)
                 except lmdb.MapResizedError:
                     transaction = None
                 if transaction is not None:
@@ -114,17 +123,32 @@ class Environment:
         whole = (info["last_pgno"] + 1) * page
         return max(0, int(whole - (self.path / DATA).stat().st_size))
 
-    def lengthen(self, size: int | None = None) -> None:
-        """Give the file the length of the pages it counts, so that a truncated one is known.
-
-        Parameters
-        ----------
-        size
-            Give it this length in bytes instead.
-        """
+    def lengthen(self) -> None:
+        """Give the file the length of the pages it counts, so that a truncated one is known."""
         with self.transaction(write=True):  # other processes must not write meanwhile
             have = (self.path / DATA).stat().st_size
-            os.truncate(self.path / DATA, have + self.shortfall() if size is None else size)
+            os.truncate(self.path / DATA, have + self.shortfall())
+
+    def make_writable(self) -> None:
+        """Open it again to write, where it was opened to read only; does nothing if it was not."""
+        if not self.read_only:
+            return
+        with self._gate.alone():
+            self.read_only = False
+            try:
+                lock = self._take_lock()
+            except OSError:
+                self.read_only = True
+                raise
+            os.close(self._lock)
+            self._lock = lock
+            self.db.close()
+            try:
+                self._open()
+            except (OSError, lmdb.Error):
+                self.read_only = True
+                self._open()
+                raise
 
     def compact(self) -> None:
         """Rewrite the file without unused pages.
@@ -136,38 +160,57 @@ class Environment:
         """
         with self._gate.alone():
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StoreError(
-                    f"{self.path} is open in another process; compaction needs it alone. "
-                    "Close the other process and try again."
-                ) from error
-            try:
+                self._become_the_only_one()
                 self._rewrite()
             except (OSError, lmdb.Error) as error:
                 raise StoreError(
                     f"{self.path} cannot be compacted ({error}). Nothing was changed."
                 ) from error
             finally:
-                shutil.rmtree(self.path / BESIDE, ignore_errors=True)
+                # Asking for the exclusive lock has dropped the shared one, granted or not: another
+                # process may have replaced the file since, so it is opened under the lock again.
                 self.db.close()
-                self._open()
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
+                self._open()
 
     def close(self) -> None:
         """Close files and lock."""
         self.db.close()
         os.close(self._lock)
 
+    def _take_lock(self) -> int:
+        """Open the lock file and take the shared lock; waits for a compaction that is going on."""
+        lock = os.open(
+            self.path / IN_USE, os.O_RDONLY if self.read_only else os.O_RDWR | os.O_CREAT
+        )
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def _become_the_only_one(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"{self.path} is open in another process; compaction needs it alone. "
+                "Close the other process and try again."
+            ) from error
+
     def _rewrite(self) -> None:
         beside = self.path / BESIDE
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        self.db.copy(str(beside), compact=True)
-        _to_disk(beside / DATA)
-        self.db.close()
-        os.replace(beside / DATA, self.path / DATA)
-        _to_disk(self.path)
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+            self.db.copy(str(beside), compact=True)
+            _to_disk(beside / DATA)
+            self.db.close()
+            os.replace(beside / DATA, self.path / DATA)
+            _to_disk(self.path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
     def _open(self) -> None:
         self.db = lmdb.open(

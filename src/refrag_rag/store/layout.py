@@ -6,7 +6,6 @@ found by its magic, its sizes and its checksum.
 
 import struct
 import zlib
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,15 +14,15 @@ from numpy.typing import NDArray
 from refrag_rag.errors import StoreError
 from refrag_rag.store.formats import FORMATS, VectorFormat, Vectors
 
-MAGIC = b"RfrE"  # safetensors, the older layout, has four zero bytes at 4:8 and never this
-VERSION = 1
+MAGIC = b"RfrE"
+VERSION = 2
 Buffer = bytes | memoryview
+# magic; version, bytes of an id, of a length, of an end; format; the sizes of `Header`
 START = struct.Struct("<4s4B8s5I")
-BY_NAME = {name.encode().ljust(8, b"\0"): format for name, format in FORMATS.items()}
 CHECKSUM = struct.Struct("<I")
-HEADER = struct.Struct(START.format + "I")
-UNCHECKED = START.size
+HEADER = START.size + CHECKSUM.size
 SCORE = struct.Struct("<H")
+BY_NAME = {name.encode().ljust(8, b"\0"): format for name, format in FORMATS.items()}
 UNSIGNED: dict[int, "np.dtype[np.unsignedinteger[Any]]"] = {
     1: np.dtype("<u1"),
     2: np.dtype("<u2"),
@@ -36,29 +35,28 @@ class Header(NamedTuple):
 
     Attributes
     ----------
-    id_bytes, length_bytes, end_bytes
+    widths
         Bytes of one token id, one chunk length, one character end.
-    small
-        Bytes of everything between header and chunk embeddings.
-    payload
-        Bytes of the chunk embeddings.
-    cut
-        Where the chunk embeddings begin.
-    total
-        Bytes of the entry.
+    format
+        Of the chunk embeddings.
+    chunks, width, tokens
+        L, D_enc, and the number of token ids.
+    small, payload
+        Bytes between header and chunk embeddings, and of the chunk embeddings.
     """
 
-    id_bytes: int
-    length_bytes: int
-    end_bytes: int
+    widths: tuple[int, int, int]
     format: VectorFormat
     chunks: int
     width: int
     tokens: int
     small: int
     payload: int
-    cut: int
-    total: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of the entry."""
+        return HEADER + self.small + self.payload
 
 
 class SmallArrays(NamedTuple):
@@ -68,17 +66,6 @@ class SmallArrays(NamedTuple):
     chunk_lengths: NDArray[np.int32]
     char_ends: NDArray[np.int32]
     scores: dict[str, NDArray[np.float32]]
-
-
-Pieces = tuple[Header, Buffer, Buffer]
-"""An entry as views of its bytes, which may lie at two places: its header; everything up to the
-chunk embeddings, and the end of these; the chunk embeddings up to there."""
-
-
-def joined(pieces: Pieces) -> bytes:
-    """Bytes of an entry, as a copy."""
-    header, head, body = pieces
-    return b"".join((head[: header.cut], body, head[header.cut :]))
 
 
 def damaged(reason: str) -> StoreError:
@@ -113,82 +100,67 @@ def pack(embeddings: Vectors, small: SmallArrays, format: VectorFormat) -> bytes
     return start + CHECKSUM.pack(checksum) + middle + payload
 
 
-def read_header(data: Buffer) -> Header | None:
-    """Read the first bytes of a value: a header, or None if it does not claim to be an entry.
+def unpack(data: Buffer) -> tuple[Vectors, SmallArrays]:
+    """Read what `pack` wrote, as copies.
+
+    Returns
+    -------
+    tuple
+        Chunk embeddings, *shape* (L, D_enc) in the format's own dtype, and the small arrays.
 
     Raises
     ------
     StoreError
-        If it claims to be one, but is not a header that fits together.
+        If anything of it is damaged.
     """
-    header = parse_header(bytes(data[:UNCHECKED]))
-    if header and len(data) < HEADER.size:
+    view = memoryview(data)
+    header = read_header(view)
+    if len(view) != header.total:
+        raise damaged(f"{len(view)} bytes, {header.total} expected")
+    (expected,) = CHECKSUM.unpack_from(view, START.size)
+    if _checksum(view[: START.size], view[HEADER:]) != expected:
+        raise damaged("its checksum differs")
+    vectors: Vectors = np.empty((header.chunks, header.width), header.format.dtype)
+    header.format.decode(view[HEADER + header.small :], vectors)
+    return vectors, _small_arrays(view, header)
+
+
+def read_header(data: Buffer) -> Header:
+    """Read the first bytes of a value.
+
+    Raises
+    ------
+    StoreError
+        If they are no header, or its numbers do not fit together.
+    """
+    if bytes(data[: len(MAGIC)]) != MAGIC:
+        raise damaged("it does not begin as one")
+    if len(data) < HEADER:
         raise damaged(f"{len(data)} bytes, shorter than a header")
+    fields = START.unpack_from(data)
+    version, widths, name, sizes = fields[1], fields[2:5], fields[5], fields[6:]
+    if version != VERSION:
+        raise StoreError(
+            f"An entry in layout {version}; this version reads {VERSION}. Index again, or install "
+            "the version that wrote it."
+        )
+    if name not in BY_NAME:
+        raise StoreError(f"An entry in format {name!r}; expected one of {', '.join(FORMATS)}.")
+    header = Header(widths, BY_NAME[name], *sizes)
+    ids, lengths, ends = widths
+    if not UNSIGNED.keys() >= set(widths) or (
+        header.tokens * ids + header.chunks * (lengths + ends) > header.small
+        or header.payload != header.format.size(header.chunks, header.width)
+    ):
+        raise damaged("sizes that do not fit together")
     return header
 
 
-@lru_cache(maxsize=4096)  # entries of the same sizes have the same bytes here
-def parse_header(start: bytes) -> Header | None:
-    """Read the `UNCHECKED` bytes with which a value begins, as `read_header` does.
-
-    Raises
-    ------
-    StoreError
-        If they claim to be a header, but do not fit together.
-    """
-    if not start.startswith(MAGIC):
-        return None
-    if len(start) < UNCHECKED:
-        raise damaged(f"{len(start)} bytes, shorter than a header")
-    _, version, ids, lengths, ends, name, chunks, width, tokens, small, payload = START.unpack(
-        start
-    )
-    if version != VERSION:
-        raise StoreError(
-            f"An entry in layout {version}; this version reads {VERSION}. Install a newer one."
-        )
-    format = BY_NAME.get(name)
-    if format is None:
-        raise StoreError(f"An entry in format {name!r}; expected one of {', '.join(FORMATS)}.")
-    fine = ids in UNSIGNED and lengths in UNSIGNED and ends in UNSIGNED
-    enough = tokens * ids + chunks * (lengths + ends) <= small
-    if not (fine and enough and payload == format.size(chunks, width)):
-        raise damaged("sizes that do not fit together")
-    cut = HEADER.size + small
-    return Header(
-        ids, lengths, ends, format, chunks, width, tokens, small, payload, cut, cut + payload
-    )
-
-
-def check(data: Buffer, header: Header) -> None:
-    """Compare length and checksum of a whole entry.
-
-    Raises
-    ------
-    StoreError
-        If they differ.
-    """
-    if len(data) != header.total:
-        raise damaged(f"{len(data)} bytes, {header.total} expected")
-    (expected,) = CHECKSUM.unpack_from(data, UNCHECKED)
-    if _checksum(data[:UNCHECKED], data[HEADER.size :]) != expected:
-        raise damaged("its checksum differs")
-
-
-def read_small(data: Buffer, header: Header, start: int = 0) -> SmallArrays:
-    """Read all but the chunk embeddings of the entry that begins at `start`, as copies.
-
-    Raises
-    ------
-    StoreError
-        If the scores do not fit.
-    """
-    place, end = start + HEADER.size, start + header.cut
+def _small_arrays(data: memoryview, header: Header) -> SmallArrays:
+    place, end = HEADER, HEADER + header.small
     arrays: list[NDArray[np.int32]] = []
-    for width, count in (
-        (header.id_bytes, header.tokens),
-        (header.length_bytes, header.chunks),
-        (header.end_bytes, header.chunks),
+    for width, count in zip(
+        header.widths, (header.tokens, header.chunks, header.chunks), strict=True
     ):
         arrays.append(np.frombuffer(data, UNSIGNED[width], count, place).astype(np.int32))
         place += width * count
@@ -207,28 +179,8 @@ def read_small(data: Buffer, header: Header, start: int = 0) -> SmallArrays:
     return SmallArrays(token_ids, chunk_lengths, char_ends, scores)
 
 
-def read_vectors(data: Buffer, header: Header) -> Vectors:
-    """Chunk embeddings of a whole entry, in the format's own dtype, as a copy.
-
-    Returns
-    -------
-    numpy.ndarray
-        *Shape:* (L, D_enc).
-    """
-    out: Vectors = np.empty((header.chunks, header.width), header.format.dtype)
-    header.format.decode(data[header.cut :], out)
-    return out
-
-
-def format_for(embeddings: Vectors, name: str | None) -> VectorFormat:
-    """Look up the named format, or take the one that keeps the array as it is."""
-    if name is not None:
-        return FORMATS[name]
-    return FORMATS["fp16" if embeddings.dtype == np.float16 else "fp32"]
-
-
 def _narrow(array: NDArray[np.int32]) -> NDArray[Any]:
-    """Narrowest unsigned numbers that hold an array; every saved byte is one of a page."""
+    """Narrowest unsigned numbers that hold an array."""
     largest = int(array.max()) if len(array) else 0
     if len(array) and array.min() < 0:
         raise StoreError(f"An entry with the number {array.min()}; expected none below zero.")

@@ -4,7 +4,6 @@ Keys are ``namespace/key`` in one database. Deleted bytes stay in the file until
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,23 +13,20 @@ from typing import Any, TypeVar
 import lmdb
 
 from refrag_rag.errors import StoreError
-from refrag_rag.store import records
-from refrag_rag.store.entry import PassageEntry
+from refrag_rag.store.entry import PassageEntry, sound_entry
 from refrag_rag.store.environment import DATA, Environment
 from refrag_rag.store.formats import get_format
-from refrag_rag.store.joint import read_together
-from refrag_rag.store.rows import Allocate, fill, new_array
+from refrag_rag.store.opening import open_environments
 
 FIRST_MAP = 64 << 20
-LONGEST_KEY = 511 - len(records.BODY)
+LONGEST_KEY = 511
 T = TypeVar("T")
-
-# LMDB forbids a second open of one path in a process, so handles share; a forked child opens anew.
-_open: dict[tuple[int, Path], Environment] = {}
 
 
 class LMDBStore:
     """A `ChunkStore` in a folder. Threads may share it.
+
+    Handles of one path in a process share what is open; each keeps to its own `read_only`.
 
     Parameters
     ----------
@@ -67,50 +63,23 @@ class LMDBStore:
         self.path = Path(path).expanduser().resolve()
         self.read_only = read_only
         self._map_size, self._read_ahead = map_size, read_ahead
-        self._process = 0
+        self._held: tuple[int, Environment] | None = None
         self._environment()
 
     def get(self, namespace: str, keys: Sequence[str]) -> list[PassageEntry | None]:
-        """Entries in the order of `keys`, None where there is none; all from one snapshot."""
-        found = self.get_bytes(namespace, keys)
-        return [None if data is None else PassageEntry.from_bytes(data) for data in found]
+        """Entries in the order of `keys`, None where there is none; all from one snapshot.
 
-    def get_bytes(self, namespace: str, keys: Sequence[str]) -> list[bytes | None]:
-        """Values as they are kept, unchecked; all from one snapshot."""
-        wanted = _keys(namespace, keys)
-        with self._reading() as transaction:  # values are copied out: no view outlives it
-            return [records.get(transaction, key) for key in wanted]
-
-    def read_into(
-        self, namespace: str, keys: Sequence[str], allocate: Allocate = new_array
-    ) -> list[PassageEntry | None]:
-        """Entries with their chunk embeddings as consecutive rows of one array.
-
-        Copies once, from the memory map to the array. Unlike `get` it does not compare checksums.
-
-        Parameters
-        ----------
-        allocate
-            ``allocate(rows, width, dtype)`` gives a C-contiguous array of that shape, float16 or
-            float32: a new one, or part of one that is used again.
-
-        Returns
-        -------
-        list
-            In the order of `keys`, None where there is none. The entries' `embeddings` are views
-            of the array, row after row in this order.
-
-        Raises
-        ------
-        StoreError
-            If an entry is damaged, or if the entries have different widths.
+        Every entry is checked: a damaged one is logged and counts as missing.
         """
         wanted = _keys(namespace, keys)
-        with self._reading(buffers=True) as transaction:
-            read = read_together(transaction, wanted, allocate)
-            if read is not None:
-                return [*read]
-            return fill([records.find(transaction, key) for key in wanted], allocate)
+        with self._reading() as transaction:  # entries are copies: no view outlives it
+            return [sound_entry(transaction.get(key), key.decode()) for key in wanted]
+
+    def contains(self, namespace: str, keys: Sequence[str]) -> list[bool]:
+        """Whether there is an entry, in the order of `keys`; reads keys alone."""
+        wanted = _keys(namespace, keys)
+        with self._reading() as transaction:
+            return [transaction.get(key) is not None for key in wanted]
 
     def put(self, namespace: str, entries: Mapping[str, PassageEntry]) -> None:
         """Write all entries in one transaction, or none."""
@@ -118,29 +87,34 @@ class LMDBStore:
             namespace, {key: entry.to_bytes(self.vectors) for key, entry in entries.items()}
         )
 
+    def get_bytes(self, namespace: str, keys: Sequence[str]) -> list[bytes | None]:
+        """Values as they are kept, unchecked; all from one snapshot."""
+        wanted = _keys(namespace, keys)
+        with self._reading() as transaction:
+            found = map(transaction.get, wanted)
+            return [None if value is None else bytes(value) for value in found]
+
     def put_bytes(self, namespace: str, values: Mapping[str, bytes]) -> None:
         """Write values as they are, in one transaction, or none."""
-        data = dict(zip(_keys(namespace, list(values)), values.values(), strict=True))
-        if not data:
-            return
-        page = self._environment().db.stat()["psize"]
-
-        def write(transaction: Any) -> None:
-            for key, value in data.items():
-                records.put(transaction, key, value, page)
-
-        self._write(write)
+        data = list(zip(_keys(namespace, list(values)), values.values(), strict=True))
+        if data:
+            self._write(lambda transaction: [transaction.put(*one) for one in data])
 
     def delete(self, namespace: str, keys: Sequence[str]) -> int:
         """Delete entries in one transaction; returns how many there were."""
         unwanted = _keys(namespace, keys)
-        return self._write(lambda t: sum([records.delete(t, key) for key in unwanted]))
+        return self._write(lambda transaction: sum([bool(transaction.delete(k)) for k in unwanted]))
 
     def keys(self, namespace: str) -> Iterator[str]:
         """All keys of a namespace, sorted; a snapshot."""
         (prefix,) = _keys(namespace, [""])
-        with self._reading(buffers=True) as transaction:
-            found = [key[len(prefix) :].decode() for key, _ in records.heads(transaction, prefix)]
+        found = []
+        with self._reading() as transaction, transaction.cursor() as cursor:
+            cursor.set_range(prefix)
+            for key in cursor.iternext(values=False):
+                if bytes(key[: len(prefix)]) != prefix:
+                    break
+                found.append(bytes(key[len(prefix) :]).decode())
         return iter(found)
 
     def namespaces(self) -> list[str]:
@@ -149,10 +123,11 @@ class LMDBStore:
         with self._reading() as transaction, transaction.cursor() as cursor:
             more = cursor.first()
             while more:
-                name, slash, _ = cursor.key().partition(b"/")
+                key = bytes(cursor.key())
+                name, slash, _ = key.partition(b"/")
                 if not slash:
                     raise StoreError(
-                        f"{self.path} has the key {cursor.key()[:80]!r}, which is not of this "
+                        f"{self.path} has the key {key[:80]!r}, which is not of this "
                         "package; expected a store. Choose another path."
                     )
                 found.append(name.decode(errors="replace"))
@@ -161,7 +136,7 @@ class LMDBStore:
 
     def scan(self, work: Callable[[Any], T]) -> T:
         """Run `work` on a read transaction whose values are views; none may leave it."""
-        with self._reading(buffers=True) as transaction:
+        with self._reading() as transaction:
             return work(transaction)
 
     def map_info(self) -> dict[str, int]:
@@ -191,14 +166,9 @@ class LMDBStore:
 
     def close(self) -> None:
         """Let go of the files; they close with the last handle of this process."""
-        if self._process != os.getpid():
-            return
-        self._process = 0
-        environment = _open[os.getpid(), self.path]
-        environment.handles -= 1
-        if not environment.handles:
-            environment.close()
-            del _open[os.getpid(), self.path]
+        held, self._held = self._held, None
+        if held is not None and held[0] == os.getpid():
+            open_environments().give_back(self, held[1])
 
     def __enter__(self) -> "LMDBStore":
         """Use as a context manager."""
@@ -214,40 +184,23 @@ class LMDBStore:
         self.close()
 
     def _environment(self) -> Environment:
-        place = (os.getpid(), self.path)
-        if self._process != os.getpid():
-            _forget_parents()
-            if place not in _open:
-                _open[place] = self._open()
-            _open[place].handles += 1
-            self._process = os.getpid()
-        return _open[place]
-
-    def _open(self) -> Environment:
-        new = not self.path.exists()
-        try:
-            if not self.read_only:
-                self.path.mkdir(parents=True, exist_ok=True)
-            environment = Environment(
+        """What is open of this path; a handle that was closed, or came by a fork, opens anew."""
+        held = self._held
+        if held is None or held[0] != os.getpid():
+            taken = open_environments().take(
+                self,
                 self.path,
                 read_only=self.read_only,
                 map_size=self._map_size,
                 read_ahead=self._read_ahead,
             )
-        except (OSError, lmdb.Error) as error:
-            if new:
-                shutil.rmtree(self.path, ignore_errors=True)
-            raise StoreError(
-                f"The store {self.path} cannot be opened ({error}); expected a folder that can be "
-                f"{'read' if self.read_only else 'written'}. Choose another path."
-            ) from error
-        records.refuse_truncated(environment)
-        return environment
+            held = self._held = (os.getpid(), taken)
+        return held[1]
 
     @contextmanager
-    def _reading(self, *, buffers: bool = False) -> Iterator[Any]:
+    def _reading(self) -> Iterator[Any]:
         try:
-            with self._environment().transaction(buffers=buffers) as transaction:
+            with self._environment().transaction() as transaction:
                 yield transaction
         except lmdb.Error as error:
             raise StoreError(
@@ -273,27 +226,18 @@ class LMDBStore:
                 ) from error
 
     def _writable(self) -> Environment:
-        environment = self._environment()
-        if environment.read_only or self.read_only:
+        if self.read_only:
             raise StoreError(f"{self.path} was opened read-only. Open it again to write.")
-        return environment
-
-
-def _forget_parents() -> None:
-    """In a forked child, let go of what the parent had open: LMDB refuses to open it again."""
-    for place in [place for place in _open if place[0] != os.getpid()]:
-        _open.pop(place).close()
+        return self._environment()
 
 
 def _keys(namespace: str, keys: Sequence[str]) -> list[bytes]:
     start = f"{namespace}/".encode()
     made = [start + key.encode() for key in keys]
-    fine = namespace and "/" not in namespace and "\0" not in "".join(keys)
-    if fine and max(map(len, made), default=0) <= LONGEST_KEY:
+    if namespace and "/" not in namespace and max(map(len, made), default=0) <= LONGEST_KEY:
         return made
-    if len(keys) > 1:  # says which
-        return [_keys(namespace, [key])[0] for key in keys]
+    longest = max(keys, key=len, default="")
     raise StoreError(
-        f"Namespace {namespace[:80]!r} with key {''.join(keys)[:80]!r}; expected a namespace "
-        f"without '/', no zero character and at most {LONGEST_KEY} bytes together."
+        f"Namespace {namespace[:80]!r} with key {longest[:80]!r}; expected a namespace without "
+        f"'/' and at most {LONGEST_KEY} bytes together."
     )

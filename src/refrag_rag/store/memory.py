@@ -8,6 +8,8 @@ from refrag_rag.store.entry import PassageEntry
 class MemoryStore:
     """A `ChunkStore` without files."""
 
+    read_only = False
+
     def __init__(self) -> None:
         self._entries: dict[str, dict[str, PassageEntry]] = {}
 
@@ -15,6 +17,11 @@ class MemoryStore:
         """Entries in the order of `keys`, None where there is none."""
         entries = self._entries.get(namespace, {})
         return [entries.get(key) for key in keys]
+
+    def contains(self, namespace: str, keys: Sequence[str]) -> list[bool]:
+        """Whether there is an entry, in the order of `keys`."""
+        entries = self._entries.get(namespace, {})
+        return [key in entries for key in keys]
 
     def put(self, namespace: str, entries: Mapping[str, PassageEntry]) -> None:
         """Write all entries."""

@@ -6,12 +6,10 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from refrag_rag.errors import StoreError
-from refrag_rag.store import records
 from refrag_rag.store.base import ChunkStore
 from refrag_rag.store.entry import PassageEntry
 from refrag_rag.store.layout import Buffer, read_header
 from refrag_rag.store.lmdb import LMDBStore
-from refrag_rag.store.plain import PLAIN, is_plain
 
 AT_ONCE = 1000  # a read transaction keeps old pages in use, so a long scan takes many
 META_PAGES = 2
@@ -27,7 +25,7 @@ class NamespaceStat:
     bytes
         Of the entries, without what LMDB needs around them.
     formats
-        Entries by the format of their chunk embeddings; ``safetensors`` is the older layout.
+        Entries by the format of their chunk embeddings; ``damaged`` if they have none.
     """
 
     namespace: str
@@ -146,7 +144,7 @@ def collect_garbage(
     keys
         Keys (`passage_key`) of all passages that exist.
     namespace
-        Only here; by default in every namespace of passages.
+        Only here; by default in every namespace.
     dry_run
         Only count.
 
@@ -161,9 +159,8 @@ def collect_garbage(
             "that exist. Delete the store's folder if that is what you want."
         )
     living = frozenset(keys)
-    spaces = [name for name in store.namespaces() if not name.startswith(PLAIN)]
     found = []
-    for name in spaces if namespace is None else [namespace]:
+    for name in store.namespaces() if namespace is None else [namespace]:
         stored = list(store.keys(name))
         gone = [key for key in stored if key not in living]
         if not dry_run:
@@ -173,33 +170,32 @@ def collect_garbage(
     return found
 
 
-def _each(store: LMDBStore, work: Callable[[Any, bytes, Buffer], T]) -> Iterator[tuple[bytes, T]]:
+def _each(store: LMDBStore, work: Callable[[bytes, Buffer], T]) -> Iterator[tuple[bytes, T]]:
     """Every key with what `work` makes of its value; new pages are not held up for long."""
     found: list[tuple[bytes, T]] = []
 
     def part(transaction: Any) -> list[tuple[bytes, T]]:
-        after = found[-1][0] if found else b""
-        heads = islice(records.heads(transaction, b"", after), AT_ONCE)
-        return [(key, work(transaction, key, head)) for key, head in heads]
+        with transaction.cursor() as cursor:
+            more = cursor.set_range(found[-1][0] + b"\0") if found else cursor.first()
+            values = cursor.iternext() if more else ()
+            return [(bytes(key), work(bytes(key), data)) for key, data in islice(values, AT_ONCE)]
 
     while found := store.scan(part):
         yield from found
 
 
-def _numbers(_transaction: Any, _key: bytes, head: Buffer) -> tuple[str, int, int, int]:
+def _numbers(_key: bytes, data: Buffer) -> tuple[str, int, int, int]:
     """Format, chunks, tokens and bytes of a value."""
-    header = read_header(head)
-    if header is not None:
-        return header.format.name, header.chunks, header.tokens, header.total
-    if is_plain(head):
-        return "bytes", 0, 0, len(head)
-    entry = PassageEntry.from_bytes(bytes(head))
-    return "safetensors", len(entry.chunk_lengths), len(entry.token_ids), len(head)
-
-
-def _damage_of(transaction: Any, key: bytes, head: Buffer) -> str:
     try:
-        records.check_value(transaction, key, head)
+        header = read_header(data)
+    except StoreError:
+        return "damaged", 0, 0, len(data)
+    return header.format.name, header.chunks, header.tokens, header.total
+
+
+def _damage_of(key: bytes, data: Buffer) -> str:
+    try:
+        PassageEntry.from_bytes(data)
     except StoreError as error:
         return str(error)
     return "" if b"/" in key else "its key has no namespace"
