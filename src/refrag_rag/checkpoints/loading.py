@@ -1,8 +1,7 @@
 """A name to a model: find the folder, see its layout, read it."""
 
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -12,7 +11,29 @@ from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
 
-LAYOUTS: tuple[ModuleType, ...] = (delta, native, lclm)
+
+class Layout(Protocol):
+    """What a module that reads one layout of checkpoints has.
+
+    Attributes
+    ----------
+    NAME
+        Of the layout.
+    """
+
+    NAME: str
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether a folder is of this layout; looks at names of files only."""
+
+    def root(self, folder: Path) -> Path:
+        """Where the parts lie."""
+
+    def read(self, folder: Path, placement: Placement) -> RefragModel:
+        """Load it."""
+
+
+LAYOUTS: tuple[Layout, ...] = (delta, native, lclm)
 
 
 def load(  # noqa: PLR0913 - the options users know from from_pretrained
@@ -67,7 +88,6 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         token=token,
         local_files_only=local_files_only,
     )
-    layout = _layout(folder)
     placement = Placement(
         dtype,
         device,
@@ -78,8 +98,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         base=base,
         local_files_only=local_files_only,
     )
-    model: RefragModel = layout.read(folder, placement)
-    return model
+    return _layout(folder).read(folder, placement)
 
 
 def layout_of(folder: Path) -> tuple[str, Path]:
@@ -94,7 +113,7 @@ def layout_of(folder: Path) -> tuple[str, Path]:
     return layout.NAME, layout.root(folder)
 
 
-def _layout(folder: Path) -> ModuleType:
+def _layout(folder: Path) -> Layout:
     for layout in LAYOUTS:
         if layout.recognises(folder):
             return layout
