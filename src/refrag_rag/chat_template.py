@@ -10,8 +10,14 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.errors import InputError
-from refrag_rag.request import Message, Tool
 from refrag_rag.spans import strip_spans
+
+Message = Mapping[str, Any]
+"""``role`` and ``content``, and whatever else the chat template reads."""
+Tool = Mapping[str, Any]
+"""A function that the model may call, in OpenAI's shape."""
+Prompt = str | Sequence[Message]
+"""A completion prompt, or a conversation."""
 
 
 def takes_tools(tokenizer: PreTrainedTokenizerBase) -> bool:

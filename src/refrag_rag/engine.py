@@ -8,7 +8,7 @@ from typing import Any
 
 from refrag_rag.answer import Answer, Delta, PrecomputeReport, Timings
 from refrag_rag.answering import answer_rows
-from refrag_rag.chat_template import takes_tools
+from refrag_rag.chat_template import Prompt, Tool, takes_tools
 from refrag_rag.compiling import compile_model
 from refrag_rag.errors import InputError
 from refrag_rag.lookup import PassageLookup, VectorType
@@ -17,15 +17,7 @@ from refrag_rag.policies import Policy, get_policy, needs_of
 from refrag_rag.precompute import precompute
 from refrag_rag.preparation import OnMiss, Preparation
 from refrag_rag.prompt import CompressedPrompt
-from refrag_rag.request import (
-    SAMPLING,
-    Prompt,
-    Request,
-    Sampling,
-    Tool,
-    checked_texts,
-    known_arguments,
-)
+from refrag_rag.request import SAMPLING, Request, Sampling, checked_texts, known_arguments
 from refrag_rag.reuse import PromptCache
 from refrag_rag.scoring import SCORERS
 from refrag_rag.spans import neutralise

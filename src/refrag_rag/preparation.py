@@ -5,13 +5,14 @@ import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from refrag_rag.chat_template import Prompt
 from refrag_rag.expanding import Asked, expand
 from refrag_rag.lookup import PassageLookup
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION, budget, needs_of
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.prompt.assemble import ParsedPrompt, assemble, parse
-from refrag_rag.request import Prompt, Request
+from refrag_rag.request import Request
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.tokenization import PromptTokenizer, readable
 

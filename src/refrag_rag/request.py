@@ -5,12 +5,10 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
+from refrag_rag.chat_template import Tool
 from refrag_rag.errors import InputError
 from refrag_rag.policies import Policy, budget
 
-Message = Mapping[str, Any]
-Tool = Mapping[str, Any]
-Prompt = str | Sequence[Message]
 ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
 
 

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from refrag_rag.chat_template import check_messages, check_tools, render, texts_in
+from refrag_rag.chat_template import (
+    Message,
+    Prompt,
+    Tool,
+    check_messages,
+    check_tools,
+    render,
+    texts_in,
+)
 from refrag_rag.errors import InputError
 from refrag_rag.prompt.prompt import (
     CompressedPrompt,
@@ -25,7 +33,6 @@ from refrag_rag.prompt.prompt import (
     VectorSegment,
 )
 from refrag_rag.question import find_question
-from refrag_rag.request import Message, Prompt, Tool
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.store import PassageEntry
 from refrag_rag.tokenization import PromptTokenizer

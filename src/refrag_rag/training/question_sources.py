@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from refrag_rag.chat_template import Prompt
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.prompt.assemble import parse
-from refrag_rag.request import Prompt
 from refrag_rag.spans import neutralise, wrap
 from refrag_rag.tokenization import PromptTokenizer
 from refrag_rag.training.batches import Row, arrange
