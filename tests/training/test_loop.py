@@ -212,9 +212,15 @@ def test_wandb_gets_the_log(tokenizer, tmp_path, monkeypatch):
     assert b"norm" in logged[0].read_bytes()
 
 
-def test_tensorboard_gets_the_log(tokenizer, tmp_path):
+def test_tensorboard_gets_the_log_with_the_curriculums_figures(tokenizer, tmp_path, monkeypatch):
+    figures = {"stage": 3, "held_by": [1, 2], "accuracy": {4: 0.25}}
+    monkeypatch.setattr(FixedRows, "summary", lambda self: figures)
     run(tokenizer, tmp_path, some_rows(), steps=2, tracker="tensorboard")
-    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    written = events.read_bytes()
+    for name in (b"loss", b"norm", b"stage", b"accuracy/4"):
+        assert name in written
+    assert b"held_by" not in written
 
 
 @pytest.mark.parametrize(

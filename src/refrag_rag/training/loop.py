@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from random import Random
@@ -255,7 +255,7 @@ class _Run:
         progress = self.progress
         if progress.step % self.settings.log_every or not self.accelerator.is_main_process:
             return
-        line = {
+        line: dict[str, Any] = {
             "step": progress.step,
             "minutes": round(progress.seconds / 60, 2),
             "tokens": progress.tokens,
@@ -263,9 +263,10 @@ class _Run:
             "lr": lr,
             "norm": round(norm, 4),
         }
+        line |= self.source.summary()
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, **self.source.summary()}) + "\n")
-        self.accelerator.log({n: v for n, v in line.items() if n != "step"}, step=progress.step)
+            file.write(json.dumps(line) + "\n")
+        self.accelerator.log(dict(_scalars(line)), step=progress.step)
 
     def _save(self) -> None:
         progress = self.progress
@@ -276,6 +277,15 @@ class _Run:
         main = self.accelerator.is_main_process
         save_state(self.folder, self.module, self.optimizer.optimizer, rest, write=main)
         self.accelerator.wait_for_everyone()
+
+
+def _scalars(figures: Mapping[Any, Any], group: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers of a line of the log, those of a group by ``group/name``; not the step itself."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{group}{name}/")
+        elif isinstance(value, int | float) and name != "step":
+            yield f"{group}{name}", value
 
 
 def _adamw(module: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
