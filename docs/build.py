@@ -12,7 +12,6 @@ from unittest.mock import patch
 import figures
 
 from refrag_rag.cli import build_parser
-from refrag_rag.errors import RefragError
 from refrag_rag.evaluation.expansion import markdown as policy_tables
 from refrag_rag.evaluation.report import where
 from refrag_rag.evaluation.table import markdown
@@ -66,8 +65,6 @@ def training_commands() -> Iterator[argparse.ArgumentParser]:
             parser = found.args[0]
             parser.prog = f"refrag train {name}"
             yield parser
-        except RefragError:  # it has no options of its own
-            continue
 
 
 def _about(command: argparse.ArgumentParser) -> str:
@@ -193,7 +190,8 @@ def _result(name: str) -> dict[str, Any]:
 
 def ablations() -> None:
     """Tables of the ablations that were run, with what was read to train and to measure."""
-    from refrag_rag.training.ablations import markdown
+    sys.path.insert(0, str(DOCS.parent))
+    from recipes.tiny.ablations import markdown
 
     for name in ("curriculum", "reconstruction"):
         path = DOCS / "results" / f"{name}.json"
@@ -211,7 +209,7 @@ def ablations() -> None:
                 f"{where(found)}\n\n"
             )
             marks = (f"<!-- {name} -->", f"<!-- end {name} -->")
-            insert(DOCS / "training.md", head + markdown(found), marks)
+            insert(DOCS.parent / "recipes" / "tiny" / "README.md", head + markdown(found), marks)
 
 
 def insert(

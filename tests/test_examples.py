@@ -75,11 +75,6 @@ def test_every_process_encodes_its_share_into_one_store(tmp_path):
         np.testing.assert_allclose(one.embeddings, other.embeddings, atol=2e-3)
 
 
-def test_the_training_script_is_valid_bash():
-    script = EXAMPLES / "train_tiny.sh"
-    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
-
-
 @each_to_run
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_a_notebook_runs(path, tmp_path):

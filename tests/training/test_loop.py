@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from accelerate import DistributedType
 
 from recipes.tiny.layout import cut
 from refrag_rag.errors import InputError, TrainingError
-from refrag_rag.training import state
+from refrag_rag.training import deepspeed, state
 from refrag_rag.training.batches import Row, arrange, collate, share_of
 from refrag_rag.training.examples import Piece, gold
 from refrag_rag.training.loop import read_rows, train
@@ -212,9 +213,15 @@ def test_wandb_gets_the_log(tokenizer, tmp_path, monkeypatch):
     assert b"norm" in logged[0].read_bytes()
 
 
-def test_tensorboard_gets_the_log(tokenizer, tmp_path):
+def test_tensorboard_gets_the_log_with_the_curriculums_figures(tokenizer, tmp_path, monkeypatch):
+    figures = {"stage": 3, "held_by": [1, 2], "accuracy": {4: 0.25}}
+    monkeypatch.setattr(FixedRows, "summary", lambda self: figures)
     run(tokenizer, tmp_path, some_rows(), steps=2, tracker="tensorboard")
-    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    written = events.read_bytes()
+    for name in (b"loss", b"norm", b"stage", b"accuracy/4"):
+        assert name in written
+    assert b"held_by" not in written
 
 
 @pytest.mark.parametrize(
@@ -227,15 +234,59 @@ def test_deepspeed_otherwise_is_refused_before_anything_is_written(
     launched = SimpleNamespace(
         distributed_type=DistributedType.DEEPSPEED, state=SimpleNamespace(deepspeed_plugin=plugin)
     )
-    monkeypatch.setattr("refrag_rag.training.loop._accelerator", lambda *_: launched)
+    monkeypatch.setattr("refrag_rag.training.launch.Accelerator", lambda **_: launched)
     with pytest.raises(InputError, match="DeepSpeed"):
         run(tokenizer, tmp_path / "run", some_rows(), precision=precision)
     assert not (tmp_path / "run").exists()
 
 
+class ZeroRun:
+    """What the checkpoints need of an accelerator under DeepSpeed."""
+
+    is_main_process = True
+
+    def __init__(self, processes=2):
+        self.num_processes, self.loaded, self.wait_for_everyone = processes, [], lambda: None
+        self.load_state = self.loaded.append
+
+    def save_state(self, folder):
+        Path(folder).mkdir()
+        Path(folder, "weights").write_text("whole")
+
+
+def test_deepspeeds_last_whole_checkpoint_is_gone_on_from(tmp_path):
+    run = ZeroRun()
+    assert deepspeed.load(run, tmp_path) is None
+    deepspeed.save(run, tmp_path, {"progress": [2]}, step=2)
+    deepspeed.save(run, tmp_path, {"progress": [4]}, step=4)
+    run.save_state(tmp_path / "deepspeed-6")  # stopped in the middle of a save
+    assert deepspeed.load(run, tmp_path) == {"progress": [4]}
+    assert run.loaded == [str(tmp_path / "deepspeed-4")]
+    assert not (tmp_path / "deepspeed-2").exists()
+    with pytest.raises(InputError, match="2 processes"):
+        deepspeed.load(ZeroRun(3), tmp_path)
+
+
+def test_a_full_disk_keeps_deepspeeds_checkpoint_before(tmp_path):
+    run = ZeroRun()
+    deepspeed.save(run, tmp_path, {}, step=2)
+    (tmp_path / "deepspeed-4").mkdir()
+    with pytest.raises(TrainingError, match="is kept"):
+        deepspeed.save(run, tmp_path, {}, step=4)
+    deepspeed.load(run, tmp_path)
+    assert run.loaded == [str(tmp_path / "deepspeed-2")]
+
+
+def test_a_run_of_deepspeed_does_not_begin_again_without_it(tokenizer, tmp_path):
+    run(tokenizer, tmp_path, some_rows(), steps=2)
+    (tmp_path / "deepspeed.json").write_text("{}")
+    with pytest.raises(InputError, match="with DeepSpeed"):
+        run(tokenizer, tmp_path, some_rows(), steps=2)
+
+
 def test_a_stage_of_whole_weights_refuses_fsdp(tokenizer, tmp_path, monkeypatch):
     launched = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    monkeypatch.setattr("refrag_rag.training.loop._accelerator", lambda *_: launched)
+    monkeypatch.setattr("refrag_rag.training.launch.Accelerator", lambda **_: launched)
     reader, source = Reader(build_model(tokenizer)), FixedRows(some_rows())
     folder = tmp_path / "run"
     with pytest.raises(InputError, match="expected DDP"):

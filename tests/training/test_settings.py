@@ -127,7 +127,6 @@ def test_a_new_model_needs_parts_or_a_start(tmp_path, capsys):
     assert "expected both or neither" in capsys.readouterr().err
 
 
-def test_the_curriculum_is_shown_and_drawn(tmp_path, capsys):
-    assert main(["train", "curriculum", "--plot", str(tmp_path / "c.png")]) == 0
+def test_the_curriculum_is_shown(capsys):
+    assert main(["train", "curriculum"]) == 0
     assert "1333" in capsys.readouterr().out
-    assert (tmp_path / "c.png").stat().st_size > 1000

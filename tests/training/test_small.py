@@ -50,13 +50,12 @@ def changed(before, after):
     return {n.split("/")[0] for n in one if not torch.equal(one[n], two[n])}
 
 
-def test_every_stage_learns_and_reports(run_folder):
+def test_every_stage_learns(run_folder):
     for stage in ("reconstruct", "pretrain", "finetune"):
         lines = lines_of(run_folder / stage)
         assert lines[-1]["step"] == STEPS
         # a frozen decoder with random weights cannot say what the vectors hold
         assert stage == "reconstruct" or lines[-1]["loss"] < lines[0]["loss"] - 0.05
-        assert {"report.md", "loss.png"} <= {p.name for p in (run_folder / stage).iterdir()}
 
 
 def test_only_what_a_stage_claims_moves(run_folder):

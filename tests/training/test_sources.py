@@ -13,6 +13,7 @@ from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.data.records import Passage, QuestionRecord, Turn
 from refrag_rag.training.document_sources import DocumentChunks, DocumentContinuation
 from refrag_rag.training.question_sources import QuestionLayout, Questions
+from tests.training.data.test_documents import stored
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_reconstruction_rebuilds_the_text_of_its_vectors(model, documents):
         assert row.passages[0] == model.chunker.chunk(row.passages[0].text)
 
 
-def test_continuations_follow_their_context_in_the_document(model, documents):
+def test_continuations_follow_their_context_in_the_document(model, documents, prepared):
     source = DocumentContinuation(
         documents,
         model,
@@ -39,7 +40,7 @@ def test_continuations_follow_their_context_in_the_document(model, documents):
         following=16,
         text_shares=(0.0, 0.5),
     )
-    texts = [model.tokenizer.decode(documents[i]) for i in range(len(documents))]
+    texts = [model.tokenizer.decode(one) for one in stored(prepared / "text")]
     for row in source.draw(Random(1), 0.0):
         assert len(row.target_ids()) == 16
         assert all(row.chosen)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
+from refrag_rag.evaluation.picture import plot_points
 from refrag_rag.evaluation.quality import Arm, measure, message, scores
 from refrag_rag.evaluation.questions import Question, read_questions, recall
 from refrag_rag.model import RefragModel
@@ -24,7 +25,6 @@ from refrag_rag.policies import POLICIES, get_policy, needs_of
 from refrag_rag.scoring import SCORERS
 from refrag_rag.training.document_sources import Frame
 from refrag_rag.training.expansion import MEASURE, Point, bootstrap, log_perplexities, look
-from refrag_rag.training.expansion_picture import ExpansionPoint, plot_expansion
 from refrag_rag.training.policy_cases import make_case
 from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout
@@ -176,9 +176,8 @@ def _report(
 def _write(report: Mapping[str, Any], target: Path) -> None:
     """The figures as JSON, and their curves as a picture beside it."""
     target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    fields = ("policy", "k", "p", "value", "low", "high")
-    curves = [ExpansionPoint(**{name: one[name] for name in fields}) for one in report["points"]]
-    plot_expansion(curves, target.with_suffix(".png"), measure=report["measure"])
+    points = [Point(**point) for point in report["points"]]
+    plot_points(points, target.with_suffix(".png"), measure=report["measure"])
 
 
 def differences(

@@ -1,1 +1,1 @@
-"""Training the embedded model: a base decoder, reconstruction, pre-training, questions."""
+"""Training any model: reconstruction, pre-training, questions, the expansion policy."""

@@ -106,26 +106,13 @@ def delta(arguments: Sequence[str]) -> None:
 def curriculum(arguments: Sequence[str]) -> None:
     """Show the length curriculum."""
     from refrag_rag.training.lengths import stage_counts
-    from refrag_rag.training.pictures import plot_curriculum
 
     parser = argparse.ArgumentParser(prog="refrag train curriculum", description=curriculum.__doc__)
     parser.add_argument("--chunks", type=int, default=256, help="longest context (default: 256)")
     parser.add_argument("--k", type=int, default=8, help="tokens of a chunk (default: 8)")
-    parser.add_argument("--plot", type=Path, help="also draw it into this PNG file")
     options = parser.parse_args(arguments)
     for length, counts in stage_counts(options.chunks).items():
         print(f"{length:>4} x {options.k}: {' '.join(f'{count:>5}' for count in counts)}")
-    if options.plot:
-        plot_curriculum(options.chunks, options.k, options.plot)
-
-
-def report(arguments: Sequence[str]) -> None:
-    """Write the report of a run folder again."""
-    from refrag_rag.training.report import write_report
-
-    parser = argparse.ArgumentParser(prog="refrag train report", description=report.__doc__)
-    parser.add_argument("folder", type=Path, help="of a stage: it has a log.jsonl")
-    write_report(parser.parse_args(arguments).folder)
 
 
 SERVING: dict[str, Callable[[Sequence[str]], None]] = {
@@ -133,5 +120,4 @@ SERVING: dict[str, Callable[[Sequence[str]], None]] = {
     "answers": answers,
     "curriculum": curriculum,
     "delta": delta,
-    "report": report,
 }

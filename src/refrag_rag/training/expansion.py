@@ -41,6 +41,11 @@ class Point:
     low: float
     high: float
 
+    @property
+    def rate(self) -> float:
+        """Tokens for each position of the decoder: k / (1 - p + k p) (REFRAG, section 2)."""
+        return self.k / (1 - self.p + self.k * self.p)
+
 
 def look(reader: Reader, cases: Sequence[Case], needs: Collection[str] = ()) -> list[Chunks]:
     """What policies see of the cases, with the scores that they need."""
@@ -98,6 +103,6 @@ def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, flo
 
 
 def write_points(points: Sequence[Point], path: Path) -> None:
-    """Write points as JSON, for reports."""
+    """Write points as JSON."""
     found = {"measure": MEASURE, "points": [asdict(point) for point in points]}
     path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")

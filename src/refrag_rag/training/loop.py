@@ -8,27 +8,28 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from refrag_rag.errors import InputError, TrainingError
-from refrag_rag.training import zero
+from refrag_rag.training import deepspeed
 from refrag_rag.training.batches import Row, collate, share_of
 from refrag_rag.training.compiling import compiled
+from refrag_rag.training.launch import adamw, open_accelerator
 from refrag_rag.training.loss import Sums, next_token_sums
 from refrag_rag.training.progress import Progress
 from refrag_rag.training.protocols import Item, Objective, Source
 from refrag_rag.training.settings import LoopSettings, as_dict, check_same
-from refrag_rag.training.state import load_state, save_state
+from refrag_rag.training.state import STATE, load_state, save_state
 from refrag_rag.training.watching import Watch
 
 logger = logging.getLogger(__name__)
@@ -86,14 +87,8 @@ def train(
         If the loss is no longer a number, or the state cannot be written. The last state is kept.
     """
     torch.set_flush_denormal(True)
-    accelerator = _accelerator(settings, folder)
-    if whole and accelerator.distributed_type == DistributedType.FSDP:
-        raise InputError(
-            "FSDP shards weights, which this stage needs whole; expected DDP or one process."
-        )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        zero.configure(accelerator, settings)
-    module, prepared = accelerator.prepare(module, _adamw(module, settings))
+    accelerator = open_accelerator(settings, folder, whole=whole)
+    module, prepared = accelerator.prepare(module, adamw(module, settings))
     run = _Run(accelerator, module, prepared, source, settings, folder, objective, watch)
     with compiled(module, wanted=settings.compile):
         run.resume()
@@ -125,7 +120,7 @@ class _Run:
         rest = None
         if (self.folder / SETTINGS).exists():
             check_same(self.settings, json.loads((self.folder / SETTINGS).read_text("utf-8")))
-            rest = load_state(self.folder, self.module, self.optimizer.optimizer)
+            rest = self._load()
         elif self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(as_dict(self.settings), indent=2) + "\n"
@@ -230,7 +225,7 @@ class _Run:
 
     def _gathering(self, *, later: bool) -> AbstractContextManager[Any]:
         """Whether gradients are kept for a later micro-batch of the same step."""
-        if zero.is_engine(self.module):  # which steps by itself where gradients are complete
+        if deepspeed.is_used(self.accelerator):  # it steps by itself where gradients are complete
             self.accelerator.sync_gradients = not later
             return nullcontext()
         kept: AbstractContextManager[Any] = nullcontext()
@@ -255,7 +250,7 @@ class _Run:
         progress = self.progress
         if progress.step % self.settings.log_every or not self.accelerator.is_main_process:
             return
-        line = {
+        line: dict[str, Any] = {
             "step": progress.step,
             "minutes": round(progress.seconds / 60, 2),
             "tokens": progress.tokens,
@@ -263,9 +258,10 @@ class _Run:
             "lr": lr,
             "norm": round(norm, 4),
         }
+        line |= self.source.summary()
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, **self.source.summary()}) + "\n")
-        self.accelerator.log({n: v for n, v in line.items() if n != "step"}, step=progress.step)
+            file.write(json.dumps(line) + "\n")
+        self.accelerator.log(dict(_scalars(line)), step=progress.step)
 
     def _save(self) -> None:
         progress = self.progress
@@ -273,29 +269,29 @@ class _Run:
             "source": self.source.state(),
             "progress": [progress.step, progress.seconds, progress.tokens],
         }
-        main = self.accelerator.is_main_process
-        save_state(self.folder, self.module, self.optimizer.optimizer, rest, write=main)
+        if deepspeed.is_used(self.accelerator):
+            deepspeed.save(self.accelerator, self.folder, rest, step=progress.step)
+        else:
+            main = self.accelerator.is_main_process
+            save_state(self.folder, self.module, self.optimizer.optimizer, rest, write=main)
         self.accelerator.wait_for_everyone()
 
+    def _load(self) -> dict[str, Any] | None:
+        zero = deepspeed.is_used(self.accelerator)
+        if (self.folder / (STATE if zero else deepspeed.LATEST)).exists():
+            raise InputError(
+                f"The run in {self.folder} was started {'without' if zero else 'with'} DeepSpeed, "
+                "whose states are its own; expected the same now, or another run folder."
+            )
+        if zero:
+            return deepspeed.load(self.accelerator, self.folder)
+        return load_state(self.folder, self.module, self.optimizer.optimizer)
 
-def _adamw(module: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        [parameter for parameter in module.parameters() if parameter.requires_grad],
-        lr=settings.lr,
-        betas=(0.9, settings.beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
 
-
-def _accelerator(settings: LoopSettings, folder: Path) -> Accelerator:
-    accelerator = Accelerator(
-        mixed_precision=settings.precision,
-        log_with=settings.tracker,
-        project_dir=str(folder),
-        # a step of text alone leaves encoder and projector out
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    if settings.tracker:
-        accelerator.init_trackers("refrag-rag", config=None)
-    return accelerator
+def _scalars(figures: Mapping[Any, Any], group: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers of a line of the log, those of a group by ``group/name``; not the step itself."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{group}{name}/")
+        elif isinstance(value, int | float) and name != "step":
+            yield f"{group}{name}", value

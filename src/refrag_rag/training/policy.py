@@ -26,7 +26,7 @@ from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.document_sources import DocumentContinuation, Frame
 from refrag_rag.training.expansion import expansion_points, write_points
-from refrag_rag.training.loop import LOG, train
+from refrag_rag.training.loop import train
 from refrag_rag.training.policy_cases import Cases, DrawCases, question_case, text_case
 from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective
 from refrag_rag.training.policy_places import PlacesObjective
@@ -34,7 +34,6 @@ from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
-from refrag_rag.training.report import write_report
 from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import MODEL, DataSettings, start_model
 
@@ -118,8 +117,6 @@ def train_policy(model: RefragModel, settings: PolicySettings, draw_cases: DrawC
         if settings.measured:
             cases = draw_cases(Random("measured"), settings.measured)
             _measure(reader, cases, settings, folder)
-        if (folder / LOG).exists():
-            write_report(folder)
 
 
 def _network(settings: PolicySettings, model: RefragModel) -> PolicyNetwork:

@@ -11,10 +11,9 @@ from transformers import PreTrainedModel
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.training.loop import LOG, read_rows, train
+from refrag_rag.training.loop import read_rows, train
 from refrag_rag.training.protocols import Objective, Source
 from refrag_rag.training.reading import Reader
-from refrag_rag.training.report import write_report
 from refrag_rag.training.settings import LoopSettings, setting
 from refrag_rag.training.state import whole_weights
 from refrag_rag.training.watching import Watch
@@ -123,7 +122,7 @@ def run_stage(
     objective: Objective = read_rows,
     watch: Watch | None = None,
 ) -> None:
-    """Train, then save ``folder/model`` and the report."""
+    """Train, then save ``folder/model``."""
     if settings.gradient_checkpointing:
         for part in (model.encoder.model, model.decoder):
             _checkpoint_activations(part)
@@ -145,13 +144,11 @@ def _checkpoint_activations(part: PreTrainedModel) -> None:
 
 
 def finish(module: nn.Module, model: RefragModel, folder: Path) -> None:
-    """Save the model whole, and write the report; the first process does it."""
+    """Save the model whole; the first process does it."""
     process = PartialState()
     weights = None
     if process.num_processes > 1:  # the model's own tensors may be shards
         weights = {n.removeprefix("model."): t for n, t in whole_weights(module).items()}
     if process.is_main_process:
         save(model, folder / MODEL, weights=weights)
-        if (folder / LOG).exists():
-            write_report(folder)
     process.wait_for_everyone()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from refrag_rag.errors import TrainingError
-from refrag_rag.training import zero
 
 STATE = "state.safetensors"
 ON_THE_FIRST = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -31,9 +31,8 @@ EVERYWHERE = StateDictOptions(full_state_dict=True)
 
 def whole_weights(module: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, gathered; on other processes than the first it may be empty."""
-    if zero.is_engine(module):
-        return zero.weights(module)
-    weights: dict[str, Any] = dict(get_model_state_dict(module, options=ON_THE_FIRST))
+    inner = extract_model_from_parallel(module)
+    weights: dict[str, Any] = dict(get_model_state_dict(inner, options=ON_THE_FIRST))
     return weights
 
 
@@ -53,10 +52,7 @@ def save_state(
         If it cannot be written; the state before it stays.
     """
     tensors = {f"model/{name}": tensor for name, tensor in whole_weights(module).items()}
-    if zero.is_engine(module):
-        moments: dict[str, dict[str, Tensor]] = zero.moments(module)
-    else:
-        moments = _whole_optimizer(module, optimizer, ON_THE_FIRST).get("state", {})
+    moments = _whole_optimizer(module, optimizer, ON_THE_FIRST).get("state", {})
     for name, values in moments.items():
         tensors |= {f"optimizer/{name}/{moment}": value for moment, value in values.items()}
     if write:
@@ -75,9 +71,6 @@ def load_state(
         rest: dict[str, Any] = json.loads(file.metadata()["rest"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     weights = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
-    if zero.is_engine(module):
-        zero.restore(module, weights, _by_name(tensors))
-        return rest
     set_model_state_dict(module, weights, options=EVERYWHERE)
     whole = _whole_optimizer(module, optimizer, EVERYWHERE)
     for name, values in whole["state"].items():
@@ -85,17 +78,6 @@ def load_state(
             values[moment] = tensors[f"optimizer/{name}/{moment}"]
     set_optimizer_state_dict(module, optimizer, whole, options=EVERYWHERE)
     return rest
-
-
-def _by_name(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Moments of each parameter, from the names they have on disk."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        kind, _, rest = key.partition("/")
-        if kind == "optimizer":
-            name, _, moment = rest.rpartition("/")
-            found.setdefault(name, {})[moment] = tensor
-    return found
 
 
 def _whole_optimizer(

@@ -7,7 +7,7 @@ import pytest
 from recipes.tiny.ablations import AblationSettings, main, run
 from recipes.tiny.world import World
 from refrag_rag.errors import InputError
-from refrag_rag.training.data.documents import Documents
+from tests.training.data.test_documents import stored
 
 SMALL = {"k": 4, "chunks": 4, "batch_size": 4, "examples": 6, "warmup": 1, "lr": 1e-3}
 
@@ -80,8 +80,7 @@ def test_reconstruction_first_reads_what_is_told_twice(tmp_path, few_texts, tiny
     settings = AblationSettings(out=tmp_path, steps=9, tokens=2, **SMALL)
     run("reconstruction", settings)
 
-    documents = Documents.open(tmp_path / "seed-0" / "train", tiny_model.tokenizer)
-    text = tiny_model.tokenizer.decode(documents[0])
+    text = tiny_model.tokenizer.decode(stored(tmp_path / "seed-0" / "train")[0])
     entities = World(held_out=False).entities(Random("0-False"), 4, facts=7)
     for entity in entities:
         assert all(text.count(fact.value) >= 2 for fact in entity.facts)

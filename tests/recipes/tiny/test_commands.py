@@ -1,5 +1,6 @@
 """The recipe's commands: every stage for a few steps, one after the other."""
 
+import subprocess
 from dataclasses import fields
 
 import pytest
@@ -38,6 +39,11 @@ def test_values_are_checked(tmp_path):
 def test_an_unknown_command_is_one_clear_error(capsys):
     assert main(["overfit"]) == 1
     assert "expected one of base, reconstruct" in capsys.readouterr().err
+
+
+def test_the_whole_recipe_is_valid_bash():
+    script = CONFIG.with_name("train.sh")
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
 
 
 def test_every_stage_goes_on_from_the_one_before(tokenizer, tmp_path):

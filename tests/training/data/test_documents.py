@@ -52,16 +52,17 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_documents_are_the_ids_of_their_texts(documents, ids):
+def stored(folder):
+    """Token ids of every document, straight from the files."""
+    tokens, offsets = (np.load(folder / name) for name in ("tokens.npy", "offsets.npy"))
+    return [part.tolist() for part in np.split(tokens, offsets[1:-1])]
+
+
+def test_documents_are_the_ids_of_their_texts(folder, documents, ids):
+    assert stored(folder) == ids
     assert len(documents) == 4
-    assert [document.tolist() for document in documents] == ids
-    assert documents[-1].tolist() == ids[-1]
-    assert documents[0].dtype == np.int64
-    assert documents.total_tokens == sum(map(len, ids))
     assert documents.longest == max(map(len, ids))
-    for index in (4, -5):
-        with pytest.raises(IndexError):
-            documents[index]
+    assert documents.run(Random(0), 3).dtype == np.int64
 
 
 def test_the_report_counts(folder, documents, tokenizer, ids):
@@ -80,10 +81,10 @@ def test_the_report_counts(folder, documents, tokenizer, ids):
     assert np.load(folder / "tokens.npy").dtype == np.uint16
 
 
-def test_control_tokens_never_come_out(documents, tokenizer):
+def test_control_tokens_never_come_out(folder, tokenizer):
     special = set(tokenizer.all_special_ids)
     assert special
-    assert not special & {int(i) for document in documents for i in document}
+    assert not special & {i for document in stored(folder) for i in document}
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path):
@@ -94,7 +95,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)))
     prepare_documents([TextRecord(text="w69999 w1")], tokenizer, tmp_path / "data")
     assert np.load(tmp_path / "data" / "tokens.npy").dtype == np.uint32
-    assert Documents.open(tmp_path / "data", tokenizer)[0].tolist() == [69_999, 1]
+    assert Documents.open(tmp_path / "data", tokenizer).run(Random(0), 2).tolist() == [69_999, 1]
     skipped = Skipped()
     texts = [TextRecord(text="w2"), TextRecord(text="\u2003")]  # the second gives no token
     report = prepare_documents(texts, tokenizer, tmp_path / "data", skipped=skipped)
@@ -111,44 +112,13 @@ def test_arrays_of_unknown_length(tmp_path):
         assert np.array_equal(read, np.arange(length))
 
 
-def test_runs_joined_are_all_ids_with_separators(documents, ids):
-    packed = [i for one in ids for i in [*one, 5]]
-    for length in (1, 3, 7, len(packed)):
-        runs = documents.runs(length, separator=5)
-        assert len(runs) == len(packed) // length
-        joined = np.concatenate(list(runs)).tolist()
-        assert joined == packed[: len(runs) * length]
-    assert len(documents.runs(len(packed) + 1, separator=5)) == 0
-    assert (
-        documents.runs(3, separator=5)[-1].tolist()
-        == documents.runs(3, separator=5)[len(packed) // 3 - 1].tolist()
-    )
-
-
-def test_runs_without_a_separator_stay_in_their_documents(documents, ids):
-    for length in (1, 2, 9):
-        expected = [
-            one[start : start + length]
-            for one in ids
-            for start in range(0, len(one) - length + 1, length)
-        ]
-        assert [run.tolist() for run in documents.runs(length)] == expected
-    with pytest.raises(IndexError):
-        documents.runs(documents.longest + 1)[0]
-
-
-@pytest.mark.parametrize(("length", "separator"), [(1, None), (6, None), (20, None), (6, 5)])
-def test_random_runs_are_slices_and_all_starts_are_drawn_alike(documents, ids, length, separator):
-    streams = ids if separator is None else [[i for one in ids for i in [*one, separator]]]
+@pytest.mark.parametrize("length", [1, 6, 20])
+def test_random_runs_are_slices_and_all_starts_are_drawn_alike(documents, ids, length):
     slices = [
-        tuple(stream[start : start + length])
-        for stream in streams
-        for start in range(len(stream) - length + 1)
+        tuple(one[start : start + length]) for one in ids for start in range(len(one) - length + 1)
     ]
     rng, draws = Random(0), 200 * len(slices)
-    drawn = Counter(
-        tuple(documents.run(rng, length, separator=separator).tolist()) for _ in range(draws)
-    )
+    drawn = Counter(tuple(documents.run(rng, length).tolist()) for _ in range(draws))
     expected = Counter(slices)  # equal slices of different places count together
     assert set(drawn) == set(expected)
     for run, count in drawn.items():
@@ -160,9 +130,8 @@ def test_draws_depend_on_the_generator_alone(folder, tokenizer, documents):
     documents.run(Random(3), 4)
     other = Documents.open(folder, tokenizer)
     for step in range(20):
-        for separator in (None, 2):
-            first = documents.run(Random(step), 5, separator=separator)
-            assert np.array_equal(first, other.run(Random(step), 5, separator=separator))
+        first = documents.run(Random(step), 5)
+        assert np.array_equal(first, other.run(Random(step), 5))
 
 
 def test_continuations_follow_in_the_same_document(documents, ids):
@@ -183,22 +152,21 @@ def _holds(ids, part):
 
 
 def test_too_long_runs_name_what_there_is(documents):
-    longest, total = documents.longest, documents.total_tokens
+    longest = documents.longest
     with pytest.raises(InputError, match=rf"{longest + 1} tokens was asked.*has {longest};"):
         documents.continuation(Random(0), longest, 1)
-    with pytest.raises(InputError, match=rf"packed documents have {total + 4};"):
-        documents.run(Random(0), total + 5, separator=1)
-    for call in (lambda: documents.runs(0), lambda: documents.continuation(Random(0), 4, -1)):
+    for call in (
+        lambda: documents.run(Random(0), 0),
+        lambda: documents.continuation(Random(0), 4, -1),
+    ):
         with pytest.raises(InputError, match="expected a whole number of at least 1"):
             call()
-    with pytest.raises(InputError, match="separator is 600; expected a token id from 0 to 599"):
-        documents.run(Random(0), 4, separator=600)
 
 
 def test_the_same_tokenizer_read_again_is_the_same(folder, tokenizer, tmp_path, ids):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     again = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-    assert Documents.open(folder, again)[0].tolist() == ids[0]
+    assert Documents.open(folder, again).longest == max(map(len, ids))
 
 
 def test_another_tokenizer_is_refused(folder, tokenizer, tmp_path):
@@ -285,7 +253,8 @@ def test_a_kill_in_the_middle_changes_nothing(folder, tokenizer):
 
 def test_what_is_open_stays_readable_when_it_is_replaced(folder, tokenizer, documents, ids):
     prepare_documents(map_records(["new"]), tokenizer, folder)
-    assert [document.tolist() for document in documents] == ids
+    drawn = documents.run(Random(0), documents.longest).tolist()
+    assert drawn in ids
     assert PreparationReport.read(folder).counts["documents"] == 1
     assert [path.name for path in folder.parent.iterdir()] == ["data"]
 

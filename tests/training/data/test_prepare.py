@@ -9,6 +9,7 @@ from refrag_rag.tokenization import PlainTokenizer
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.data.prepare import prepare
 from refrag_rag.training.data.questions import load_questions
+from tests.training.data.test_documents import stored
 
 TEXTS = [{"text": "One.", "title": "First"}, {"text": "Two."}, {"text": "Three."}]
 QUESTION = {"question": "Who?", "contexts": ["Ann did."], "answers": ["Ann"]}
@@ -21,7 +22,7 @@ def test_texts_of_several_sources(write, tokenizer, tmp_path, titles):
     documents = Documents.open(tmp_path / "out", tokenizer)
     texts = ["First\nOne." if titles else "One.", "Two.", "Three."]
     expected = [PlainTokenizer(tokenizer).encode(text)[0] for text in texts]
-    assert [document.tolist() for document in documents] == expected
+    assert stored(tmp_path / "out") == expected
     assert documents.report == report
     assert report.sources == tuple(map(str, sources))
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,17 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.errors import InputError
 from refrag_rag.tokenization import PlainTokenizer, backend, description
-from refrag_rag.training.data.packing import (
-    Ids,
-    Inside,
-    Joined,
-    Packing,
-    Runs,
-    Tokens,
-    check_length,
-)
 from refrag_rag.training.data.records import TextRecord
 from refrag_rag.training.data.report import PreparationReport
+from refrag_rag.training.data.runs import Ids, Runs, Tokens, check_length
 from refrag_rag.training.data.skipping import Skipped
 from refrag_rag.training.data.writing import replaced_folder, streamed_array
 
@@ -107,8 +98,8 @@ class Documents:
     """
 
     def __init__(self, tokens: Tokens, offsets: Ids, report: PreparationReport) -> None:
-        self._tokens, self._offsets, self.report = tokens, offsets, report
-        self._joined: dict[int, Joined] = {}
+        self._count, self.report = len(offsets) - 1, report
+        self._runs = Runs(tokens, offsets)
 
     @classmethod
     def open(cls, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> "Documents":
@@ -134,48 +125,15 @@ class Documents:
 
     def __len__(self) -> int:
         """Number of documents."""
-        return len(self._offsets) - 1
-
-    def __getitem__(self, index: int) -> Ids:
-        """Token ids of a document, *shape* (its tokens,), int64."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"document {index} of {len(self)}")
-        start, end = self._offsets[index % len(self) :][:2]
-        return self._tokens[start:end].astype(np.int64)
+        return self._count
 
     @property
-    def total_tokens(self) -> int:
-        """Tokens of all documents, without separators."""
-        return len(self._tokens)
-
-    @cached_property
     def longest(self) -> int:
         """Tokens of the longest document."""
-        return int(np.diff(self._offsets).max())
+        return self._runs.longest
 
-    def runs(self, length: int, *, separator: int | None = None) -> Runs:
-        """All runs of exactly `length` tokens that share no token.
-
-        With a separator, what does not fill the last run is left out; without one, that of every
-        document is.
-
-        Parameters
-        ----------
-        length
-            Tokens of a run.
-        separator
-            Documents are packed one behind the other with this token after each. None: no run
-            crosses the end of a document.
-
-        Raises
-        ------
-        InputError
-            If the length is no positive number, or the separator not in the vocabulary.
-        """
-        return Runs(self._packing(separator), length)
-
-    def run(self, rng: Random, length: int, *, separator: int | None = None) -> Ids:
-        """A run of exactly `length` tokens from a random place, all places equally likely.
+    def run(self, rng: Random, length: int) -> Ids:
+        """A run of exactly `length` tokens of one document, all places equally likely.
 
         The result depends on the state of `rng` and nothing else.
 
@@ -183,8 +141,8 @@ class Documents:
         ----------
         rng
             Draws the place.
-        length, separator
-            See `runs`.
+        length
+            Tokens of the run.
 
         Returns
         -------
@@ -194,18 +152,15 @@ class Documents:
         Raises
         ------
         InputError
-            If no run is as long; the most that could be is named.
+            If no document is as long; the longest is named.
         """
         check_length("length", length)
-        packing = self._packing(separator)
-        if not packing.starts(length):
-            most = self.longest if separator is None else self.total_tokens + len(self)
-            what = "longest document has" if separator is None else "packed documents have"
+        if not self._runs.starts(length):
             raise InputError(
-                f"A run of {length} tokens was asked for, but the {what} {most}; expected at "
-                "most that. Ask for less or prepare longer documents."
+                f"A run of {length} tokens was asked for, but the longest document has "
+                f"{self.longest}; expected at most that. Ask for less or prepare longer documents."
             )
-        return packing.draw(rng, length)
+        return self._runs.draw(rng, length)
 
     def continuation(self, rng: Random, context: int, following: int) -> tuple[Ids, Ids]:
         """Tokens from a random place, and those that follow them in the same document.
@@ -234,23 +189,6 @@ class Documents:
         check_length("following", following)
         found = self.run(rng, context + following)
         return found[:context], found[context:]
-
-    @cached_property
-    def _inside(self) -> Inside:
-        return Inside(self._tokens, self._offsets)
-
-    def _packing(self, separator: int | None) -> Packing:
-        if separator is None:
-            return self._inside
-        if separator not in self._joined:
-            vocabulary = (self.report.tokenizer or {}).get("vocabulary", 0)
-            if not 0 <= separator < vocabulary:
-                raise InputError(
-                    f"The separator is {separator!r}; expected a token id from 0 to "
-                    f"{vocabulary - 1}, such as that of the end of a text."
-                )
-            self._joined[separator] = Joined(self._tokens, self._offsets, separator)
-        return self._joined[separator]
 
 
 def _tokenise(
