@@ -34,9 +34,9 @@ from benchmarks.harness import (
 )
 from benchmarks.models import about, bare, load
 from benchmarks.prompts import PASSAGE, Passages
-from refrag_rag.answer import Answer
 from refrag_rag.engine import Refrag
 from refrag_rag.evaluation.report import machine, write_json
+from refrag_rag.generation.answer import Answer
 from refrag_rag.langchain import ChatRefrag, RefragCompressor, RefragIndexer
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, RefragTransform
 

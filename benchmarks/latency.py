@@ -25,8 +25,8 @@ from benchmarks.prompts import AROUND, PASSAGE, Passages, prompt_around
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.report import machine, where, write_json
+from refrag_rag.generation.prompt_cache import cache_bytes
 from refrag_rag.model import RefragModel
-from refrag_rag.reuse import cache_bytes
 from refrag_rag.store import MemoryStore
 
 FIRST = (

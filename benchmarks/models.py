@@ -18,9 +18,9 @@ from transformers import (
 from benchmarks.harness import System, synchronise
 from refrag_rag.checkpoints.parts import read_tokenizer
 from refrag_rag.config import RefragConfig
-from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.model import RefragModel
-from refrag_rag.projector import Projector
+from refrag_rag.model.encoder import ChunkEncoder
+from refrag_rag.model.projector import Projector
 
 WINDOW = 256  # tokens that the encoder reads at once
 TOKENIZER = Path(__file__).parents[1] / "tests" / "models" / "tiny" / "decoder"

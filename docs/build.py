@@ -12,14 +12,14 @@ from unittest.mock import patch
 import figures
 
 from refrag_rag.cli import build_parser
+from refrag_rag.cli.train import SERVING, STAGES
+from refrag_rag.cli.train import main as train
 from refrag_rag.evaluation.expansion import markdown as policy_tables
 from refrag_rag.evaluation.report import where
 from refrag_rag.evaluation.table import markdown
-from refrag_rag.training.commands import SERVING, STAGES
-from refrag_rag.training.commands import main as train
 
 DOCS = Path(__file__).parent
-CARD = DOCS.parent / "src/refrag_rag/models/smol/README.md"
+CARD = DOCS.parent / "src/refrag_rag/checkpoints/models/smol/README.md"
 FIGURES = DOCS / "results" / "smol" / "results.json"
 POLICIES = DOCS / "results" / "policies.json"
 MODES = DOCS / "results" / "modes.json"

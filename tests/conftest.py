@@ -9,8 +9,8 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 from recipes.tiny.tokenizer import train_tokenizer
 from recipes.tiny.world import World
 from refrag_rag import Refrag, RefragConfig, RefragModel
-from refrag_rag.encoder import ChunkEncoder
-from refrag_rag.projector import Projector
+from refrag_rag.model.encoder import ChunkEncoder
+from refrag_rag.model.projector import Projector
 from tests.modes import pytest_addoption, pytest_configure  # noqa: F401  (hooks)
 
 pytest_plugins = ["pytester"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refrag_rag import Refrag
-from refrag_rag.answer import Answer
+from refrag_rag.generation.answer import Answer
 from refrag_rag.prompt import TextSegment
 
 

@@ -56,6 +56,6 @@ def test_without_posix_all_but_the_store_on_disk_works():
 
 def test_every_public_name_is_there():
     done = run("from refrag_rag import *; import refrag_rag as r; print(len(dir(r)), Refrag)")
-    assert "refrag_rag.engine.Refrag" in done.stdout, done.stderr
+    assert "refrag_rag.engine.engine.Refrag" in done.stdout, done.stderr
     done = run("import refrag_rag; refrag_rag.nothing")
     assert "has no attribute 'nothing'" in done.stderr

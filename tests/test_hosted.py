@@ -14,7 +14,7 @@ from langchain_openai import ChatOpenAI
 from llama_index.llms.openai_like import OpenAILike
 
 from refrag_rag import Refrag
-from refrag_rag.extract import ELLIPSIS, extract
+from refrag_rag.engine.extract import ELLIPSIS, extract
 from refrag_rag.langchain import RefragCompressor
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor
 from refrag_rag.policies import budget

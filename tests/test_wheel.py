@@ -33,7 +33,7 @@ CHECKS = {
     "agents": "from refrag_rag.langchain import RefragMiddleware; print(RefragMiddleware())",
     "train": "import refrag_rag.training.finetune, refrag_rag.training.policy; print('ok')",
     "demo": "import refrag_rag.demo.run; print('ok')",
-    "ray": "import ray.data, refrag_rag.ray_job; print('ok')",
+    "ray": "import ray.data, refrag_rag.engine.ray_job; print('ok')",
     "vector-stores": "import chromadb, faiss, lancedb, qdrant_client, langchain_postgres; "
     "from llama_index.vector_stores.postgres import PGVectorStore; "
     f"from refrag_rag.llama_index import *; {LANGCHAIN}",

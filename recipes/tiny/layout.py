@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.batches import Row, arrange
 from refrag_rag.training.examples import Piece
 

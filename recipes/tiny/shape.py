@@ -12,9 +12,9 @@ from transformers import (
 )
 
 from refrag_rag.config import RefragConfig
-from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.model import RefragModel
-from refrag_rag.projector import Projector
+from refrag_rag.model.encoder import ChunkEncoder
+from refrag_rag.model.projector import Projector
 
 K = 8
 ROPE_THETA = 500_000.0  # a head of 32 dimensions then keeps more of them for far matches

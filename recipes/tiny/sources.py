@@ -12,7 +12,7 @@ from recipes.tiny.levels import LevelCurriculum
 from recipes.tiny.tasks import CHOICE_WEIGHT, Level, Mix, Tasks
 from recipes.tiny.world import World
 from recipes.tiny.world.factbook import load_factbook
-from refrag_rag.tokenization import backend
+from refrag_rag.text.tokenization import backend
 from refrag_rag.training.batches import Row
 from refrag_rag.training.lengths import LengthCurriculum
 

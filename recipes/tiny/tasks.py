@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from recipes.tiny.layout import Mark, MarkedPiece
 from recipes.tiny.world import Entity, Statement, Told, World
-from refrag_rag.tokenization import token_id
+from refrag_rag.text.tokenization import token_id
 from refrag_rag.training.examples import SEPARATOR
 from refrag_rag.training.prompts import PLAIN, STYLES, Style
 

@@ -17,9 +17,9 @@ from refrag_rag.errors import (
 from refrag_rag.spans import compressible, strip_spans
 
 if TYPE_CHECKING:
-    from refrag_rag.answer import Answer, Counts, Delta, PrecomputeReport, Timings
     from refrag_rag.config import RefragConfig
     from refrag_rag.engine import Refrag
+    from refrag_rag.generation.answer import Answer, Counts, Delta, PrecomputeReport, Timings
     from refrag_rag.model import RefragModel
     from refrag_rag.prompt import CompressedPrompt
 
@@ -44,7 +44,9 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 _LAZY = {
-    **dict.fromkeys(("Answer", "Counts", "Delta", "PrecomputeReport", "Timings"), "answer"),
+    **dict.fromkeys(
+        ("Answer", "Counts", "Delta", "PrecomputeReport", "Timings"), "generation.answer"
+    ),
     "CompressedPrompt": "prompt",
     "Refrag": "engine",
     "RefragConfig": "config",

@@ -8,10 +8,10 @@ from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
-from refrag_rag.chat_template import Tool
 from refrag_rag.errors import InputError, RefragError
+from refrag_rag.generation.request import SAMPLING, Sampling, known_arguments
 from refrag_rag.policies import budget, get_policy
-from refrag_rag.request import SAMPLING, Sampling, known_arguments
+from refrag_rag.text.chat_template import Tool
 
 if TYPE_CHECKING:
     from refrag_rag.engine import Refrag

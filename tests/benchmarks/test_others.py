@@ -9,8 +9,8 @@ from benchmarks.formats import measure_format, measure_formats
 from benchmarks.models import load
 from benchmarks.prompts import AROUND
 from refrag_rag import InputError, Refrag
-from refrag_rag.answer import Answer, Timings
 from refrag_rag.evaluation.questions import Question
+from refrag_rag.generation.answer import Answer, Timings
 from refrag_rag.llama_index import RefragPostprocessor
 from refrag_rag.store import LMDBStore, passage_key
 

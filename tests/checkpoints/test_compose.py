@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from refrag_rag import CheckpointError, Refrag, RefragModel
 from refrag_rag.checkpoints import parts
 from tests.architectures import DECODERS, ENCODERS
-from tests.test_engine import PASSAGES, messages
+from tests.engine.test_engine import PASSAGES, messages
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from refrag_rag.checkpoints import base, lora, parts
 from refrag_rag.checkpoints.delta import LEAST, assembled, save_delta
 from refrag_rag.checkpoints.groups import restored, rounded
 from refrag_rag.checkpoints.parts import Placement
-from refrag_rag.encoder import ChunkEncoder, build_pooling
+from refrag_rag.model.encoder import ChunkEncoder, build_pooling
+from refrag_rag.model.projector import Projector
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
-from refrag_rag.projector import Projector
 from refrag_rag.training.lora import add_adapter
-from tests.test_encoder import foreign
-from tests.test_engine import PASSAGES, messages
+from tests.engine.test_engine import PASSAGES, messages
+from tests.model.test_encoder import foreign
 
 SHAPE = {
     "vocab_size": 600,

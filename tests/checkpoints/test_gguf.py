@@ -15,7 +15,7 @@ from refrag_rag.checkpoints import parts
 from refrag_rag.checkpoints.parts import Placement
 from tests.architectures import ENCODERS
 from tests.checkpoints.test_delta import apart, logits, trained
-from tests.test_engine import PASSAGES, messages
+from tests.engine.test_engine import PASSAGES, messages
 
 NAMES = {  # of a layer's tensors, ours and llama.cpp's
     "self_attn.q_proj": "attn_q",

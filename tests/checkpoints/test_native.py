@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from refrag_rag import CheckpointError, Refrag, RefragModel
 from refrag_rag.checkpoints import resolve
-from refrag_rag.projector import Projector
+from refrag_rag.model.projector import Projector
 from tests.conftest import build_model
-from tests.test_engine import messages
+from tests.engine.test_engine import messages
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 import refrag_rag.engine
-from refrag_rag.answer import Answer, Counts, Delta, Timings
 from refrag_rag.errors import InputError, PromptTooLongError
+from refrag_rag.generation.answer import Answer, Counts, Delta, Timings
 from refrag_rag.langchain import (
     ChatRefrag,
     RefragCompressor,

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from refrag_rag import Refrag, StoreError
-from refrag_rag.extract import extract
+from refrag_rag.engine.extract import extract
 from refrag_rag.spans import wrap
 from refrag_rag.store import LMDBStore
 from tests.store.processes import Child

@@ -17,10 +17,10 @@ from refrag_rag.checkpoints.native import CARD, DECODER, ENCODER, beside, write
 from refrag_rag.checkpoints.parts import Placement, new_encoder, read_decoder, read_tokenizer
 from refrag_rag.checkpoints.policy import read_policies
 from refrag_rag.config import RefragConfig
-from refrag_rag.encoder import ChunkEncoder, build_pooling
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
-from refrag_rag.projector import build_projector
+from refrag_rag.model.encoder import ChunkEncoder, build_pooling
+from refrag_rag.model.projector import build_projector
 
 STEPS = {"reading the base": 6, "reading its tokenizer": 3, "filling": 1, "writing": 2}  # seconds
 

@@ -14,10 +14,10 @@ from refrag_rag.checkpoints.parts import (
 )
 from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.config import Chunking, Pooling, RefragConfig
-from refrag_rag.encoder import ChunkEncoder, build_pooling
 from refrag_rag.model import RefragModel
-from refrag_rag.projector import Projector
-from refrag_rag.tokenization import same_vocabulary
+from refrag_rag.model.encoder import ChunkEncoder, build_pooling
+from refrag_rag.model.projector import Projector
+from refrag_rag.text.tokenization import same_vocabulary
 
 
 def compose(  # noqa: PLR0913 - the settings of a config, by name

@@ -34,7 +34,7 @@ from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
-from refrag_rag.tokenization import description
+from refrag_rag.text.tokenization import description
 
 NAME = "delta"
 DELTA = "delta.safetensors"

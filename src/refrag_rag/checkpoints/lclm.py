@@ -17,11 +17,11 @@ from refrag_rag.checkpoints.parts import (
     read_tokenizer,
 )
 from refrag_rag.config import ProjectorKind, RefragConfig
-from refrag_rag.encoder import ChunkEncoder
 from refrag_rag.errors import CheckpointError, InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.projector import build_projector
-from refrag_rag.tokenization import backend, same_vocabulary, token_id
+from refrag_rag.model.encoder import ChunkEncoder
+from refrag_rag.model.projector import build_projector
+from refrag_rag.text.tokenization import backend, same_vocabulary, token_id
 
 NAME = "LCLM"
 CONFIG, ADAPTER = "model_config.json", "adapter/adapter.safetensors"

@@ -26,10 +26,10 @@ from refrag_rag.checkpoints.parts import (
 )
 from refrag_rag.checkpoints.policy import read_policies, write_policies
 from refrag_rag.config import RefragConfig
-from refrag_rag.encoder import ChunkEncoder, build_pooling
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
-from refrag_rag.projector import build_projector
+from refrag_rag.model.encoder import ChunkEncoder, build_pooling
+from refrag_rag.model.projector import build_projector
 
 CONFIG, CARD = "refrag_config.json", "README.md"
 PROJECTOR, POOLING = "projector.safetensors", "pooling.safetensors"

@@ -29,7 +29,7 @@ def resolve(
     """
     name = str(name_or_path)
     if name in EMBEDDED:
-        return Path(str(resources.files("refrag_rag"))) / "models" / name
+        return Path(str(resources.files("refrag_rag.checkpoints"))) / "models" / name
     if Path(name).is_dir() or (name.endswith(GGUF) and Path(name).is_file()):
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):

@@ -10,10 +10,10 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import NodeWithScore
 
-from refrag_rag.answer import Answer
 from refrag_rag.demo.files import PATH, TITLE
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
+from refrag_rag.generation.answer import Answer
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, collect_answers
 
 Counts = dict[str, Any]

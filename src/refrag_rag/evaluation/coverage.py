@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from refrag_rag.chunking import Chunker
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.metrics import normalise, wilson
 from refrag_rag.evaluation.questions import Question, read_questions
 from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import Chunks, budget, get_policy, needs_of
+from refrag_rag.text.chunking import Chunker
 
 
 @dataclass(frozen=True)

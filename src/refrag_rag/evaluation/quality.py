@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from refrag_rag.answer import Answer
-from refrag_rag.chat_template import Message
 from refrag_rag.engine import Refrag
 from refrag_rag.evaluation.metrics import exact_match, f1, wilson
 from refrag_rag.evaluation.questions import Question
+from refrag_rag.generation.answer import Answer
 from refrag_rag.spans import neutralise, wrap
 from refrag_rag.store import ChunkStore, MemoryStore, PassageEntry, passage_key
+from refrag_rag.text.chat_template import Message
 
 ANSWER_TOKENS = 12
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from refrag_rag.engine import Refrag
+from refrag_rag.engine.scoring import decoder_fingerprint
 from refrag_rag.evaluation.answers import AnswerFile, Place, Row
 from refrag_rag.evaluation.arms import (
     ANSWER_TOKENS,
@@ -21,7 +22,6 @@ from refrag_rag.evaluation.metrics import exact_match, f1
 from refrag_rag.evaluation.questions import Question, rank_by_retriever, read_questions
 from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.evaluation.table import markdown, score_rows
-from refrag_rag.scoring import decoder_fingerprint
 
 BLOCK = 10  # questions of one file before the next file's turn: a run that stops is balanced
 ANSWERS, RESULTS = "answers.jsonl", "results.json"

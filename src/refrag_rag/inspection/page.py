@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from refrag_rag.answer import Answer
+from refrag_rag.generation.answer import Answer
 from refrag_rag.inspection.record import Inspection, inspect
 from refrag_rag.prompt import CompressedPrompt, SpanLayout
 

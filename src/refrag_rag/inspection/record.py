@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refrag_rag.answer import Answer
+from refrag_rag.generation.answer import Answer
 from refrag_rag.prompt import CompressedPrompt, SpanLayout
 
 

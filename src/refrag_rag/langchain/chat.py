@@ -15,15 +15,15 @@ from typing_extensions import override
 
 from refrag_rag.adapters import choose_tools
 from refrag_rag.errors import InputError
+from refrag_rag.generation.threads import read_in_thread
 from refrag_rag.langchain.messages import as_prompt
 from refrag_rag.langchain.settings import GenerationSettings
 from refrag_rag.langchain.structured import parsed_json
 from refrag_rag.langchain.tool_calls import ChunkMaker, answer_message
-from refrag_rag.threads import read_in_thread
 
 if TYPE_CHECKING:
-    from refrag_rag.answer import Answer
     from refrag_rag.engine import Refrag
+    from refrag_rag.generation.answer import Answer
 
 AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 

@@ -12,13 +12,13 @@ from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
 from refrag_rag.adapters import NOT_KEPT, EngineOwner, check_engine, no_other_process
+from refrag_rag.engine.extract import EXTRACTION, Output, Unchosen, check_extraction, extract
 from refrag_rag.errors import InputError, StoreError
-from refrag_rag.extract import EXTRACTION, Output, Unchosen, check_extraction, extract
 from refrag_rag.spans import MARKED, Span, find_spans, neutralise, strip_spans, wrap
 
 if TYPE_CHECKING:
-    from refrag_rag.answer import PrecomputeReport
     from refrag_rag.engine import Refrag
+    from refrag_rag.generation.answer import PrecomputeReport
 
 logger = logging.getLogger(__name__)
 # A checkpointer gives documents of a tool message back as dicts.
@@ -196,7 +196,7 @@ class RefragCompressor(BaseDocumentCompressor):
     between markers (`strip_documents` undoes it). Documents without text stay as they are.
 
     With ``output="text"`` a model that takes only text reads each document shortened to the chunks
-    that the policy would expand, see `refrag_rag.extract`; that cannot be undone.
+    that the policy would expand, see `refrag_rag.engine.extract`; that cannot be undone.
 
     Parameters
     ----------

@@ -10,12 +10,12 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from pydantic import ConfigDict
 from typing_extensions import override
 
+from refrag_rag.generation.threads import read_in_thread
 from refrag_rag.langchain.settings import GenerationSettings, report, usage
-from refrag_rag.threads import read_in_thread
 
 if TYPE_CHECKING:
-    from refrag_rag.answer import Answer, Delta
     from refrag_rag.engine import Refrag
+    from refrag_rag.generation.answer import Answer, Delta
 
 
 class RefragLLM(GenerationSettings, LLM):

@@ -7,11 +7,11 @@ from langchain_core.messages.ai import UsageMetadata
 from pydantic import Field
 
 from refrag_rag.adapters import EngineOwner, check_defaults
-from refrag_rag.request import ALIASES, SAMPLING, known_arguments
+from refrag_rag.generation.request import ALIASES, SAMPLING, known_arguments
 
 if TYPE_CHECKING:
-    from refrag_rag.answer import Answer
     from refrag_rag.engine import Refrag
+    from refrag_rag.generation.answer import Answer
 
 _FIELDS = (
     *("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop"),

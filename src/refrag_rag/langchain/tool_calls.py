@@ -14,10 +14,10 @@ from langchain_core.messages.tool import (
 
 from refrag_rag.adapters import tool_names
 from refrag_rag.langchain.settings import report, usage
-from refrag_rag.tools import AnswerStream, ParsedAnswer, parse_tool_calls
+from refrag_rag.text.tool_calls import AnswerStream, ParsedAnswer, parse_tool_calls
 
 if TYPE_CHECKING:
-    from refrag_rag.answer import Answer, Delta
+    from refrag_rag.generation.answer import Answer, Delta
 
 Tools = Sequence[Mapping[str, Any]]
 

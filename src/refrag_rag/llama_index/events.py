@@ -11,7 +11,7 @@ from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
 
 if TYPE_CHECKING:
-    from refrag_rag.answer import Answer
+    from refrag_rag.generation.answer import Answer
 
 _handlers = threading.Lock()
 

@@ -22,6 +22,8 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 
 from refrag_rag.adapters import EngineOwner, check_defaults, choose_tools, tool_names
+from refrag_rag.generation.request import ALIASES, SAMPLING, known_arguments
+from refrag_rag.generation.threads import read_in_thread
 from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.events import send
 from refrag_rag.llama_index.messages import (
@@ -32,15 +34,13 @@ from refrag_rag.llama_index.messages import (
     tool_reply,
     tool_selections,
 )
-from refrag_rag.request import ALIASES, SAMPLING, known_arguments
-from refrag_rag.threads import read_in_thread
-from refrag_rag.tools import parse_tool_calls
+from refrag_rag.text.tool_calls import parse_tool_calls
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
-    from refrag_rag.answer import Answer, Delta
     from refrag_rag.engine import Refrag
+    from refrag_rag.generation.answer import Answer, Delta
 
 logger = logging.getLogger(__name__)
 UNCOUNTED = (

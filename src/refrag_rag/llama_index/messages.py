@@ -21,10 +21,10 @@ from llama_index.core.llms.llm import ToolSelection
 
 from refrag_rag.adapters import ROLES
 from refrag_rag.errors import InputError, RefragError
-from refrag_rag.tools import AnswerStream, ParsedAnswer
+from refrag_rag.text.tool_calls import AnswerStream, ParsedAnswer
 
 if TYPE_CHECKING:
-    from refrag_rag.answer import Answer, Delta
+    from refrag_rag.generation.answer import Answer, Delta
 
 _MEDIA = (ImageBlock, AudioBlock, VideoBlock, DocumentBlock)
 

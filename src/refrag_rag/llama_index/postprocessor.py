@@ -9,7 +9,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from refrag_rag.adapters import check_engine, no_other_process
-from refrag_rag.extract import (
+from refrag_rag.engine.extract import (
     EXTRACTION,
     Output,
     Unchosen,
@@ -34,7 +34,7 @@ class RefragPostprocessor(BaseNodePostprocessor):
     order stay; the LLM alone sees the span. Nodes without text, with media, or empty pass through.
 
     With ``output="text"`` an LLM that takes only text reads each passage shortened to the chunks
-    that the policy would expand, see `refrag_rag.extract`.
+    that the policy would expand, see `refrag_rag.engine.extract`.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from refrag_rag.policies.base import Chunks
 from refrag_rag.policies.ranking import Ranking
-from refrag_rag.tokenization import sentence_ends
+from refrag_rag.text.tokenization import sentence_ends
 
 STOPWORDS = frozenset(
     "a an and are as at be by did do does for from had has have how in into is it its many much of "

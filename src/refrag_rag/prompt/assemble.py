@@ -15,15 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from refrag_rag.chat_template import (
-    Message,
-    Prompt,
-    Tool,
-    check_messages,
-    check_tools,
-    render,
-    texts_in,
-)
 from refrag_rag.errors import InputError
 from refrag_rag.prompt.prompt import (
     CompressedPrompt,
@@ -32,10 +23,19 @@ from refrag_rag.prompt.prompt import (
     TextSegment,
     VectorSegment,
 )
-from refrag_rag.question import find_question
 from refrag_rag.spans import Span, split_spans
 from refrag_rag.store import PassageEntry
-from refrag_rag.tokenization import PromptTokenizer
+from refrag_rag.text.chat_template import (
+    Message,
+    Prompt,
+    Tool,
+    check_messages,
+    check_tools,
+    render,
+    texts_in,
+)
+from refrag_rag.text.question import find_question
+from refrag_rag.text.tokenization import PromptTokenizer
 
 Boundary = tuple[TextSegment, TextSegment]
 ChunkIds = Callable[[Sequence[str], Sequence[int]], tuple[int, ...]]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.examples import Piece
 
 IGNORED = -100

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 from transformers import PreTrainedModel
 
-from refrag_rag.compiling import compile_model
+from refrag_rag.model.compiling import compile_model
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from random import Random
 from typing import Any, Protocol
 
-from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.model import RefragModel
+from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.batches import Row, arrange
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.examples import Piece, gold

@@ -7,7 +7,7 @@ engine treats spans, so that any share of their chunks can be handed over as vec
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refrag_rag.chunking import ChunkedPassage
+from refrag_rag.text.chunking import ChunkedPassage
 
 SEPARATOR = "\n\n"  # between passages, and between turns where there is no chat template
 

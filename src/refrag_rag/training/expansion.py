@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.policies import Chunks, Policy, needs_of
-from refrag_rag.scoring import SCORERS
 from refrag_rag.training.policy_objective import see
 from refrag_rag.training.policy_rollouts import Case, mean_log_probs
 from refrag_rag.training.reading import Reader

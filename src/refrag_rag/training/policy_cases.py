@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.errors import InputError
 from refrag_rag.spans import neutralise
+from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.document_sources import DocumentContinuation, Frame
 from refrag_rag.training.examples import Piece

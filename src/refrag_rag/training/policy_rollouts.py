@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.policies import Chunks, budget
+from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.batches import Batch, Row, arrange, collate
 from refrag_rag.training.examples import Piece
 from refrag_rag.training.reading import Reader

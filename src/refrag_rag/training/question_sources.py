@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from refrag_rag.chat_template import Prompt
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.prompt.assemble import parse
 from refrag_rag.spans import neutralise, wrap
-from refrag_rag.tokenization import PromptTokenizer
+from refrag_rag.text.chat_template import Prompt
+from refrag_rag.text.tokenization import PromptTokenizer
 from refrag_rag.training.batches import Row, arrange
 from refrag_rag.training.data.questions import keep_passages
 from refrag_rag.training.data.records import QuestionRecord

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from refrag_rag.chunking import ChunkedPassage
 from refrag_rag.model import RefragModel
+from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.batches import Batch
 
 

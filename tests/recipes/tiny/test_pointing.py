@@ -14,8 +14,8 @@ from recipes.tiny.pretrain import PretrainSettings
 from recipes.tiny.sources import reconstruction_rows
 from recipes.tiny.tasks import Level, Mix, Tasks
 from recipes.tiny.world import World
-from refrag_rag.compiling import missing_tools
 from refrag_rag.errors import InputError
+from refrag_rag.model.compiling import missing_tools
 from refrag_rag.training.batches import arrange, collate
 from refrag_rag.training.compiling import compiled
 from refrag_rag.training.examples import gold

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from refrag_rag.errors import InputError
-from refrag_rag.tokenization import PlainTokenizer
+from refrag_rag.text.tokenization import PlainTokenizer
 from refrag_rag.training.data.documents import Documents, prepare_documents
 from refrag_rag.training.data.records import TextRecord
 from refrag_rag.training.data.report import PreparationReport

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from refrag_rag.errors import InputError
-from refrag_rag.tokenization import PlainTokenizer
+from refrag_rag.text.tokenization import PlainTokenizer
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.data.prepare import prepare
 from refrag_rag.training.data.questions import load_questions

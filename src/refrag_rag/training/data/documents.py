@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.errors import InputError
-from refrag_rag.tokenization import PlainTokenizer, backend, description
+from refrag_rag.text.tokenization import PlainTokenizer, backend, description
 from refrag_rag.training.data.records import TextRecord
 from refrag_rag.training.data.report import PreparationReport
 from refrag_rag.training.data.runs import Ids, Runs, Tokens, check_length

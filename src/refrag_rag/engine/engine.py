@@ -1,0 +1,382 @@
+"""Refrag: a model, a store and a policy. It precomputes passages and answers prompts with spans."""
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from refrag_rag.engine.lookup import PassageLookup, VectorType
+from refrag_rag.engine.precompute import precompute
+from refrag_rag.engine.prepare import OnMiss, Preparation
+from refrag_rag.engine.scoring import SCORERS
+from refrag_rag.errors import InputError
+from refrag_rag.generation.answer import Answer, Delta, PrecomputeReport, Timings
+from refrag_rag.generation.answering import answer_rows
+from refrag_rag.generation.prompt_cache import PromptCache
+from refrag_rag.generation.request import (
+    SAMPLING,
+    Request,
+    Sampling,
+    checked_texts,
+    known_arguments,
+)
+from refrag_rag.model import RefragModel
+from refrag_rag.model.compiling import compile_model
+from refrag_rag.policies import Policy, get_policy, needs_of
+from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.spans import neutralise
+from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
+from refrag_rag.text.chat_template import Prompt, Tool, takes_tools
+from refrag_rag.text.tool_calls import TOOL_MARKERS
+
+
+class Refrag:
+    """The engine: everything between prompt text with spans and the answer.
+
+    Calls from several threads may overlap: laying out prompts takes turns, decoding does not.
+
+    Parameters
+    ----------
+    model
+        Encoder, projector and decoder.
+    store
+        Where chunk embeddings are kept. Default: in memory.
+    policy
+        Chooses the chunks to expand; a name, several joined by ``+`` (``exact+lexical``), or a
+        policy.
+    p
+        Largest fraction of the chunks to expand.
+    on_miss
+        A passage that the store has not: ``encode`` it on the spot (and keep it, unless the store
+        is read-only), or read it as ``text``. The same goes for a score that the policy needs: it
+        is computed on the spot, or the policy does without.
+    vectors
+        How newly encoded chunk embeddings are kept; float32 takes twice the space.
+    scores
+        Names of scores that `precompute` computes, beside those that `policy` needs:
+        ``perplexity``.
+    prompt_cache
+        How many KV caches of prompts with their answers to keep, so that the next turn of a chat
+        prefills only what is new; each takes the decoder's memory for that many positions. See
+        `PromptCache`.
+
+    Raises
+    ------
+    InputError
+        If an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: RefragModel,
+        *,
+        store: ChunkStore | None = None,
+        policy: str | Policy = "lexical",
+        p: float = 0.1,
+        on_miss: OnMiss = "encode",
+        vectors: VectorType = "float16",
+        scores: Collection[str] = (),
+        prompt_cache: int = 0,
+    ) -> None:
+        if on_miss not in ("encode", "text"):
+            raise InputError(f"on_miss = {on_miss!r}; expected 'encode' or 'text'.")
+        if vectors not in ("float16", "float32"):
+            raise InputError(f"vectors = {vectors!r}; expected 'float16' or 'float32'.")
+        if isinstance(scores, str) or set(scores) - set(SCORERS):
+            raise InputError(f"scores = {scores!r}; expected a list of {', '.join(SCORERS)}.")
+        self.model = model
+        self.store = MemoryStore() if store is None else store
+        self.policy = self.get_policy(policy)
+        self.p = Request(policy=self.policy, p=p).p
+        self.on_miss = on_miss
+        self.scores = frozenset(scores)
+        self.prompt_cache = PromptCache(model, prompt_cache)
+        self._lookup = PassageLookup(model, self.store, dtype=vectors)
+        self._preparation = Preparation(model, self._lookup, on_miss)
+
+    @classmethod
+    def load(  # noqa: PLR0913 - settings of an engine, by name
+        cls,
+        name_or_path: str | Path = "smol",
+        *,
+        store: str | Path | ChunkStore | None = None,
+        policy: str | Policy = "lexical",
+        p: float = 0.1,
+        on_miss: OnMiss = "encode",
+        vectors: VectorType = "float16",
+        scores: Collection[str] = (),
+        prompt_cache: int = 0,
+        compile: bool = False,
+        **options: Any,
+    ) -> "Refrag":
+        """Load a model by name, folder or hub id, and open the store.
+
+        Parameters
+        ----------
+        store
+            A path for the store on disk, a store, or nothing for one in memory.
+        compile
+            Compile the decoder with ``torch.compile`` when it is first used, which takes a while
+            and on CPUs needs a C++ compiler and Python's headers.
+        **options
+            See `refrag_rag.checkpoints.load`: dtype, device, device_map, k, base, revision ...
+        """
+        path = isinstance(store, str | Path)
+        if store == "" or not (path or store is None or hasattr(store, "put")):
+            raise InputError(f"store = {store!r}; expected a folder, a store, or None for memory.")
+        model = RefragModel.from_pretrained(name_or_path, **options)
+        if compile:
+            compile_model(model.decoder)
+        opened = open_store(store) if store is None or isinstance(store, str | Path) else store
+        return cls(
+            model,
+            store=opened,
+            policy=policy,
+            p=p,
+            on_miss=on_miss,
+            vectors=vectors,
+            scores=scores,
+            prompt_cache=prompt_cache,
+        )
+
+    @property
+    def model_name(self) -> str:
+        """The model's name."""
+        return self.model.config.name
+
+    @property
+    def context_window(self) -> int:
+        """Decoder positions, prompt and answer together."""
+        return self.model.max_positions
+
+    @property
+    def is_chat_model(self) -> bool:
+        """Whether the decoder has a chat template."""
+        return bool(self.model.tokenizer.chat_template)
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the decoder's chat template has a place for tools."""
+        return takes_tools(self.model.tokenizer)
+
+    @property
+    def namespace(self) -> str:
+        """Name under which this model's chunk embeddings are stored."""
+        return self._lookup.namespace
+
+    def precompute(
+        self,
+        texts: Iterable[str],
+        *,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> PrecomputeReport:
+        """Encode passages that the store has not, and keep them. Calling again costs nothing.
+
+        Scores that the engine was built with, and those of its policy, are computed and kept too.
+        What is encoded is kept in groups: a run that was killed goes on from there when it is
+        called again. A store that was opened read-only takes nothing: what it has not is logged,
+        and is encoded whenever it is asked for.
+
+        Parameters
+        ----------
+        texts
+            Passages, as they will stand in spans.
+        batch_size
+            Encoder windows at once.
+        progress
+            Show a bar with passages per second and an estimate.
+
+        Raises
+        ------
+        StoreError
+            If there is something to keep and the store cannot be written.
+        InputError
+            If an argument cannot be used.
+        """
+        needs = self.scores | (needs_of(self.policy) & set(SCORERS))
+        return precompute(
+            self.model,
+            self._lookup,
+            checked_texts(texts),
+            needs=needs,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
+        """Remove passages from the store, such as those of deleted documents.
+
+        The store knows passages by their text alone, so two documents with the same passage share
+        one entry. If it was removed and the passage still exists elsewhere, no answer is wrong: it
+        is encoded when it is next asked for, and counted as a miss. The bytes stay in the file on
+        disk until `LMDBStore.compact`.
+
+        Parameters
+        ----------
+        texts
+            Passages, as they stood in spans.
+        living
+            Passages of documents that stay; what is among them is kept.
+
+        Returns
+        -------
+        int
+            How many entries were removed.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be written.
+        """
+        gone, stay = (set(map(neutralise, checked_texts(some))) for some in (texts, living))
+        return self.store.delete(self.namespace, sorted(map(passage_key, gone - stay)))
+
+    def compress(
+        self,
+        prompt: Prompt,
+        *,
+        question: str | None = None,
+        policy: str | Policy | None = None,
+        p: float | None = None,
+        tools: Sequence[Tool] | None = None,
+    ) -> CompressedPrompt:
+        """Lay out a prompt without answering it; print it to see what the decoder would read."""
+        request = self._request(question=question, policy=policy, p=p, tools=tools)
+        return self._preparation.prepare([prompt], request)[0][0]
+
+    def generate(self, prompt: Prompt, **arguments: Any) -> Answer:
+        """Answer one prompt.
+
+        Parameters
+        ----------
+        prompt
+            Text, used as it stands, or messages with ``role`` and ``content`` (and ``tool_calls``,
+            ``tool_call_id``, ``name``), to which the model's chat template is applied. Spans may
+            stand anywhere in a content.
+        **arguments
+            ``question`` (default: the last user message outside spans), ``policy``, ``p``,
+            ``tools`` (functions in OpenAI's shape, for the chat template; `parse_tool_calls`
+            finds the calls in the answer's text), and those of `Sampling`:
+            ``max_new_tokens``, ``stop``, ``temperature``, ``top_p``, ``top_k``,
+            ``repetition_penalty``, ``seed``.
+
+        Raises
+        ------
+        InputError
+            If the prompt is empty, an argument cannot be used, or tools are given and the chat
+            template has no place for them.
+        PromptTooLongError
+            If the prompt takes all positions of the decoder.
+        """
+        return self.generate_batch([prompt], **arguments)[0]
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], *, batch_size: int = 32, **arguments: Any
+    ) -> list[Answer]:
+        """Answer several prompts; each answer is what `generate` gives for it alone.
+
+        Parameters
+        ----------
+        prompts
+            See `generate`.
+        batch_size
+            How many the decoder reads at once.
+        **arguments
+            See `generate`.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size = {batch_size!r}; expected at least 1.")
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+            raise InputError(f"prompts = {prompts!r:.80}; expected a list of prompts.")
+        request = self._request(**arguments)
+        answers: dict[int, Answer] = {}
+        for start in range(0, len(prompts), batch_size):
+            for row, _, answer in self._run(prompts[start : start + batch_size], request):
+                if answer is not None:
+                    answers[start + row] = answer
+        return [answers[row] for row in range(len(prompts))]
+
+    def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Delta]:
+        """Answer one prompt piece by piece; arguments and errors as for `generate`.
+
+        Yields
+        ------
+        Delta
+            New text; the last one carries the answer. The pieces joined are the answer's text.
+        """
+        for _, text, answer in self._run([prompt], self._request(**arguments)):
+            if text or answer:
+                yield Delta(text, answer)
+
+    def count_tokens(self, text: str) -> int:
+        """Positions that a text takes; a span counts as its vectors and expanded chunks."""
+        return len(self.tokenize(text))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, pad ids in place of vectors (for a framework's token counter)."""
+        if not isinstance(text, str):
+            raise InputError(f"text = {text!r:.80}; expected text.")
+        return self._preparation.tokenize(text, self.p)
+
+    def get_policy(self, policy: str | Policy | None = None) -> Policy:
+        """A policy by its name, among the model's own too; None: the engine's.
+
+        Raises
+        ------
+        InputError
+            If there is none of that name.
+        """
+        return self.policy if policy is None else get_policy(policy, self.model.policies)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Refrag":
+        """Share the engine: copies of a configuration that holds it hold the same one."""
+        return self
+
+    def __copy__(self) -> "Refrag":
+        """Share the engine."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Refuse to go to another process.
+
+        Raises
+        ------
+        InputError
+            Always: weights and an open store cannot be pickled.
+        """
+        raise InputError(
+            "An engine cannot be pickled. Load it in the other process (Refrag.load), or give "
+            "components model_name= and store= instead of an engine."
+        )
+
+    def _request(
+        self,
+        *,
+        policy: str | Policy | None = None,
+        p: float | None = None,
+        **arguments: Any,
+    ) -> Request:
+        """What a call asks for; the engine's own policy and p where it says nothing."""
+        given = known_arguments(arguments)
+        sampling = Sampling(**{name: given.pop(name) for name in SAMPLING if name in given})
+        return Request(
+            policy=self.get_policy(policy), p=self.p if p is None else p, sampling=sampling, **given
+        )
+
+    def _run(
+        self, prompts: Sequence[Prompt], request: Request
+    ) -> Iterator[tuple[int, str, Answer | None]]:
+        """Rows with their new text, and with the answer once a row is done."""
+        start = time.perf_counter()
+        compressed, laps = self._preparation.prepare(prompts, request)
+        yield from answer_rows(
+            self.model,
+            compressed,
+            request.sampling,
+            kept=TOOL_MARKERS if request.tools else (),
+            reuse=self.prompt_cache.start(compressed),
+            clock=partial(Timings, *laps),
+            start=start,
+        )

@@ -1,0 +1,65 @@
+"""Which chunks of a prompt become text: the policy chooses among all of them, under a budget."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refrag_rag.engine.lookup import Found
+from refrag_rag.policies import Choice, Chunks, Policy, budget, choose
+from refrag_rag.prompt.assemble import ParsedPrompt, SpanChunks
+from refrag_rag.text.chunking import cut_text
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """A question.
+
+    Attributes
+    ----------
+    text
+        Its words.
+    embeddings
+        *Shape:* (Q, D_enc); its chunk embeddings, if the policy needs them.
+    """
+
+    text: str
+    embeddings: NDArray[Any] | None = None
+
+
+def expand(
+    parsed: ParsedPrompt, found: Mapping[str, Found], policy: Policy, share: float, asked: Asked
+) -> list[SpanChunks]:
+    """Let the policy choose among all chunks of one prompt, under the budget `share`."""
+    items = [found[span.text] for span in parsed.spans]
+    if not items:
+        return []
+    texts = [cut_text(item.text, item.entry.char_ends.tolist()) for item in items]
+    sizes = [len(one) for one in texts]
+    mask, scores = Choice(np.zeros(sum(sizes), bool))
+    if len(mask):
+        chunks = Chunks(
+            texts=[text for one in texts for text in one],
+            passages=np.repeat(np.arange(len(sizes)), sizes),
+            embeddings=np.concatenate([item.entry.embeddings for item in items]),
+            scores=_common_scores([item.scores for item in items]),
+            retrieval=[span.score for span in parsed.spans],
+            question=asked.embeddings,
+        )
+        mask, scores = choose(policy, chunks, asked.text, budget(share, len(mask)))
+    turns = np.cumsum(sizes)[:-1]
+    ranked = [None] * len(items) if scores is None else np.split(scores, turns)
+    return [
+        SpanChunks(item.entry, text, part | item.as_text, item.hit, rank)
+        for item, text, part, rank in zip(items, texts, np.split(mask, turns), ranked, strict=True)
+    ]
+
+
+def _common_scores(
+    passages: Sequence[Mapping[str, NDArray[np.float32]]],
+) -> dict[str, NDArray[np.float32]]:
+    """Scores that every passage has, over all chunks."""
+    names = set.intersection(*(set(scores) for scores in passages))
+    return {name: np.concatenate([scores[name] for scores in passages]) for name in names}

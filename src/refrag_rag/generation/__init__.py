@@ -1,0 +1,1 @@
+"""From a prompt that is laid out to an answer."""

@@ -1,0 +1,149 @@
+"""Prefill once, take the first token from its logits, go on with the KV cache."""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from refrag_rag.errors import PromptTooLongError
+from refrag_rag.generation.prompt_cache import Reuse
+from refrag_rag.generation.request import Sampling
+from refrag_rag.generation.sampling import Sampler
+from refrag_rag.model import DecoderInputs, RefragModel
+from refrag_rag.prompt import CompressedPrompt, TextSegment
+
+Token = tuple[int, int]  # row of the batch, token id
+
+
+def decode(
+    model: RefragModel,
+    prompts: Sequence[CompressedPrompt],
+    sampling: Sampling,
+    reuse: Reuse | None = None,
+    *,
+    stopped: Callable[[int], bool] = lambda _: False,
+) -> Generator[list[Token], None, None]:
+    """Generate for a batch, a step at a time.
+
+    A row stops at an end token, at `max_new_tokens`, at the decoder's window, and when `stopped`
+    says so.
+
+    Parameters
+    ----------
+    reuse
+        Positions that need not be computed again; takes the KV cache in the end. For one prompt.
+    stopped
+        Asked after each step whether the reader needs no more of a row.
+
+    Yields
+    ------
+    list of (int, int)
+        Row and new token of every row still running.
+
+    Raises
+    ------
+    PromptTooLongError
+        If a prompt leaves no position for a new token.
+    """
+    limits = [_limit(prompt, model.max_positions, sampling) for prompt in prompts]
+    with torch.inference_mode():
+        inputs = model.decoder_inputs(prompts)
+    sampler = Sampler(sampling, [prompt.text_ids for prompt in prompts], model.device)
+    ends = end_tokens(model)
+    running = list(range(len(prompts)))
+    steps = _Steps(model.decoder, inputs, reuse)
+    tokens = [model.pad_id] * len(prompts)
+    answer: list[int] = []  # of the first row
+    made = 0
+    sound = False  # whether all layers of the KV cache are equally long
+    try:
+        while running:
+            sound = False
+            logits = steps.next(tokens)  # (B, vocabulary)
+            sound = True
+            made += 1
+            tokens = sampler.choose(logits)
+            answer.append(tokens[0])
+            yield [(row, tokens[row]) for row in running]
+            running = [
+                row for row in running
+                if not (tokens[row] in ends or made >= limits[row] or stopped(row))
+            ]  # fmt: skip
+    finally:
+        if reuse is not None and sound:
+            reuse.keep(steps.cache, answer)
+
+
+class _Steps:
+    """Gives the next logits: of the prefill first, then of one more token a row."""
+
+    def __init__(
+        self, decoder: PreTrainedModel, inputs: DecoderInputs, reuse: Reuse | None
+    ) -> None:
+        self._decoder, self._inputs = decoder, inputs
+        self._mask, self._position = inputs.attention_mask, inputs.position_ids[:, -1:]
+        self._reused = reuse.positions if reuse is not None else 0
+        self.cache: Any = reuse.cache() if reuse is not None else None
+        self._started = False
+
+    @torch.inference_mode()
+    def next(self, tokens: list[int]) -> torch.Tensor:
+        """Logits of *shape* (B, vocabulary).
+
+        Parameters
+        ----------
+        tokens
+            The last tokens, one a row; not looked at in the prefill.
+        """
+        if self._started:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+            self._position = self._position + 1
+            output = self._decoder(
+                input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
+                attention_mask=self._mask,
+                position_ids=self._position,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+        else:
+            self._started = True
+            output = self._decoder(
+                inputs_embeds=self._inputs.inputs_embeds[:, self._reused :],
+                attention_mask=self._mask,
+                position_ids=self._inputs.position_ids[:, self._reused :],
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self.cache = output.past_key_values
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+
+def end_tokens(model: RefragModel) -> frozenset[int]:
+    """Ids that end an answer, by the generation config and the tokenizer."""
+    config = model.decoder.generation_config
+    found = config.eos_token_id if config is not None else None
+    ids = found if isinstance(found, list) else [found]
+    return frozenset(i for i in (*ids, model.tokenizer.eos_token_id) if isinstance(i, int))
+
+
+def _limit(prompt: CompressedPrompt, window: int, sampling: Sampling) -> int:
+    if prompt.positions < window:
+        return min(sampling.max_new_tokens, window - prompt.positions)
+    texts = [one for one in prompt.segments if isinstance(one, TextSegment)]
+    outside = sum(len(one.token_ids) for one in texts if one.role == "prompt")
+    if outside >= window:
+        advice = (
+            f"{outside} of them are text outside passages: shorten that, or mark the passages in "
+            "it as compressible (spans.wrap)."
+        )
+    elif prompt.expanded:
+        advice = "Let fewer chunks stay text (p), or retrieve fewer passages."
+    else:
+        advice = "Retrieve fewer passages."
+    raise PromptTooLongError(
+        f"The prompt takes {prompt.positions} positions; the decoder reads {window}, the answer "
+        f"included. {advice}"
+    )

@@ -1,0 +1,259 @@
+"""KV caches kept between calls: the next turn of a chat prefills only what is new.
+
+A cached prefix counts only as far as the decoder would read the very same inputs again: equal
+token ids and equal chunk embeddings. Whoever reuses it gets a copy, cropped so that at least one
+position is left to compute.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from refrag_rag.errors import InputError
+from refrag_rag.model import RefragModel
+from refrag_rag.model.fingerprint import State, weights_state
+from refrag_rag.prompt import VECTOR, CompressedPrompt
+
+LEAST = 16  # positions; for fewer the attention mask costs more than is saved
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a decoder has read.
+
+    Attributes
+    ----------
+    ids
+        *Shape:* (T,), token ids and `VECTOR`.
+    embeddings
+        *Shape:* (V, D_enc), the chunk embeddings in reading order.
+    """
+
+    ids: NDArray[np.int64]
+    embeddings: NDArray[Any]
+
+    def shared(self, other: "Inputs", *, whole_runs: bool) -> int:
+        """Positions at the beginning that are equal in both.
+
+        Parameters
+        ----------
+        whole_runs
+            Whether a vector is projected in sight of its run, so that runs count as a whole.
+        """
+        length = min(len(self.ids), len(other.ids))
+        length = _first(self.ids[:length] != other.ids[:length])
+        places = np.flatnonzero(self.ids[:length] == VECTOR)
+        rows = len(places)
+        equal = _first((self.embeddings[:rows] != other.embeddings[:rows]).any(1)) if rows else 0
+        if equal < rows:
+            length = int(places[equal])
+        if whole_runs and any(length < len(one.ids) and one.cuts(length) for one in (self, other)):
+            text = np.flatnonzero(self.ids[:length] != VECTOR)
+            length = int(text[-1]) + 1 if len(text) else 0
+        return length
+
+    def cuts(self, place: int) -> bool:
+        """Whether `place` lies between two vectors of one run."""
+        return place > 0 and bool((self.ids[place - 1 : place + 1] == VECTOR).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A KV cache with the inputs that it stands for. Neither is ever changed.
+
+    Attributes
+    ----------
+    prompt
+        Positions of the prompt; the answer's follow.
+    """
+
+    inputs: Inputs
+    prompt: int
+    cache: DynamicCache
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the KV cache."""
+        return cache_bytes(self.cache)
+
+
+class PromptCache:
+    """The KV caches of the prompts and answers that were read last. Threads may share it.
+
+    All are forgotten when weights of the decoder or projector have changed (`weights_state`).
+
+    Parameters
+    ----------
+    model
+        Whose decoder made them.
+    limit
+        How many to keep; 0 keeps none. The one that was used longest ago goes first.
+
+    Raises
+    ------
+    InputError
+        If the limit is negative.
+    """
+
+    def __init__(self, model: RefragModel, limit: int) -> None:
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise InputError(f"prompt_cache = {limit!r}; expected how many to keep, 0 for none.")
+        self._model, self._limit = model, limit
+        self._entries: list[Entry] = []  # the one used last stands last
+        self._state: tuple[State, State] | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._entries)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all KV caches that are kept."""
+        return sum(entry.nbytes for entry in list(self._entries))
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._entries.clear()
+
+    def start(self, prompts: Sequence[CompressedPrompt]) -> "Reuse | None":
+        """Look for the longest known beginning of a prompt; batches are read without."""
+        if not self._limit or len(prompts) != 1 or not reusable_config(self._model):
+            return None
+        inputs = _inputs(prompts[0])
+        entries = self._current()
+        whole = self._model.projector.needs_runs
+        lengths = [inputs.shared(entry.inputs, whole_runs=whole) for entry in entries]
+        best = int(np.argmax(lengths)) if lengths else -1
+        length = min(lengths[best], len(inputs.ids) - 1) if lengths else 0
+        if length < LEAST:
+            return Reuse(self, inputs)
+        self._touch(entries[best])
+        continued = lengths[best] >= entries[best].prompt
+        return Reuse(self, inputs, length, entries[best], continued=continued)
+
+    def keep(self, entry: Entry, replaced: Entry | None) -> None:
+        """Take an entry in, instead of the one that it goes on from."""
+        with self._lock:
+            self._entries = [one for one in self._entries if one is not replaced]
+            self._entries = [*self._entries, entry][-self._limit :]
+
+    def _current(self) -> list[Entry]:
+        """Those that the weights as they are now have made."""
+        state = (weights_state(self._model.decoder), weights_state(self._model.projector))
+        with self._lock:
+            if state != self._state:
+                self._entries, self._state = [], state
+            return list(self._entries)
+
+    def _touch(self, entry: Entry) -> None:
+        with self._lock:
+            if entry in self._entries:
+                self._entries.remove(entry)
+                self._entries.append(entry)
+
+
+class Reuse:
+    """What one call takes from a `PromptCache` and gives to it.
+
+    Attributes
+    ----------
+    positions
+        How many positions need not be computed.
+    """
+
+    def __init__(
+        self,
+        owner: PromptCache,
+        inputs: Inputs,
+        positions: int = 0,
+        entry: Entry | None = None,
+        *,
+        continued: bool = False,
+    ) -> None:
+        self._owner, self._inputs, self._entry = owner, inputs, entry
+        self._replaced = entry if continued else None
+        self.positions = positions
+
+    @torch.inference_mode()
+    def cache(self) -> DynamicCache | None:
+        """A copy of the KV cache for those positions."""
+        if self._entry is None:
+            return None
+        copy = DynamicCache()
+        for place, layer in enumerate(self._entry.cache.layers):
+            keys, values = layer.keys, layer.values  # (1, heads, positions, width of a head)
+            copy.update(keys[:, :, : self.positions], values[:, :, : self.positions], place)
+        return copy
+
+    def keep(self, cache: Any, answer: Sequence[int]) -> None:
+        """Keep a KV cache, which belongs to the `PromptCache` from now on.
+
+        Parameters
+        ----------
+        answer
+            The new tokens; those that the decoder has read are in the KV cache.
+        """
+        if not reusable(cache):
+            return
+        prompt = self._inputs
+        read = cache.get_seq_length() - len(prompt.ids)
+        inputs = Inputs(
+            np.concatenate([prompt.ids, np.array(answer[:read], np.int64)]),
+            np.array(prompt.embeddings),  # a copy: the buffer is used again
+        )
+        self._owner.keep(Entry(inputs, len(prompt.ids), cache), self._replaced)
+
+
+def reusable(cache: Any) -> bool:
+    """Whether a cache keeps every position, so that a beginning can be cut off it."""
+    return type(cache) is DynamicCache and all(
+        type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers
+    )
+
+
+def reusable_config(model: RefragModel) -> bool:
+    """Whether what a position gives depends on nothing but what stands before it, all of it.
+
+    Not so with sliding windows, recurrent layers, and rotary positions scaled by the length.
+    """
+    config = model.decoder.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    sliding = getattr(config, "sliding_window", None) and getattr(
+        config, "use_sliding_window", True
+    )
+    return kinds == {"full_attention"} and not sliding and not _scaled_by_length(config)
+
+
+def _scaled_by_length(config: Any) -> bool:
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    settings = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(one.get("rope_type") in ("dynamic", "longrope") for one in settings)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of the tensors of a KV cache."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+        if tensor is not None
+    )
+
+
+def _inputs(prompt: CompressedPrompt) -> Inputs:
+    runs = prompt.embeddings()
+    return Inputs(prompt.ids, np.concatenate(runs) if runs else np.empty((0, 0), np.float32))
+
+
+def _first(found: NDArray[np.bool_]) -> int:
+    """The first True, or the length."""
+    return int(found.argmax()) if found.any() else len(found)

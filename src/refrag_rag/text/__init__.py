@@ -1,0 +1,1 @@
+"""Pure text and token ids: no torch here."""

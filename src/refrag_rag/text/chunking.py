@@ -1,0 +1,116 @@
+"""Passages to chunks of at most k tokens. Joined, the chunks are the passage's tokens exactly."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from refrag_rag.config import RefragConfig
+from refrag_rag.text.tokenization import PlainTokenizer, sentence_ends
+
+
+@dataclass(frozen=True)
+class ChunkedPassage:
+    """A passage cut into L chunks.
+
+    Attributes
+    ----------
+    text
+        The passage.
+    token_ids
+        All n token ids, in the chunking tokenizer.
+    chunk_lengths
+        L token counts, each between 1 and k; their sum is n.
+    char_ends
+        L character positions; chunk i is ``text[char_ends[i - 1]:char_ends[i]]``.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    chunk_lengths: tuple[int, ...]
+    char_ends: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Number of chunks, L."""
+        return len(self.chunk_lengths)
+
+    def chunk_ids(self) -> list[tuple[int, ...]]:
+        """Token ids chunk by chunk."""
+        return list(_slices(self.token_ids, self.chunk_lengths))
+
+    def chunk_texts(self) -> list[str]:
+        """Text chunk by chunk; joined, it is the passage."""
+        return cut_text(self.text, self.char_ends)
+
+
+def cut_text(text: str, ends: Sequence[int]) -> list[str]:
+    """Cut a text at character positions."""
+    return [text[a:b] for a, b in zip((0, *ends), ends, strict=False)]
+
+
+class Chunker:
+    """Cuts passages as a config says.
+
+    Parameters
+    ----------
+    tokenizer
+        The chunking tokenizer, which gives no control tokens.
+    config
+        Gives k and the chunking mode.
+    """
+
+    def __init__(self, tokenizer: PlainTokenizer, config: RefragConfig) -> None:
+        self._tokenizer = tokenizer
+        self._k = config.k
+        self._by_sentence = config.chunking == "sentence"
+        self._exact = config.chunking == "exact"
+
+    def chunk(self, text: str) -> ChunkedPassage:
+        """Cut one passage. A character is never split, so a chunk may end before k tokens.
+
+        Except with ``exact`` chunking: then a character goes, as text, with its first token.
+        """
+        ids, offsets = self._tokenizer.encode(text)
+        ends = sentence_ends(text) if self._by_sentence else []
+        lengths = list(self._lengths(offsets, ends))
+        last, char_ends = 0, []
+        for length in lengths:
+            last += length
+            char_ends.append(offsets[last - 1][1])
+        if char_ends:
+            char_ends[-1] = len(text)  # what the tokenizer drops at the end stays with its chunk
+        return ChunkedPassage(text, tuple(ids), tuple(lengths), tuple(char_ends))
+
+    def _lengths(self, offsets: Sequence[tuple[int, int]], ends: Sequence[int]) -> Iterator[int]:
+        start = 0
+        while start < len(offsets):
+            stop = min(start + self._k, len(offsets))
+            while not self._exact and start + 1 < stop < len(offsets) and _splits(offsets, stop):
+                stop -= 1
+            if ends:
+                stop = _sentence_stop(offsets, start, stop, ends)
+            yield stop - start
+            start = stop
+
+
+def _splits(offsets: Sequence[tuple[int, int]], stop: int) -> bool:
+    """Whether a cut before token `stop` falls inside a character."""
+    return offsets[stop][0] < offsets[stop - 1][1]
+
+
+def _sentence_stop(
+    offsets: Sequence[tuple[int, int]], start: int, stop: int, ends: Sequence[int]
+) -> int:
+    """The first cut in ``(start, stop]`` at which the next token opens a sentence."""
+    for cut in range(start + 1, stop):
+        place = bisect_left(ends, offsets[cut - 1][1])
+        opens = place < len(ends) and ends[place] <= offsets[cut][1] - 1
+        if opens and not _splits(offsets, cut):
+            return cut
+    return stop
+
+
+def _slices(ids: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    start = 0
+    for length in lengths:
+        yield tuple(ids[start : start + length])
+        start += length
