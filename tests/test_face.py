@@ -47,7 +47,7 @@ def test_marking_needs_nothing_else():
 
 def test_without_posix_all_but_the_store_on_disk_works():
     code = (
-        "from refrag_rag import Refrag, RefragModel; "
+        "import refrag_rag.cli; from refrag_rag import Refrag, RefragModel; "
         "from refrag_rag.store import MemoryStore, open_store; open_store(None)"
     )
     done = run(hiding("fcntl", "lmdb") + code)

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "refrag_rag"
 # From the ground up; a module may import from its own floor and from those below it.
 FLOORS = (
     ("errors",),
-    ("config", "spans", "extras"),
+    ("config", "spans"),
     ("text",),
     ("store", "policies"),
     ("prompt",),

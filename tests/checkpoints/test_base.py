@@ -164,7 +164,7 @@ def test_a_base_that_cannot_be_read_is_not_the_caches_fault(small, cache, tmp_pa
 
 
 def test_without_the_extra_gguf_the_command_is_named(small, cache, monkeypatch):
-    monkeypatch.setattr("refrag_rag.extras.find_spec", lambda _: None)
+    monkeypatch.setattr("refrag_rag.errors.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'refrag-rag\[gguf\]'"):
         RefragModel.from_pretrained(small / "delta", base=small / "base.gguf")
     assert [p.suffix for p in cache.iterdir()] == [".lock"]

@@ -274,7 +274,7 @@ def test_without_its_extra_the_command_is_named(small, encoder, monkeypatch):
     for name in [n for n in sys.modules if n.partition(".")[0] == "gguf"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gguf", None)
-    monkeypatch.setattr("refrag_rag.extras.find_spec", lambda _: None)
+    monkeypatch.setattr("refrag_rag.errors.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'refrag-rag\[gguf\]'"):
         RefragModel.compose(encoder, small[0], k=8)
 

@@ -26,8 +26,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from refrag_rag.checkpoints.base import GGUF
-from refrag_rag.errors import CheckpointError, InputError, MissingExtraError
-from refrag_rag.extras import need
+from refrag_rag.errors import CheckpointError, InputError, MissingExtraError, need
 
 LOADING_ERRORS = (
     OSError, ValueError, KeyError, IndexError, SafetensorError, RuntimeError, OverflowError,

@@ -15,8 +15,7 @@ from transformers import AutoConfig
 from refrag_rag.checkpoints import delta, layout_of, resolve
 from refrag_rag.checkpoints.base import Base
 from refrag_rag.checkpoints.cache import cache_folder
-from refrag_rag.errors import CheckpointError
-from refrag_rag.extras import EXTRAS, missing
+from refrag_rag.errors import EXTRAS, CheckpointError, missing
 
 PACKAGES = ("refrag-rag", "torch", "transformers", "llama-index-core", "langchain-core")
 GIB = 2**30

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from refrag_rag.extras import RETRIEVAL, need
+from refrag_rag.errors import RETRIEVAL, need
 
 
 def add_quality(commands: Any) -> None:

@@ -1,30 +1,17 @@
 """``refrag store``: thin, every command a few lines over the library."""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from refrag_rag.errors import StoreError
-from refrag_rag.store.lmdb import LMDBStore
-from refrag_rag.store.merge import merge_stores
-from refrag_rag.store.sources import passage_keys, read_texts
-from refrag_rag.store.upkeep import collect_garbage, stat, verify
-
-ReadIndex = Callable[[Path, str], Iterable[str]]
-"""Passages of a persisted LlamaIndex index, by its place and the metadata mode."""
+from refrag_rag.errors import InputError, StoreError
 
 SHOWN = 20
 
 
-def add_commands(commands: Any, read_index: ReadIndex) -> None:
-    """Add ``store`` to the subparsers of the command line.
-
-    Parameters
-    ----------
-    read_index
-        Reads LlamaIndex's storage; given by the caller, since this layer knows no framework.
-    """
+def add_store(commands: Any) -> None:
+    """Add ``store`` to the subparsers of the command line."""
     store = commands.add_parser("store", help="look after a store: stat, verify, compact, gc ...")
     parts = store.add_subparsers(required=True, metavar="COMMAND")
     for name, run, about in (
@@ -49,7 +36,7 @@ def add_commands(commands: Any, read_index: ReadIndex) -> None:
     )  # fmt: skip
     garbage.add_argument("--namespace", help="only this one (default: all)")
     garbage.add_argument("--dry-run", action="store_true", help="only count")
-    garbage.set_defaults(run=lambda options: _gc(options, read_index))
+    garbage.set_defaults(run=_gc)
 
     into = parts.add_parser("merge", help="put the entries of other stores into a store")
     into.add_argument("path", type=Path, help="folder of the store; made if there is none")
@@ -58,6 +45,9 @@ def add_commands(commands: Any, read_index: ReadIndex) -> None:
 
 
 def _stat(options: argparse.Namespace) -> None:
+    from refrag_rag.store.lmdb import LMDBStore
+    from refrag_rag.store.upkeep import stat
+
     with LMDBStore(options.path, read_only=True) as store:
         found = stat(store)
     for one in found.namespaces:
@@ -71,6 +61,9 @@ def _stat(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
+    from refrag_rag.store.lmdb import LMDBStore
+    from refrag_rag.store.upkeep import verify
+
     with LMDBStore(options.path, read_only=True) as store:
         found = verify(store)
     for one in found.damaged[:SHOWN]:
@@ -84,16 +77,22 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _compact(options: argparse.Namespace) -> None:
+    from refrag_rag.store.lmdb import LMDBStore
+
     _must_exist(options.path)
     with LMDBStore(options.path) as store:
         print(f"{store.compact()} bytes given back")
 
 
-def _gc(options: argparse.Namespace, read_index: ReadIndex) -> None:
+def _gc(options: argparse.Namespace) -> None:
+    from refrag_rag.store.lmdb import LMDBStore
+    from refrag_rag.store.sources import passage_keys
+    from refrag_rag.store.upkeep import collect_garbage
+
     _must_exist(options.path)
     keys: set[str] = set()
     for source in options.against:
-        found = passage_keys(_texts(source, options.metadata, read_index))
+        found = passage_keys(_texts(source, options.metadata))
         print(f"{len(found)} passages in {source}")
         keys |= found
     with LMDBStore(options.path, read_only=options.dry_run) as store:
@@ -103,13 +102,25 @@ def _gc(options: argparse.Namespace, read_index: ReadIndex) -> None:
         print(f"namespace {one.namespace}: {one.kept} kept, {one.removed} {verb}")
 
 
-def _texts(source: Path, metadata: str, read_index: ReadIndex) -> Iterable[str]:
-    if source.is_dir() or source.suffix == ".json":
-        return read_index(source, metadata)
-    return read_texts(source)
+def _texts(source: Path, metadata: Any) -> Iterable[str]:
+    from refrag_rag.store.sources import read_texts
+
+    if not source.is_dir() and source.suffix != ".json":
+        return read_texts(source)
+    try:
+        from refrag_rag.llama_index.persisted import persisted_texts
+    except ImportError as error:
+        raise InputError(
+            f"{source} was given as LlamaIndex storage, but {error.name} is not installed; "
+            "pip install 'refrag-rag[llama-index]', or give a JSON-lines file."
+        ) from error
+    return persisted_texts(source, metadata)
 
 
 def _merge(options: argparse.Namespace) -> None:
+    from refrag_rag.store.lmdb import LMDBStore
+    from refrag_rag.store.merge import merge_stores
+
     for other in options.others:  # before the store is made
         _must_exist(other)
     with LMDBStore(options.path) as store:
@@ -121,4 +132,6 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _must_exist(path: Path) -> None:
+    from refrag_rag.store.lmdb import LMDBStore
+
     LMDBStore(path, read_only=True).close()

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from refrag_rag.engine import Refrag
-from refrag_rag.errors import InputError
-from refrag_rag.extras import need
+from refrag_rag.errors import InputError, need
 from refrag_rag.spans import neutralise
 from refrag_rag.store import LMDBStore, passage_key
 from refrag_rag.store.merge import Merged, merge_stores

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refrag_rag.errors import InputError
-from refrag_rag.extras import need
+from refrag_rag.errors import InputError, need
 from refrag_rag.training.expansion import Point
 
 if TYPE_CHECKING:

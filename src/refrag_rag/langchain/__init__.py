@@ -15,7 +15,7 @@ Examples
 
 from typing import TYPE_CHECKING, Any
 
-from refrag_rag.extras import need
+from refrag_rag.errors import need
 
 need("langchain", "refrag_rag.langchain", ["langchain_core"])
 

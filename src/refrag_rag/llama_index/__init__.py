@@ -11,7 +11,7 @@ Examples
 ... )
 """
 
-from refrag_rag.extras import need
+from refrag_rag.errors import need
 
 need("llama-index", "refrag_rag.llama_index")
 

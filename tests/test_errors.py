@@ -12,7 +12,7 @@ import pytest
 from refrag_rag import MissingExtraError, RefragError
 from refrag_rag.cli import main
 from refrag_rag.cli.doctor import report
-from refrag_rag.extras import EXTRAS, missing, need
+from refrag_rag.errors import EXTRAS, missing, need
 
 ROOT = Path(__file__).parents[1]
 OURS = {"vector-stores", "docs", "notebooks", "dev"}  # of the tests and the docs alone
