@@ -20,10 +20,10 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from refrag_rag.compiling import compiled
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training import deepspeed
 from refrag_rag.training.batches import Row, collate, share_of
-from refrag_rag.training.compiling import compiled
 from refrag_rag.training.launch import adamw, open_accelerator
 from refrag_rag.training.loss import Sums, next_token_sums
 from refrag_rag.training.progress import Progress
