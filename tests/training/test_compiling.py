@@ -7,9 +7,8 @@ from transformers import LlamaForCausalLM
 
 from recipes.tiny.shape import decoder_config
 from refrag_rag.errors import InputError
-from refrag_rag.model.compiling import missing_tools
+from refrag_rag.model.compiling import compiled, missing_tools
 from refrag_rag.training.batches import arrange
-from refrag_rag.training.compiling import compiled
 from refrag_rag.training.examples import gold
 from refrag_rag.training.loop import train
 from refrag_rag.training.reading import PlainReader, Reader

@@ -6,15 +6,15 @@ from random import Random
 
 import pytest
 
-from refrag_rag.errors import InputError
-from refrag_rag.training.feedback import FeedbackCurriculum, FeedbackSettings
+from refrag_rag.cli import main
+from refrag_rag.training.feedback import FeedbackCurriculum
 from refrag_rag.training.lengths import stage_weights
 
 NAN = float("nan")
 
 
 def build(**settings):
-    return FeedbackCurriculum(settings=FeedbackSettings(**settings))
+    return FeedbackCurriculum(**settings)
 
 
 def observe_all(curriculum, loss, accuracy):
@@ -45,12 +45,10 @@ def test_a_stage_is_held_until_it_is_mastered_whatever_the_share():
         curriculum.draw(rng, 1.0)
         curriculum.record(0.1, 1.0)  # training figures move nothing
     assert curriculum.summary()["stage"] == 1
-    assert curriculum.summary()["held"] == 50
     assert curriculum.summary()["held_by"] == [1]
     assert curriculum.weights() == stage_weights(curriculum.lengths, 0)
     curriculum.observe(1, 1.0, 0.9)
     assert curriculum.summary()["stage"] == 2
-    assert curriculum.summary()["held"] == 0
     assert curriculum.weights() == stage_weights(curriculum.lengths, 1)
 
 
@@ -75,20 +73,6 @@ def test_the_last_stage_stays():
     observe_all(curriculum, 0.1, 1.0)
     assert curriculum.summary()["stage"] == 9
     assert curriculum.summary()["held_by"] == []
-
-
-def test_a_loss_may_be_the_threshold_alone_or_with_an_accuracy():
-    alone = build(accuracy=None, loss=0.3)
-    alone.observe(1, 0.31)
-    assert alone.stage == 0
-    alone.observe(1, 0.3)
-    assert alone.stage == 1
-    both = build(accuracy=0.9, loss=0.3)
-    both.observe(1, 0.2, 0.8)
-    both.observe(1, 0.4, 0.95)
-    assert both.stage == 0
-    both.observe(1, 0.3, 0.9)
-    assert both.stage == 1
 
 
 def test_what_got_worse_is_rehearsed_until_it_is_back():
@@ -131,33 +115,11 @@ def test_the_hardest_length_of_a_stage_is_not_rehearsed():
 def test_figures_that_were_not_measured_do_not_count():
     curriculum = build()
     curriculum.observe(1, 0.5, 0.5)
-    before = curriculum.state()
+    before = json.dumps(curriculum.state())
     curriculum.observe(1, NAN, NAN)
-    assert curriculum.state() == before
+    assert json.dumps(curriculum.state()) == before
     curriculum.record(NAN, NAN)
     assert curriculum.summary()["accuracy"] == {}
-
-
-@pytest.mark.parametrize("figures", [(3, 0.5, 0.5), (1, -0.1, 0.5), (1, 0.5, 1.1)])
-def test_impossible_figures_are_refused(figures):
-    with pytest.raises(InputError, match="expected"):
-        build().observe(*figures)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"accuracy": None},
-        {"accuracy": 1.5},
-        {"loss": -1.0},
-        {"tolerance": NAN},
-        {"factor": 0.5},
-        {"least": 2.0},
-    ],
-)
-def test_impossible_settings_are_refused(settings):
-    with pytest.raises(InputError, match="expected"):
-        FeedbackSettings(**settings)
 
 
 def test_a_stopped_run_draws_on_alike():
@@ -184,3 +146,14 @@ def test_a_stopped_run_draws_on_alike():
     assert two.summary() == one.summary()
     assert run(two, 40, 7) == run(one, 40, 7)
     assert two.state() == one.state()
+
+
+def test_a_run_looks_at_held_out_text_of_every_length(parts, prepared, tmp_path):
+    command = "train reconstruct --curriculum feedback --look-every 2 --steps 2 --log-every 1"
+    command += f" --held-out {prepared}/text --data {prepared}/text --out {tmp_path} --k 8"
+    command += f" --encoder {parts}/encoder --decoder {parts}/decoder --batch-size 2 --chunks 4"
+    assert main(command.split()) == 0
+    log = (tmp_path / "reconstruct" / "log.jsonl").read_text("utf-8").splitlines()
+    lines = [json.loads(line) for line in log]
+    assert [line["stage"] for line in lines] == [1, 1]
+    assert [list(line["held_out_loss"]) for line in lines] == [["1", "2", "4"]] * 2

@@ -4,8 +4,11 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from refrag_rag.errors import InputError
@@ -30,6 +33,35 @@ def compile_model(model: PreTrainedModel) -> None:
     model.compile(dynamic=True)
 
 
+@contextmanager
+def compiled(module: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Let the Hugging Face models of a module run compiled while it is trained.
+
+    Names and values of parameters stay as they are, and so does everything around the models:
+    projector, mixing and loss. Compiling takes a minute or two, at the first step of each kind.
+
+    Parameters
+    ----------
+    module
+        Holds the models.
+    wanted
+        False leaves everything as it is.
+
+    Raises
+    ------
+    InputError
+        See `compile_model`.
+    """
+    models = _outermost(module) if wanted else []
+    for model in models:
+        compile_model(model)
+    try:
+        yield
+    finally:
+        for model in models:
+            model._compiled_call_impl = None  # torch has no public way back
+
+
 def missing_tools() -> list[str]:
     """What compiling for a CPU needs and this machine lacks."""
     compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
@@ -39,3 +71,10 @@ def missing_tools() -> list[str]:
         f"Python's headers ({headers})": headers.is_file(),
     }
     return [tool for tool, is_there in found.items() if not is_there]
+
+
+def _outermost(module: nn.Module) -> list[PreTrainedModel]:
+    """Models that are not part of another one."""
+    if isinstance(module, PreTrainedModel):
+        return [module]
+    return [model for child in module.children() for model in _outermost(child)]

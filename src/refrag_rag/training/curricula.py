@@ -6,11 +6,10 @@ from typing import Any
 
 from refrag_rag.errors import InputError
 from refrag_rag.training.document_sources import Lengths
-from refrag_rag.training.feedback import FeedbackCurriculum
+from refrag_rag.training.feedback import FeedbackCurriculum, HasRows, Watch
 from refrag_rag.training.lengths import LengthCurriculum
 from refrag_rag.training.protocols import Source
 from refrag_rag.training.stage import TextSettings
-from refrag_rag.training.watching import HasRows, Watch
 
 SHUFFLED = "shuffled"
 

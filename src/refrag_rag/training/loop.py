@@ -20,17 +20,17 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from refrag_rag.compiling import compiled
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training import deepspeed
 from refrag_rag.training.batches import Row, collate, share_of
-from refrag_rag.training.compiling import compiled
+from refrag_rag.training.feedback import Watch
 from refrag_rag.training.launch import adamw, open_accelerator
 from refrag_rag.training.loss import Sums, next_token_sums
 from refrag_rag.training.progress import Progress
 from refrag_rag.training.protocols import Item, Objective, Source
 from refrag_rag.training.settings import LoopSettings, as_dict, check_same
 from refrag_rag.training.state import STATE, load_state, save_state
-from refrag_rag.training.watching import Watch
 
 logger = logging.getLogger(__name__)
 LOG, SETTINGS = "log.jsonl", "settings.json"

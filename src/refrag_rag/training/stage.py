@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
+from refrag_rag.training.feedback import Watch
 from refrag_rag.training.loop import read_rows, train
 from refrag_rag.training.protocols import Objective, Source
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings, setting
 from refrag_rag.training.state import whole_weights
-from refrag_rag.training.watching import Watch
 
 MODEL = "model"
 

@@ -15,9 +15,8 @@ from recipes.tiny.sources import reconstruction_rows
 from recipes.tiny.tasks import Level, Mix, Tasks
 from recipes.tiny.world import World
 from refrag_rag.errors import InputError
-from refrag_rag.model.compiling import missing_tools
+from refrag_rag.model.compiling import compiled, missing_tools
 from refrag_rag.training.batches import arrange, collate
-from refrag_rag.training.compiling import compiled
 from refrag_rag.training.examples import gold
 from refrag_rag.training.loop import read_rows
 from refrag_rag.training.lora import add_adapter
