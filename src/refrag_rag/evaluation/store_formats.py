@@ -149,7 +149,7 @@ def _decoded(codec: Codec, data: bytes, entry: PassageEntry) -> PassageEntry:
 
 
 def _file_bytes(name: str, entries: Mapping[str, PassageEntry]) -> float:
-    with tempfile.TemporaryDirectory() as folder, LMDBStore(folder, vectors=name) as store:
+    with tempfile.TemporaryDirectory() as folder, LMDBStore(folder, format=name) as store:
         store.put("n" * 32, entries)
         return stat(store).bytes_per_token
 

@@ -97,7 +97,7 @@ def measure_growth(
     written = 0
     for count in _steps(passages):
         started = time.perf_counter()
-        with LMDBStore(folder, vectors=vectors) as store:
+        with LMDBStore(folder, format=vectors) as store:
             for start in range(written, count, AT_ONCE):
                 numbers = range(start, min(start + AT_ONCE, count))
                 store.put(NAMESPACE, {_key(n): made[n % len(made)] for n in numbers})
