@@ -30,7 +30,7 @@ def damage(store, namespace, key, count=200):
 @pytest.mark.parametrize("format", ["fp16", "fp32", "bf16", "int8"])
 def test_one_flipped_bit_anywhere_is_a_miss(tmp_path, format, caplog):
     rng = random.Random(4)
-    with LMDBStore(tmp_path, vectors=format) as store:
+    with LMDBStore(tmp_path, format=format) as store:
         store.put("a", {"x": entry(chunks=9, width=70), "y": entry(seed=1)})
         sound = store.get_bytes("a", ["x"])[0]
         for _ in range(200):

@@ -91,7 +91,7 @@ def test_what_is_not_finite_is_refused():
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_store_keeps_its_format_and_reads_all(tmp_path, name):
-    with LMDBStore(tmp_path, vectors=name) as store:
+    with LMDBStore(tmp_path, format=name) as store:
         store.put("a", {"x": entry(chunks=70, width=100, score=np.arange(70, dtype=np.float32))})
         found = store.get("a", ["x"])[0]
     assert found.embeddings.dtype == FORMATS[name].dtype
@@ -104,7 +104,7 @@ def test_a_store_keeps_its_format_and_reads_all(tmp_path, name):
 
 def test_a_format_that_does_not_exist(tmp_path):
     with pytest.raises(StoreError, match="expected one of fp16"):
-        LMDBStore(tmp_path / "new", vectors="fp8")
+        LMDBStore(tmp_path / "new", format="fp8")
     assert not (tmp_path / "new").exists()
 
 
@@ -127,7 +127,7 @@ def test_numbers_read_back_are_bit_equal_to_those_of_the_format(tmp_path):
     given = vectors(chunks=5, width=400, seed=7).astype(np.float32)
     digests = {}
     for name in FORMATS:
-        with LMDBStore(tmp_path / name, vectors=name) as store:
+        with LMDBStore(tmp_path / name, format=name) as store:
             made = entry(chunks=5, width=400)
             store.put("a", {"x": replace(made, embeddings=given)})
             found = store.get("a", ["x"])[0]
@@ -156,7 +156,7 @@ def test_an_empty_value_is_no_entry(tmp_path):
 
 def test_one_store_of_mixed_formats(tmp_path):
     for name in FORMATS:
-        with LMDBStore(tmp_path, vectors=name) as store:
+        with LMDBStore(tmp_path, format=name) as store:
             store.put("a", {name: entry(chunks=30, width=100)})
     with LMDBStore(tmp_path) as store:
         found = dict(zip(FORMATS, store.get("a", list(FORMATS)), strict=True))

@@ -31,7 +31,7 @@ def contents(path):
 
 def test_a_store_is_merged_byte_for_byte(tmp_path, capsys):
     source = filled(tmp_path / "source", range(10))
-    with LMDBStore(source, vectors="int8") as store:
+    with LMDBStore(source, format="int8") as store:
         store.put("b", {"x": entry(seed=1)})
     target = str(tmp_path / "target")
     assert main(["store", "merge", target, str(source)]) == 0
@@ -63,7 +63,7 @@ def test_stored_entries_stay_and_get_missing_scores(tmp_path):
     theirs = entry(seed=2, here=np.zeros(3, np.float32), there=np.zeros(3, np.float32))
     with LMDBStore(tmp_path / "theirs") as store:
         store.put("a", {"x": theirs})
-    with LMDBStore(tmp_path / "store", vectors="int8") as store:
+    with LMDBStore(tmp_path / "store", format="int8") as store:
         store.put("a", {"x": mine})
     with LMDBStore(tmp_path / "store") as store:  # whose format is another now
         before = store.get("a", ["x"])[0]

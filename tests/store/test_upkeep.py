@@ -22,7 +22,7 @@ def path(tmp_path):
     place = tmp_path / "store"
     with LMDBStore(place) as store:
         store.put("a", {key: entry(seed=i, chunks=40) for i, key in enumerate(KEYS)})
-    with LMDBStore(place, vectors="int8") as store:
+    with LMDBStore(place, format="int8") as store:
         store.put("b", {KEYS[0]: entry(seed=9)})
     return place
 

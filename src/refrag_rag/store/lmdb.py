@@ -36,8 +36,8 @@ class LMDBStore:
         Do not create or write anything.
     map_size
         First size of the memory map in bytes. It doubles when it is full.
-    vectors
-        Format of the chunk embeddings that are put from now on: ``fp16``, ``fp32``, ``bf16`` or
+    format
+        Of the chunk embeddings that are put from now on: ``fp16``, ``fp32``, ``bf16`` or
         ``int8``. By default the one of their dtype. Entries in any format are read.
     read_ahead
         Whether the kernel reads ahead of what is asked for. Passages are read at random places, so
@@ -56,10 +56,10 @@ class LMDBStore:
         *,
         read_only: bool = False,
         map_size: int = FIRST_MAP,
-        vectors: str | None = None,
+        format: str | None = None,
         read_ahead: bool = False,
     ) -> None:
-        self.vectors = None if vectors is None else get_format(vectors).name
+        self.format = None if format is None else get_format(format).name
         self.path = Path(path).expanduser().resolve()
         self.read_only = read_only
         self._map_size, self._read_ahead = map_size, read_ahead
@@ -84,7 +84,7 @@ class LMDBStore:
     def put(self, namespace: str, entries: Mapping[str, PassageEntry]) -> None:
         """Write all entries in one transaction, or none."""
         self.put_bytes(
-            namespace, {key: entry.to_bytes(self.vectors) for key, entry in entries.items()}
+            namespace, {key: entry.to_bytes(self.format) for key, entry in entries.items()}
         )
 
     def get_bytes(self, namespace: str, keys: Sequence[str]) -> list[bytes | None]:

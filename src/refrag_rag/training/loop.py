@@ -20,8 +20,8 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from refrag_rag.compiling import compiled
 from refrag_rag.errors import InputError, TrainingError
+from refrag_rag.model.compiling import compiled
 from refrag_rag.training import deepspeed
 from refrag_rag.training.batches import Row, collate, share_of
 from refrag_rag.training.feedback import Watch
