@@ -72,7 +72,7 @@ def measure_format(name: str, entries: Entries) -> tuple[Entries, dict[str, Any]
     lost = sum(float(((out[key] - e.embeddings) ** 2).sum()) for key, e in entries.items())
     tokens = max(1, sum(len(entry.token_ids) for entry in entries.values()))
     numbers = sum(entry.embeddings.size for entry in entries.values()) / 1e6
-    with TemporaryDirectory() as folder, LMDBStore(folder, vectors=name) as store:
+    with TemporaryDirectory() as folder, LMDBStore(folder, format=name) as store:
         store.put("n" * 32, entries)
         file_bytes = stat(store).bytes_per_token
     speeds = {f"{one}_speed": numbers / median(summary(rows, one), "seconds") for one in systems}
