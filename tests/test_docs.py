@@ -53,7 +53,7 @@ def test_the_command_line_page_has_every_command(build):
     page = build.cli_page()
     for command in ("refrag demo", "refrag ask", "refrag train finetune", "refrag train prepare"):
         assert f"\n## {command}\n" in page
-    assert "| `-p`, `--budget` `BUDGET` |" in page
+    assert "| `-p` `P` |" in page
 
 
 @pytest.mark.parametrize("page", ["speed", "store"])

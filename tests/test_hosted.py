@@ -17,7 +17,7 @@ from refrag_rag import Refrag
 from refrag_rag.engine.extract import ELLIPSIS, extract
 from refrag_rag.langchain import RefragCompressor
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor
-from refrag_rag.policies import budget
+from refrag_rag.policies import limit_of
 from refrag_rag.spans import CLOSE, OPEN, find_spans
 from tests.hosted import hosted, reply
 from tests.langchain.chains import PROMPT
@@ -57,9 +57,9 @@ def langchain(module_engine):
 
 def shortened(engine, texts, **settings):
     """What must reach the server of these passages; keeps to the budget."""
-    extracts = extract(engine, texts, QUESTION, budget=SHARE, **settings)
+    extracts = extract(engine, texts, QUESTION, p=SHARE, **settings)
     kept = sum(one.kept for one in extracts)
-    assert 0 < kept <= budget(SHARE, sum(one.chunks for one in extracts))
+    assert 0 < kept <= limit_of(SHARE, sum(one.chunks for one in extracts))
     return [one.text for one in extracts]
 
 
@@ -83,7 +83,7 @@ def check_shortened(server, pieces):
 def test_llama_index_sends_the_shortened_text(server, llama_index, module_engine, way):
     engine = llama_index.query_engine(
         llm=open_ai_like(server),
-        node_postprocessors=[RefragPostprocessor(module_engine, output="text", budget=SHARE)],
+        node_postprocessors=[RefragPostprocessor(module_engine, output="text", p=SHARE)],
         streaming="stream" in way,
     )
     answer, response = query(engine, way)
@@ -100,7 +100,7 @@ def test_llama_index_chat_engines_send_it_too(server, llama_index, module_engine
         chat_mode="context",
         llm=open_ai_like(server),
         memory=llama_index.memory(),
-        node_postprocessors=[RefragPostprocessor(module_engine, output="text", budget=SHARE)],
+        node_postprocessors=[RefragPostprocessor(module_engine, output="text", p=SHARE)],
         similarity_top_k=2,
     )
     response = chat.chat(QUESTION)
@@ -122,7 +122,7 @@ def test_llama_index_default_output_is_the_full_text_between_markers(server, lla
 
 def test_nodes_of_which_nothing_was_chosen_stay_or_go(server, llama_index, module_engine):
     for unchosen, count in (("keep", 2), ("drop", 1)):
-        mark = RefragPostprocessor(module_engine, output="text", budget=0.1, unchosen=unchosen)
+        mark = RefragPostprocessor(module_engine, output="text", p=0.1, unchosen=unchosen)
         engine = llama_index.query_engine(llm=open_ai_like(server), node_postprocessors=[mark])
         check_sources(engine.query(QUESTION), count=count)
     kept, dropped = server.prompts
@@ -168,7 +168,7 @@ def langchain_chain(langchain, server, compressor):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_langchain_sends_the_shortened_text(server, langchain, module_engine, way):
-    compressor = RefragCompressor(module_engine, output="text", budget=SHARE)
+    compressor = RefragCompressor(module_engine, output="text", p=SHARE)
     answer, result = ask_langchain(langchain_chain(langchain, server, compressor), way)
     found = langchain.plain.invoke(QUESTION)
     pieces = shortened(module_engine, [document.page_content for document in found])
@@ -190,7 +190,7 @@ def test_langchain_default_output_is_the_full_text_between_markers(server, langc
 
 
 def test_langchain_batches_send_it_too(server, langchain, module_engine):
-    compressor = RefragCompressor(module_engine, output="text", budget=SHARE, unchosen="drop")
+    compressor = RefragCompressor(module_engine, output="text", p=SHARE, unchosen="drop")
     chain = langchain_chain(langchain, server, compressor)
     results = chain.batch([{"input": QUESTION}, {"input": "How long is the Danube?"}])
     assert sorted(result["answer"] for result in results) == sorted(map(reply, server.prompts))

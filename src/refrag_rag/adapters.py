@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from refrag_rag.errors import InputError, RefragError
 from refrag_rag.generation.request import SAMPLING, Sampling, known_arguments
-from refrag_rag.policies import budget, get_policy
+from refrag_rag.policies import get_policy, limit_of
 from refrag_rag.text.chat_template import Tool
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def check_defaults(engine: "Refrag | None", **given: Any) -> None:
     options = known_arguments({name: one for name, one in given.items() if one is not None})
     Sampling(**{name: options[name] for name in SAMPLING if name in options})
     if "p" in options:
-        budget(options["p"], 0)
+        limit_of(options["p"], 0)
     policy = options.get("policy")
     if engine is not None:
         engine.get_policy(policy)

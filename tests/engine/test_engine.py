@@ -358,15 +358,15 @@ def test_a_policy_sees_texts_embeddings_and_stored_scores(engine):
     class Own:
         name = "own"
 
-        def select(self, chunks, question, budget):
-            asked.append((chunks, question, budget))
+        def select(self, chunks, question, limit):
+            asked.append((chunks, question, limit))
             return chunks.scores["seen"] == 0
 
     prompt = engine.compress(messages(), policy=Own(), p=0.5)
-    ((chunks, question, budget),) = asked
+    ((chunks, question, limit),) = asked
     assert prompt.expanded == len(PASSAGES)
     assert question.endswith(QUESTION)
-    assert budget == round(0.5 * prompt.chunks)
+    assert limit == round(0.5 * prompt.chunks)
     assert "".join(chunks.texts) == "".join(PASSAGES)
     assert chunks.embeddings.shape == (prompt.chunks, engine.model.config.chunk_width)
 
@@ -377,7 +377,7 @@ def test_retrieval_scores_reach_the_policy_and_a_given_question_wins(engine):
     class Own:
         name = "own"
 
-        def select(self, chunks, question, budget):
+        def select(self, chunks, question, limit):
             asked.append((list(chunks.retrieval), question))
             return np.zeros(len(chunks.texts), bool)
 
@@ -424,7 +424,7 @@ class Spy:
         self.needs = frozenset(needs)
         self.seen = []
 
-    def select(self, chunks, question, budget):
+    def select(self, chunks, question, limit):
         self.seen.append(chunks)
         return np.zeros(len(chunks.texts), bool)
 

@@ -1,4 +1,4 @@
-"""Chains: what is left goes to the next policy, and the budget is kept."""
+"""Chains: what is left goes to the next policy, and the limit is kept."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_a_policy_that_takes_too_much_is_held_to_the_budget():
     class Greedy:
         name = "greedy"
 
-        def select(self, chunks, question, budget):
+        def select(self, chunks, question, limit):
             return np.ones(len(chunks.texts), bool)
 
     chain = ExpandChain([get_policy("exact"), Greedy()])

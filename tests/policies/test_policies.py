@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from refrag_rag import InputError
-from refrag_rag.policies import POLICIES, Chunks, budget, choose, get_policy, needs_of
+from refrag_rag.policies import POLICIES, Chunks, choose, get_policy, limit_of, needs_of
 from refrag_rag.policies.lexical import (
     NEIGHBOUR_SHARE,
     PASSAGE_SHARE,
@@ -230,11 +230,11 @@ def test_stems_fold_plurals_and_verb_endings():
 
 
 def test_budget_rounds_and_gives_at_least_one():
-    assert [budget(p, 10) for p in (0, 0.01, 0.24, 0.26, 1)] == [0, 1, 2, 3, 10]
-    assert budget(0.5, 0) == 0
+    assert [limit_of(p, 10) for p in (0, 0.01, 0.24, 0.26, 1)] == [0, 1, 2, 3, 10]
+    assert limit_of(0.5, 0) == 0
     for p in (-0.1, 1.1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):
-            budget(p, 3)
+            limit_of(p, 3)
 
 
 def test_an_unknown_policy_is_named_with_the_known_ones():
@@ -246,8 +246,8 @@ def test_policies_of_a_model_are_found_beside_the_others():
     class Learned:
         name = "learned"
 
-        def select(self, chunks, question, budget):
-            return np.arange(len(chunks.texts)) < budget
+        def select(self, chunks, question, limit):
+            return np.arange(len(chunks.texts)) < limit
 
     own = {"learned": Learned()}
     assert get_policy("learned", own) is own["learned"]
@@ -264,7 +264,7 @@ def test_a_policy_of_ones_own_is_taken_as_it_is():
     class Own:
         name = "own"
 
-        def select(self, chunks, question, budget):
+        def select(self, chunks, question, limit):
             return np.zeros(len(chunks.texts), bool)
 
     own = Own()

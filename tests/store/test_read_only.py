@@ -108,9 +108,9 @@ def test_a_later_engine_of_the_same_path_writes(engine, model):
 
 def test_passages_are_shortened_within_the_budget(engine, model):
     """Also where the engine would read what is missing as text, beyond the budget."""
-    reference = extract(Refrag(model, on_miss="text"), PASSAGES, "How long is it?", budget=0.3)
+    reference = extract(Refrag(model, on_miss="text"), PASSAGES, "How long is it?", p=0.3)
     found = extract(Refrag(model, store=engine.store, on_miss="text"), PASSAGES, "How long is it?",
-                    budget=0.3)  # fmt: skip
+                    p=0.3)  # fmt: skip
     assert found == reference
 
 

@@ -85,9 +85,7 @@ def _question_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--policy", help="which chunks stay text: exact, exact+lexical ... (default: lexical)"
     )
-    command.add_argument(
-        "-p", "--budget", type=float, help="largest fraction of chunks that stay text"
-    )
+    command.add_argument("-p", type=float, help="largest fraction of chunks that stay text")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -201,7 +199,7 @@ def _asker(options: argparse.Namespace) -> "Asker":
 
     home = Home(options.home)
     record = home.settle(Path(home.existing().folder), options.model, options.k)
-    settings = {"policy": "all" if options.full_text else options.policy, "p": options.budget}
+    settings = {"policy": "all" if options.full_text else options.policy, "p": options.p}
     index, engine = open_index(home), _load(options, record)
     return Asker(index, engine, top_k=options.top_k, max_new_tokens=ANSWER_TOKENS, **settings)
 
@@ -209,18 +207,18 @@ def _asker(options: argparse.Namespace) -> "Asker":
 def _check_asking(options: argparse.Namespace) -> None:
     """Find mistakes before anything is loaded."""
     from refrag_rag.demo.ask import check_question
-    from refrag_rag.policies import budget
+    from refrag_rag.policies import limit_of
 
     if options.question is not None:
         check_question(options.question)
     if options.top_k < 1:
         raise InputError(f"--top-k {options.top_k}; expected at least 1.")
-    if options.full_text and (options.policy is not None or options.budget is not None):
+    if options.full_text and (options.policy is not None or options.p is not None):
         raise InputError(
             "--full-text together with --policy or -p: it leaves all chunks as text; expected one "
             "or the other."
         )
-    budget(0.0 if options.budget is None else options.budget, 0)  # checks the range
+    limit_of(0.0 if options.p is None else options.p, 0)  # checks the range
 
 
 def _load(options: argparse.Namespace, record: "Record") -> "Refrag":

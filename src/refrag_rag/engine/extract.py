@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
-from refrag_rag.policies import Policy
-from refrag_rag.policies import budget as check_share
+from refrag_rag.policies import Policy, limit_of
 from refrag_rag.prompt import SpanLayout
 from refrag_rag.spans import neutralise, wrap
 
@@ -23,7 +22,7 @@ Unchosen = Literal["keep", "drop"]
 
 ELLIPSIS = "…"
 WORD = 32  # characters; a longer "word" is a URL, or a script without spaces
-EXTRACTION = ("output", "budget", "unchosen", "policy")  # what `check_extraction` takes
+EXTRACTION = ("output", "p", "unchosen", "policy")  # what `check_extraction` takes
 _FALLBACK = "retrieval"
 _WORD, _LAST_WORD = re.compile(r"\S+"), re.compile(r"\S+\Z")
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def check_extraction(
     engine: "Refrag | None",
     *,
     output: str = "spans",
-    budget: float | None = None,
+    p: float | None = None,
     unchosen: str = "keep",
     policy: str | Policy | None = None,
 ) -> None:
@@ -66,10 +65,10 @@ def check_extraction(
         raise InputError(f"output = {output!r}; expected 'spans' or 'text'.")
     if unchosen not in ("keep", "drop"):
         raise InputError(f"unchosen = {unchosen!r}; expected 'keep' or 'drop'.")
-    if budget is not None:
-        check_share(budget, 0)
-    if output == "text" and budget == 0:
-        raise InputError("budget = 0 leaves no text; expected a fraction above 0.")
+    if p is not None:
+        limit_of(p, 0)
+    if output == "text" and p == 0:
+        raise InputError("p = 0 leaves no text; expected a fraction above 0.")
     if output == "text" and engine is None:
         raise missing_engine()
     if engine is not None:
@@ -89,13 +88,13 @@ def extract(
     passages: Sequence[str],
     question: str,
     *,
-    budget: float | None = None,
+    p: float | None = None,
     policy: str | Policy | None = None,
     scores: Sequence[float | None] | None = None,
 ) -> list[Extract]:
     """Shorten the passages of one retrieval to the chunks that the policy would expand.
 
-    The budget counts chunks, over all passages together. A word that a chosen chunk begins or ends
+    The share counts chunks, over all passages together. A word that a chosen chunk begins or ends
     in the middle of is completed, which adds less than a word at either end of a run. Markers in
     passages come out neutralised.
 
@@ -108,8 +107,8 @@ def extract(
         Texts; one without any word in it comes back as it is.
     question
         What the policy is asked. If the policy chooses nothing at all, as `lexical` does when no
-        passage shares a word with the question, `retrieval` spends the budget in its place.
-    budget
+        passage shares a word with the question, `retrieval` chooses in its place.
+    p
         Largest fraction of the chunks to keep; None: the engine's p.
     policy
         None: the engine's.
@@ -121,14 +120,14 @@ def extract(
     InputError
         If an argument cannot be used.
     """
-    share = engine.p if budget is None else budget
-    check_extraction(engine, output="text", budget=share)
+    share = engine.p if p is None else p
+    check_extraction(engine, output="text", p=share)
     known = scores or [None] * len(passages)
     texts = [neutralise(text) for text in passages]
     marked = [wrap(text, score=score) for text, score in zip(passages, known, strict=True)]
     if not any(text.strip() for text in texts):
         return [Extract(text, 0, 0) for text in texts]
-    if engine.on_miss == "text":  # the engine would read what is missing as text, beyond the budget
+    if engine.on_miss == "text":  # the engine would read what is missing as text, beyond that share
         engine.precompute(texts)
         if engine.store.read_only:  # which takes nothing
             engine = Refrag(engine.model, store=engine.store, policy=engine.policy)

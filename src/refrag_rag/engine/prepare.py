@@ -9,7 +9,7 @@ from refrag_rag.engine.lookup import PassageLookup
 from refrag_rag.engine.select import Asked, expand
 from refrag_rag.generation.request import Request
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import QUESTION, budget, needs_of
+from refrag_rag.policies import QUESTION, limit_of, needs_of
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.prompt.assemble import ParsedPrompt, assemble, parse
 from refrag_rag.spans import Span, split_spans
@@ -108,7 +108,7 @@ class Preparation:
         for piece in split_spans(text, model.config.boundary):
             if isinstance(piece, Span):
                 chunks = len(model.chunker.chunk(piece.text))
-                expanded = budget(p, chunks)
+                expanded = limit_of(p, chunks)
                 around = 2 * (expanded + 1) if model.boundary else 0
                 ids += [model.pad_id] * (chunks + expanded * (model.config.k - 1) + around)
             else:

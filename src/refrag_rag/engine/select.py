@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.engine.lookup import Found
-from refrag_rag.policies import Choice, Chunks, Policy, budget, choose
+from refrag_rag.policies import Choice, Chunks, Policy, choose, limit_of
 from refrag_rag.prompt.assemble import ParsedPrompt, SpanChunks
 from refrag_rag.text.chunking import cut_text
 
@@ -48,7 +48,7 @@ def expand(
             retrieval=[span.score for span in parsed.spans],
             question=asked.embeddings,
         )
-        mask, scores = choose(policy, chunks, asked.text, budget(share, len(mask)))
+        mask, scores = choose(policy, chunks, asked.text, limit_of(share, len(mask)))
     turns = np.cumsum(sizes)[:-1]
     ranked = [None] * len(items) if scores is None else np.split(scores, turns)
     return [

@@ -18,7 +18,7 @@ from refrag_rag.evaluation.metrics import normalise, wilson
 from refrag_rag.evaluation.questions import Question, read_questions
 from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Chunks, budget, get_policy, needs_of
+from refrag_rag.policies import Chunks, get_policy, limit_of, needs_of
 from refrag_rag.text.chunking import Chunker
 
 
@@ -112,7 +112,7 @@ def coverage(
         covered = sum(
             covers(
                 chunks,
-                policy.select(chunks, question.text, budget(p, len(chunks.texts))),
+                policy.select(chunks, question.text, limit_of(p, len(chunks.texts))),
                 question.answers,
             )
             for question, chunks in tqdm(questions, desc=f"{name}, p = {p}", leave=False)

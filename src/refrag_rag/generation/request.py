@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from refrag_rag.errors import InputError
-from refrag_rag.policies import Policy, budget
+from refrag_rag.policies import Policy, limit_of
 from refrag_rag.text.chat_template import Tool
 
 ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
@@ -95,7 +95,7 @@ class Request:
 
     def __post_init__(self) -> None:
         """Check what is not checked by its own type."""
-        budget(self.p, 0)
+        limit_of(self.p, 0)
         if not isinstance(self.question, str | None):
             raise InputError(f"question = {self.question!r}; expected text, or None.")
 

@@ -205,7 +205,7 @@ class RefragCompressor(BaseDocumentCompressor):
         one by one as the model meets them. Only ``text`` needs it.
     output
         ``spans`` for `ChatRefrag`, ``text`` for other models.
-    budget, policy
+    p, policy
         For ``text``: the largest fraction of the chunks to keep, of all documents together, and
         who chooses them. None: the engine's.
     unchosen
@@ -234,7 +234,7 @@ class RefragCompressor(BaseDocumentCompressor):
         "retriever an id_key.",
     )
     output: Output = Field(default="spans", description="Spans, or the chosen chunks as text.")
-    budget: float | None = Field(default=None, description="Text: fraction of chunks to keep.")
+    p: float | None = Field(default=None, description="Text: fraction of chunks to keep.")
     policy: Any = Field(default=None, description="Text: name or policy that chooses the chunks.")
     unchosen: Unchosen = Field(default="keep", description="Text: documents with nothing chosen.")
     _noted: bool = PrivateAttr(default=False)
@@ -291,7 +291,7 @@ class RefragCompressor(BaseDocumentCompressor):
             self.engine,
             [span_text(document, title_key=self.title_key) for document in documents],
             query,
-            budget=self.budget,
+            p=self.p,
             policy=self.policy,
             scores=[self._retrieval_score(document) for document in documents],
         )

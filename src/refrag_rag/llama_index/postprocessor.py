@@ -46,7 +46,7 @@ class RefragPostprocessor(BaseNodePostprocessor):
         printed before it as ``text``, or ``drop``.
     output
         ``spans`` for `RefragLLM`, ``text`` for others; ``text`` needs an engine.
-    budget, policy
+    p, policy
         For ``text``: the largest fraction of the chunks to keep, of all nodes together, and who
         chooses them. None: the engine's.
     unchosen
@@ -64,7 +64,7 @@ class RefragPostprocessor(BaseNodePostprocessor):
         default="compressed", description="Where the metadata meant for the LLM goes."
     )
     output: Output = Field(default="spans", description="Spans, or the chosen chunks as text.")
-    budget: float | None = Field(default=None, description="Text: fraction of chunks to keep.")
+    p: float | None = Field(default=None, description="Text: fraction of chunks to keep.")
     policy: str | None = Field(default=None, description="Text: who chooses the chunks.")
     unchosen: Unchosen = Field(default="keep", description="Text: nodes without a chosen chunk.")
     _engine: "Refrag | None" = PrivateAttr(default=None)
@@ -124,7 +124,7 @@ class RefragPostprocessor(BaseNodePostprocessor):
                 self._engine,
                 [text for _, text in found],
                 question,
-                budget=self.budget,
+                p=self.p,
                 policy=self.policy,
                 scores=[item.score for item, _ in found],
             )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from refrag_rag.errors import InputError
 from refrag_rag.policies.all import ExpandAll
-from refrag_rag.policies.base import QUESTION, Chunks, Policy, budget, needs_of
+from refrag_rag.policies.base import QUESTION, Chunks, Policy, limit_of, needs_of
 from refrag_rag.policies.chain import ExpandChain
 from refrag_rag.policies.exact import ExpandExact
 from refrag_rag.policies.lexical import ExpandLexical
@@ -22,9 +22,9 @@ __all__ = [
     "ExpandChain",
     "Policy",
     "Ranking",
-    "budget",
     "choose",
     "get_policy",
+    "limit_of",
     "needs_of",
 ]
 

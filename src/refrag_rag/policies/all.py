@@ -7,10 +7,10 @@ from refrag_rag.policies.base import Chunks
 
 
 class ExpandAll:
-    """Every chunk becomes text, whatever the budget."""
+    """Every chunk becomes text, whatever the limit."""
 
     name = "all"
 
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:  # noqa: ARG002
+    def select(self, chunks: Chunks, question: str, limit: int) -> NDArray[np.bool_]:  # noqa: ARG002
         """Choose all chunks."""
         return np.ones(len(chunks.texts), bool)

@@ -63,13 +63,13 @@ class Policy(Protocol):
 
     name: str
 
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[Any]:
+    def select(self, chunks: Chunks, question: str, limit: int) -> NDArray[Any]:
         """Choose.
 
         Returns
         -------
         ndarray
-            *Shape:* (L,), bool; at most `budget` True.
+            *Shape:* (L,), bool; at most `limit` True.
         """
 
 
@@ -90,7 +90,7 @@ def needs_of(policy: Policy) -> frozenset[str]:
     return frozenset(needs)
 
 
-def budget(p: float, chunks: int) -> int:
+def limit_of(p: float, chunks: int) -> int:
     """How many of `chunks` a fraction p allows: rounded, and at least one when p > 0.
 
     Raises

@@ -1,4 +1,4 @@
-"""Several policies under one budget, one after another."""
+"""Several policies under one limit, one after another."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +11,9 @@ from refrag_rag.policies.base import Chunks, Policy, needs_of
 
 
 class ExpandChain:
-    """The first policy takes what it wants of the budget, the next spends what is left.
+    """The first policy takes what it wants of the limit, the next spends what is left.
 
-    A chain keeps to its budget: of what a policy chooses beyond it, the earliest chunks count. So
+    A chain keeps to its limit: of what a policy chooses beyond it, the earliest chunks count. So
     ``all`` fills what is left in reading order, and ``none`` leaves everything to the next one.
 
     Parameters
@@ -34,12 +34,12 @@ class ExpandChain:
         self.name = "+".join(policy.name for policy in policies)
         self.needs = frozenset[str]().union(*map(needs_of, policies))
 
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:
-        """Let one policy after the other choose, until the budget is spent."""
+    def select(self, chunks: Chunks, question: str, limit: int) -> NDArray[np.bool_]:
+        """Let one policy after the other choose, until the limit is spent."""
         mask = np.zeros(len(chunks.texts), bool)
         before = mask if chunks.taken is None else chunks.taken  # by a chain around this one
         for policy in self.policies:
-            left = budget - int(mask.sum())
+            left = limit - int(mask.sum())
             if left <= 0:
                 break
             taken = before | mask

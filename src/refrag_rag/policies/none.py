@@ -11,6 +11,6 @@ class ExpandNone:
 
     name = "none"
 
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:  # noqa: ARG002
+    def select(self, chunks: Chunks, question: str, limit: int) -> NDArray[np.bool_]:  # noqa: ARG002
         """Choose no chunk."""
         return np.zeros(len(chunks.texts), bool)

@@ -41,23 +41,23 @@ class Ranking(ABC):
         """
 
     @final
-    def select(self, chunks: Chunks, question: str, budget: int) -> NDArray[np.bool_]:
+    def select(self, chunks: Chunks, question: str, limit: int) -> NDArray[np.bool_]:
         """Choose the free chunks of the highest scores, the earlier one on a tie."""
-        return choose(self, chunks, question, budget).expanded
+        return choose(self, chunks, question, limit).expanded
 
 
-def choose(policy: Policy, chunks: Chunks, question: str, budget: int) -> Choice:
+def choose(policy: Policy, chunks: Chunks, question: str, limit: int) -> Choice:
     """Let a policy choose, and keep the scores that it chose by, if it ranks."""
     if not isinstance(policy, Ranking):
-        return Choice(policy.select(chunks, question, budget))
-    if not budget or not len(chunks.texts):
+        return Choice(policy.select(chunks, question, limit))
+    if not limit or not len(chunks.texts):
         return Choice(np.zeros(len(chunks.texts), bool))
     scores = policy.scores(chunks, question)
-    return Choice(best(chunks, scores, budget), scores)
+    return Choice(best(chunks, scores, limit), scores)
 
 
-def best(chunks: Chunks, scores: NDArray[Any], budget: int) -> NDArray[np.bool_]:
-    """The `budget` free chunks of the highest scores, the earlier one on a tie.
+def best(chunks: Chunks, scores: NDArray[Any], limit: int) -> NDArray[np.bool_]:
+    """The `limit` free chunks of the highest scores, the earlier one on a tie.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def best(chunks: Chunks, scores: NDArray[Any], budget: int) -> NDArray[np.bool_]
     mask = np.zeros(len(chunks.texts), bool)
     rows = free(chunks)
     rows = rows[~np.isnan(scores[rows])]
-    mask[rows[np.argsort(-scores[rows], kind="stable")[:budget]]] = True
+    mask[rows[np.argsort(-scores[rows], kind="stable")[:limit]]] = True
     return mask
 
 

@@ -10,7 +10,7 @@ from refrag_rag.policies.ranking import Ranking
 
 
 class ExpandRetrieval(Ranking):
-    """Spends the budget passage by passage, the highest retrieval score first.
+    """Spends the limit passage by passage, the highest retrieval score first.
 
     Within a passage it begins with the first chunk. Passages without a score come last, in reading
     order; if none has one, the prompt is expanded from its beginning.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from refrag_rag.policies import Chunks, budget
+from refrag_rag.policies import Chunks, limit_of
 from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.batches import Batch, Row, arrange, collate
 from refrag_rag.training.examples import Piece
@@ -66,7 +66,7 @@ class Case:
 
     def allowed(self, p: float | None = None) -> int:
         """How many chunks a share (the case's own by default) expands, T'."""
-        return budget(self.p if p is None else p, len(self.texts))
+        return limit_of(self.p if p is None else p, len(self.texts))
 
     def silent(self) -> "Case":
         """The same without any loss."""
