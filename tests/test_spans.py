@@ -47,29 +47,29 @@ def test_strip_undoes_wrap():
     assert compressible("x") == wrap("x")
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_no_text_can_open_or_close_a_span(seed):
-    rng = random.Random(seed)
-    evil = "".join(rng.choices(BITS, k=rng.randint(1, 12)))
-    assert neutralise(neutralise(evil)) == neutralise(evil)
-    assert not find_spans(neutralise(evil))
-    wrapped = f"a {wrap(evil)} b"
-    if evil.strip():
-        (span,) = find_spans(wrapped)
-        assert span.text == neutralise(evil)
-        assert (wrapped[: span.start], wrapped[span.end :]) == ("a ", " b")
-    stripped = strip_spans(evil)
-    assert OPEN not in stripped
-    assert CLOSE not in stripped
+def test_no_text_can_open_or_close_a_span():
+    rng = random.Random(0)
+    for _ in range(300):
+        evil = "".join(rng.choices(BITS, k=rng.randint(1, 12)))
+        assert neutralise(neutralise(evil)) == neutralise(evil)
+        assert not find_spans(neutralise(evil)), evil
+        wrapped = f"a {wrap(evil)} b"
+        if evil.strip():
+            (span,) = find_spans(wrapped)
+            assert span.text == neutralise(evil)
+            assert (wrapped[: span.start], wrapped[span.end :]) == ("a ", " b")
+        stripped = strip_spans(evil)
+        assert OPEN not in stripped
+        assert CLOSE not in stripped
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_pieces_joined_are_the_text_without_markers(seed):
-    rng = random.Random(seed)
-    text = "".join(rng.choices([*BITS[:2], "word ", "[x] "], k=10))
-    pieces = split_spans(text)
-    joined = "".join(piece.text if isinstance(piece, Span) else piece for piece in pieces)
-    assert joined == strip_spans(text)
+def test_pieces_joined_are_the_text_without_markers():
+    rng = random.Random(0)
+    for _ in range(100):
+        text = "".join(rng.choices([*BITS[:2], "word ", "[x] "], k=10))
+        pieces = split_spans(text)
+        joined = "".join(piece.text if isinstance(piece, Span) else piece for piece in pieces)
+        assert joined == strip_spans(text), text
 
 
 def test_a_second_opener_restarts_the_span():
