@@ -25,6 +25,7 @@ from recipes.tiny.settings import COMMAND
 from recipes.tiny.shape import build
 from recipes.tiny.world import World
 from refrag_rag.errors import InputError
+from refrag_rag.evaluation.metrics import bootstrap
 from refrag_rag.model import RefragModel
 from refrag_rag.training import pretrain, reconstruct
 from refrag_rag.training.batches import Row
@@ -32,7 +33,6 @@ from refrag_rag.training.curricula import build_curriculum
 from refrag_rag.training.data.documents import Documents, prepare_documents
 from refrag_rag.training.data.records import TextRecord
 from refrag_rag.training.document_sources import DocumentChunks, DocumentContinuation
-from refrag_rag.training.expansion import bootstrap
 from refrag_rag.training.lengths import table
 from refrag_rag.training.policy_rollouts import mean_log_probs
 from refrag_rag.training.pretrain import PretrainSettings

@@ -19,10 +19,16 @@ for name in base reconstruct pretrain finetune; do
   [ -d "$run/$name/model" ] || stage $name --out "$run"
 done
 for kind in learned learned-query; do
-  [ -f "$run/places/policy/$kind/expansion.json" ] || stage policy --out "$run/places" \
-    --start "$run/finetune/model" --kind $kind --objective places --minutes 15 --lr 0.001 \
-    --batch-size 32 --questions 8 --seed 5
-  [ -f "$run/policy/$kind/expansion.json" ] || stage policy --out "$run" \
-    --start "$run/places/policy/model" --kind $kind
+  for part in places rewards; do
+    done="$run/$kind.$part"
+    [ -f "$done" ] && continue
+    if [ $part = places ]; then
+      stage policy --out "$run/places" --start "$run/finetune/model" --kind $kind \
+        --objective places --minutes 15 --lr 0.001 --batch-size 32 --questions 8 --seed 5
+    else
+      stage policy --out "$run" --start "$run/places/policy/model" --kind $kind
+    fi
+    touch "$done"
+  done
 done
 echo "Measure it: python -m recipes.tiny policies $run/policy/model --json $run/policies.json"

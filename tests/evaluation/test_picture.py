@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from refrag_rag.errors import InputError
+from refrag_rag.evaluation.perplexity import Point
 from refrag_rag.evaluation.picture import COLOURS, plot_points
-from refrag_rag.training.expansion import Point
 
 image = pytest.importorskip("matplotlib.image")
 

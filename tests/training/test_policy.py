@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from refrag_rag.evaluation.metrics import bootstrap
+from refrag_rag.evaluation.perplexity import log_perplexities, look
 from refrag_rag.policies import Chunks, get_policy
 from refrag_rag.policies.learned import ExpandLearned, chunk_logits
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from refrag_rag.training.document_sources import Frame
 from refrag_rag.training.examples import gold
-from refrag_rag.training.expansion import bootstrap, expansion_points
 from refrag_rag.training.policy_cases import Cases, make_case
 from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective, clipped_loss, see
 from refrag_rag.training.policy_rollouts import (
@@ -200,14 +201,11 @@ def test_prompts_of_several_lengths_are_read_as_each_alone(reader, query):
         torch.testing.assert_close(logits, alone)
 
 
-def test_expansion_points_rise_to_full_text(reader):
+def test_log_perplexity_of_all_chunks_is_that_of_full_text(reader):
     cases = [case_of(reader), case_of(reader, answer="since 1904")]
-    names = ("none", "all", "perplexity")
-    points = expansion_points(reader, cases, {n: get_policy(n) for n in names}, [0.5])
+    values = log_perplexities(reader, cases, look(reader, cases), get_policy("all"), 0.5)
     rows = [case.arranged(range(len(case.texts))) for case in cases]
-    full = -mean_log_probs(reader, rows, 2).mean()
-    assert points[1].value == pytest.approx(float(full), abs=1e-5)
-    assert {point.value for point in points} == {p.value for p in points if p.cases == 2}
+    np.testing.assert_allclose(values, -mean_log_probs(reader, rows, 2).numpy(), atol=1e-5)
 
 
 def test_the_bootstrap_interval_holds_the_mean():

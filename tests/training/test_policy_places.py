@@ -113,7 +113,7 @@ def taught(prepared, tokenizer, tmp_path):
     start, out = tmp_path / "start", tmp_path / "taught"
     build_model(tokenizer).save_pretrained(start)
     command = "train policy --kind learned-query --objective places --steps 4 --batch-size 2"
-    command += f" --width 16 --measured 0 --save-every 4 --lr 1e-3 --data {prepared}/questions"
+    command += f" --width 16 --save-every 4 --lr 1e-3 --data {prepared}/questions"
     assert main([*command.split(), "--start", str(start), "--out", str(out)]) == 0
     return out / "policy" / "model", command
 

@@ -16,7 +16,7 @@ OPTIONS = {
     "--decoder {parts}/decoder --data {prepared}/text",
     "pretrain": "--chunks 4 --following 16 --lr 1e-3 --data {prepared}/text",
     "policy": "--kind learned-query --lr 1e-3 --batch-size 1 --samples 4 --width 16 "
-    "--save-every 100 --measured 4 --data {prepared}/questions",
+    "--save-every 100 --data {prepared}/questions",
     "finetune": "--max-passages 3 --lr 1e-3 --batch-size 2 --data {prepared}/questions",
 }
 
@@ -84,16 +84,7 @@ def test_the_trained_policy_answers_through_the_engine(run_folder):
 
 def test_policies_of_both_kinds_stay_together(run_folder, prepared):
     command = f"train policy --config small --out {run_folder} --kind learned --steps 4"
-    command += f" --batch-size 1 --width 16 --measured 0 --precision no --data {prepared}/questions"
+    command += f" --batch-size 1 --width 16 --precision no --data {prepared}/questions"
     assert main(command.split()) == 0
     engine = Refrag.load(run_folder / "policy" / "model")
     assert set(engine.model.policies) == {"learned", "learned-query"}
-
-
-def test_expansion_is_measured(run_folder):
-    found = json.loads((run_folder / "policy" / "learned-query" / "expansion.json").read_text())
-    points = found["points"]
-    assert {"none", "random", "lexical", "perplexity", "learned-query"} <= {
-        p["policy"] for p in points
-    }
-    assert all(p["low"] <= p["value"] <= p["high"] for p in points)

@@ -109,7 +109,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _policies(options: argparse.Namespace) -> None:
     need("train", "refrag policies")
-    from refrag_rag.evaluation.expansion import measure_policies
+    from refrag_rag.evaluation.policies import measure_policies
 
     for line in measure_policies(
         options.model,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refrag_rag.errors import InputError, need
-from refrag_rag.training.expansion import Point
+from refrag_rag.evaluation.perplexity import Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Policy, get_policy
+from refrag_rag.policies import Policy
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from refrag_rag.training.curricula import build_curriculum
@@ -25,7 +25,6 @@ from refrag_rag.training.data.documents import Documents, is_documents
 from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.document_sources import DocumentContinuation, Frame
-from refrag_rag.training.expansion import expansion_points, write_points
 from refrag_rag.training.loop import train
 from refrag_rag.training.policy_cases import Cases, DrawCases, question_case, text_case
 from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective
@@ -61,9 +60,6 @@ class PolicySettings(DataSettings):
     chunks: int = setting(256, "of text: chunks of context")
     following: int = setting(2048, "of text: most tokens to predict")
     max_passages: int = setting(10, "of questions: most passages of a prompt")
-    measured: int = setting(
-        64, "examples, drawn as in training, to measure policies on in the end; 0 for none"
-    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
@@ -93,7 +89,7 @@ def run(settings: PolicySettings) -> None:
 
 
 def train_policy(model: RefragModel, settings: PolicySettings, draw_cases: DrawCases) -> None:
-    """Train a policy on any cases, save it with the model, and measure it."""
+    """Train a policy on any cases, and save it with the model."""
     model.eval().requires_grad_(False)
     reader = Reader(model).to(PartialState().device)
     network = _network(settings, model)
@@ -114,9 +110,6 @@ def train_policy(model: RefragModel, settings: PolicySettings, draw_cases: DrawC
         model.policies |= _trained_before(target, model)
         model.policies[settings.kind] = ExpandLearned(network)
         save(model, target)
-        if settings.measured:
-            cases = draw_cases(Random("measured"), settings.measured)
-            _measure(reader, cases, settings, folder)
 
 
 def _network(settings: PolicySettings, model: RefragModel) -> PolicyNetwork:
@@ -186,16 +179,6 @@ def question_cases(
     return lambda records, rng: [
         question_case(layout, frame, one, rng, rng.choice(settings.shares)) for one in records
     ]
-
-
-def _measure(reader: Reader, cases: Sequence[Case], settings: PolicySettings, folder: Path) -> None:
-    """The policies that need nothing but the prompt, beside the model's own."""
-    others = ("none", "random", "lexical", "exact", "perplexity")
-    policies = {name: get_policy(name) for name in others} | reader.model.policies
-    write_points(
-        expansion_points(reader, cases, policies, sorted(settings.shares)),
-        folder / "expansion.json",
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,21 +1,18 @@
-"""How well policies spend a budget: log-perplexity of the gold tokens at several rates."""
+"""Log-perplexity of the gold tokens, with the chunks as text that a policy chooses."""
 
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from refrag_rag.engine.scoring import SCORERS
-from refrag_rag.policies import Chunks, Policy, needs_of
+from refrag_rag.policies import Chunks, Policy
 from refrag_rag.training.policy_objective import see
 from refrag_rag.training.policy_rollouts import Case, mean_log_probs
 from refrag_rag.training.reading import Reader
 
-RESAMPLES = 2000
 MEASURE = "log-perplexity of the gold tokens"
 
 
@@ -74,35 +71,3 @@ def log_perplexities(
         rows.append(case.arranged(np.flatnonzero(chosen).tolist()))
     known = [chunks.embeddings for chunks in seen]
     return -mean_log_probs(reader, rows, rows_at_once, known).double().numpy()
-
-
-def expansion_points(
-    reader: Reader,
-    cases: Sequence[Case],
-    policies: Mapping[str, Policy],
-    shares: Sequence[float],
-) -> list[Point]:
-    """Every policy at every budget, on the same cases."""
-    k = reader.model.config.k
-    seen = look(reader, cases, {need for policy in policies.values() for need in needs_of(policy)})
-    points = []
-    pairs = [(name, p) for name in policies for p in shares]
-    for name, p in tqdm(pairs, desc="policies", mininterval=10):
-        values = log_perplexities(reader, cases, seen, policies[name], p)
-        low, high = bootstrap(values)
-        points.append(Point(name, k, p, len(values), float(values.mean()), low, high))
-    return points
-
-
-def bootstrap(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean, resampling cases."""
-    rng = np.random.default_rng(seed)
-    means = [rng.choice(values, len(values)).mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def write_points(points: Sequence[Point], path: Path) -> None:
-    """Write points as JSON."""
-    found = {"measure": MEASURE, "points": [asdict(point) for point in points]}
-    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")

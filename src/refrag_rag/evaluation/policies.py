@@ -18,13 +18,14 @@ from tqdm import tqdm
 from refrag_rag.engine import Refrag
 from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.errors import InputError
+from refrag_rag.evaluation.metrics import bootstrap
+from refrag_rag.evaluation.perplexity import MEASURE, Point, log_perplexities, look
 from refrag_rag.evaluation.picture import plot_points
 from refrag_rag.evaluation.quality import Arm, measure, message, scores
 from refrag_rag.evaluation.questions import Question, read_questions, recall
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import POLICIES, get_policy, needs_of
 from refrag_rag.training.document_sources import Frame
-from refrag_rag.training.expansion import MEASURE, Point, bootstrap, log_perplexities, look
 from refrag_rag.training.policy_cases import make_case
 from refrag_rag.training.policy_rollouts import Case
 from refrag_rag.training.question_sources import QuestionLayout

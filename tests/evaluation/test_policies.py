@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refrag_rag import InputError
-from refrag_rag.evaluation.expansion import differences, markdown, measure_policies
+from refrag_rag.evaluation.policies import differences, markdown, measure_policies
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from tests.conftest import build_model
