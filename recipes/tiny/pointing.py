@@ -17,14 +17,14 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from recipes.tiny.layout import links
 from refrag_rag.errors import InputError
 from refrag_rag.training.batches import Row, collate
-from refrag_rag.training.loop import read_rows
+from refrag_rag.training.loop import next_token_loss
 from refrag_rag.training.loss import Sums, next_token_sums
 from refrag_rag.training.protocols import Objective
 
 
 def pointing_objective(decoder: PreTrainedModel, weight: float) -> Objective:
     """Next-token loss; beside it, unless its weight is 0, that of `Pointing`."""
-    return Pointing(decoder, weight) if weight else read_rows
+    return Pointing(decoder, weight) if weight else next_token_loss
 
 
 class Pointing:

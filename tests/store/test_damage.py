@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from refrag_rag import Refrag
+from refrag_rag import Refrag, StoreError
 from refrag_rag.spans import wrap
-from refrag_rag.store import LMDBStore, PassageEntry, passage_key
+from refrag_rag.store import LMDBStore, MemoryStore, PassageEntry, passage_key
 from refrag_rag.store.merge import merge_stores
 from refrag_rag.store.upkeep import verify
 from tests.store.test_stores import entry, same
@@ -115,3 +115,20 @@ def test_arrays_of_an_entry_are_its_own(tmp_path):
             assert isinstance(one, PassageEntry)
             arrays = (one.embeddings, one.token_ids, one.chunk_lengths, one.char_ends)
             assert all(array.base is None and array.flags.writeable for array in arrays)
+
+
+@pytest.mark.parametrize("kind", ["memory", "lmdb"])
+@pytest.mark.parametrize("number", [float("nan"), 1e6])
+def test_an_encoder_that_gives_no_numbers_is_an_error_not_an_answer(
+    model, tmp_path, monkeypatch, kind, number
+):
+    store = MemoryStore() if kind == "memory" else LMDBStore(tmp_path)
+    engine, encode = Refrag(model, store=store), model.encoder.encode
+    monkeypatch.setattr(
+        model.encoder, "encode", lambda *a, **n: [one * 0 + number for one in encode(*a, **n)]
+    )
+    for work in (lambda: engine.generate(PROMPT), lambda: engine.precompute([PASSAGE])):
+        with pytest.raises(StoreError, match="NaN or infinity"):
+            work()
+    assert store.namespaces() == []
+    store.close()

@@ -8,7 +8,7 @@ import torch
 from refrag_rag import RefragModel
 from refrag_rag.training.batches import arrange, collate
 from refrag_rag.training.distil import distilled_rows
-from refrag_rag.training.loop import read_rows, train
+from refrag_rag.training.loop import next_token_loss, train
 from refrag_rag.training.lora import add_adapter
 from refrag_rag.training.loss import next_token_sums
 from refrag_rag.training.reading import Reader
@@ -20,14 +20,20 @@ from tests.training.test_loop import FixedRows, settings, some_rows
 def test_full_text_has_nothing_to_learn_from_itself(tokenizer):
     reader = Reader(build_model(tokenizer))
     rows = [arrange(row.pieces, None) for row in some_rows()]
-    plain, distilled = read_rows(reader, rows, rows), distilled_rows(reader, rows, rows, weight=3.0)
+    plain, distilled = (
+        next_token_loss(reader, rows, rows),
+        distilled_rows(reader, rows, rows, weight=3.0),
+    )
     torch.testing.assert_close(plain.loss, distilled.loss)
 
 
 def test_the_divergence_is_from_the_full_text_distribution(tokenizer):
     reader = Reader(build_model(tokenizer))
     rows = some_rows(2)
-    found = distilled_rows(reader, rows, rows, weight=2.0).loss - read_rows(reader, rows, rows).loss
+    found = (
+        distilled_rows(reader, rows, rows, weight=2.0).loss
+        - next_token_loss(reader, rows, rows).loss
+    )
     wanted = 0.0
     for row in rows:
         texts = collate([arrange(row.pieces, None)])

@@ -19,7 +19,7 @@ from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training import deepspeed, state
 from refrag_rag.training.batches import Row, arrange, collate, share_of
 from refrag_rag.training.examples import Piece, gold
-from refrag_rag.training.loop import read_rows, train
+from refrag_rag.training.loop import next_token_loss, train
 from refrag_rag.training.progress import Progress
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings
@@ -86,7 +86,7 @@ def test_the_loss_is_normalised_over_the_global_batch(tokenizer, tmp_path):
     run(tokenizer, tmp_path, rows, steps=1)
     reader = Reader(build_model(tokenizer))
     with torch.no_grad():
-        sums = read_rows(reader, rows, rows)
+        sums = next_token_loss(reader, rows, rows)
     wanted = sums.loss.item() / sum(row.weight for row in rows)
     assert losses(tmp_path)[1] == pytest.approx(wanted, abs=1e-4)
 
@@ -116,8 +116,8 @@ def test_rows_of_one_length_are_padded_together():
 def test_a_silent_row_adds_no_loss(tokenizer):
     rows = some_rows(2)
     reader = Reader(build_model(tokenizer))
-    alone = read_rows(reader, rows[:1], rows)
-    both = read_rows(reader, [rows[0], rows[1].silent()], rows)
+    alone = next_token_loss(reader, rows[:1], rows)
+    both = next_token_loss(reader, [rows[0], rows[1].silent()], rows)
     torch.testing.assert_close(alone.loss, both.loss)
     assert int(alone.targets) == int(both.targets)
 
@@ -126,8 +126,8 @@ def test_text_alone_runs_the_encoder_when_others_have_vectors(tokenizer):
     rows = some_rows(2)
     text = arrange(rows[0].pieces, None)
     reader = Reader(build_model(tokenizer))
-    alone = read_rows(reader, [text], [text])
-    together = read_rows(reader, [text], rows)
+    alone = next_token_loss(reader, [text], [text])
+    together = next_token_loss(reader, [text], rows)
     torch.testing.assert_close(alone.loss, together.loss)
     together.loss.backward()
     assert reader.model.encoder.model.embeddings.word_embeddings.weight.grad is not None
@@ -174,7 +174,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_rows(tokenizer, tmp_path):
 
     def objective(module, rows, everything):
         calls.append(1)
-        sums = read_rows(module, rows, everything)
+        sums = next_token_loss(module, rows, everything)
         return sums._replace(loss=sums.loss * float("nan")) if len(calls) == 3 else sums
 
     with pytest.raises(TrainingError, match=r"step 2 is nan.*row 0, row 1"):

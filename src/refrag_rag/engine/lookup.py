@@ -17,6 +17,7 @@ from refrag_rag.errors import StoreError
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
+from refrag_rag.store.layout import check_finite
 from refrag_rag.text.chunking import ChunkedPassage
 
 VectorType = Literal["float16", "float32"]
@@ -60,10 +61,7 @@ class Found:
 
     @cached_property
     def scores(self) -> Mapping[str, NDArray[np.float32]]:
-        """Per-chunk scores under the names that policies know, each *shape* (L,).
-
-        Those that were needed are all there, NaN where they are not known.
-        """
+        """Per-chunk scores under the names that policies know, each *shape* (L,); NaN: unknown."""
         return _visible(self.entry, self.needed)
 
 
@@ -134,8 +132,6 @@ class PassageLookup:
             found |= self._made(found, missing, names)
         else:
             found |= {p.text: self._as_text(key, p) for key, p in missing.items()}
-        if not names:
-            return found
         return {text: replace(one, needed=names) for text, one in found.items()}
 
     def ready(self, passages: Mapping[str, str], *, needs: Collection[str] = ()) -> set[str]:
@@ -262,7 +258,10 @@ class PassageLookup:
         return {name: self._scorers.stored_name(name) for name in needs if name != QUESTION}
 
     def _array(self, tensor: Tensor) -> NDArray[Any]:
-        return tensor.float().cpu().numpy().astype(self._dtype)
+        with np.errstate(over="ignore"):
+            array = tensor.float().cpu().numpy().astype(self._dtype)
+        check_finite(array)  # also where the store would not
+        return array
 
     def _as_text(self, key: str, passage: ChunkedPassage) -> Found:
         nothing = np.zeros((len(passage), self._model.config.chunk_width), self._dtype)

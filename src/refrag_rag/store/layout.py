@@ -73,6 +73,21 @@ def damaged(reason: str) -> StoreError:
     return StoreError(f"A damaged entry ({reason}). Delete it and index again.")
 
 
+def check_finite(embeddings: Vectors) -> None:
+    """Refuse what no decoder can read.
+
+    Raises
+    ------
+    StoreError
+        If a number is not finite.
+    """
+    if not np.isfinite(embeddings).all():
+        raise StoreError(
+            "Chunk embeddings with NaN or infinity cannot be kept; expected finite numbers. "
+            "Check the encoder's weights and dtype; float16 ends at 65,504."
+        )
+
+
 def pack(embeddings: Vectors, small: SmallArrays, format: VectorFormat) -> bytes:
     """Serialise an entry.
 
@@ -81,11 +96,7 @@ def pack(embeddings: Vectors, small: SmallArrays, format: VectorFormat) -> bytes
     StoreError
         If a number is not finite or too large for the format.
     """
-    if not np.isfinite(embeddings).all():
-        raise StoreError(
-            "Chunk embeddings with NaN or infinity cannot be kept; expected finite numbers. "
-            "Check the encoder's weights and dtype."
-        )
+    check_finite(embeddings)
     numbers = [_narrow(array) for array in small[:3]]
     parts = [array.tobytes() for array in numbers]
     for name, values in small.scores.items():

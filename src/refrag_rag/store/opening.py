@@ -50,7 +50,11 @@ class OpenEnvironments:
                     environment = Environment(
                         path, read_only=read_only, map_size=map_size, read_ahead=read_ahead
                     )
-                    refuse_truncated(environment)
+                    try:
+                        refuse_truncated(environment)
+                    except BaseException:
+                        environment.close()
+                        raise
                     self._by_path[path] = environment
                 elif not read_only:
                     environment.make_writable()
@@ -98,7 +102,7 @@ def refuse_truncated(environment: Environment) -> None:
     Raises
     ------
     StoreError
-        If entries are gone; the environment is closed then.
+        If entries are gone.
     """
     missing = environment.shortfall()
     if not missing:
@@ -110,7 +114,6 @@ def refuse_truncated(environment: Environment) -> None:
     finally:
         os.close(file)
     if page is not None:
-        environment.close()
         raise StoreError(
             f"{environment.path} is truncated: {missing} bytes are missing, and page {page} is in "
             "use. Restore it from a copy, or delete it and index again."

@@ -12,7 +12,7 @@ import torch
 from refrag_rag.errors import InputError
 from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.distil import distilled_rows
-from refrag_rag.training.loop import read_rows
+from refrag_rag.training.loop import next_token_loss
 from refrag_rag.training.lora import add_adapter
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
 from refrag_rag.training.protocols import Objective
@@ -48,7 +48,7 @@ def run(settings: FinetuneSettings) -> None:
     freeze(model, [model])
     if settings.lora:
         add_adapter(model, rank=settings.lora)
-    objective: Objective = read_rows
+    objective: Objective = next_token_loss
     if settings.distil:
         objective = partial(distilled_rows, weight=settings.distil)
     source = Questions(

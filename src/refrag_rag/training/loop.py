@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 LOG, SETTINGS = "log.jsonl", "settings.json"
 
 
-def read_rows(module: nn.Module, rows: Sequence[Row], everything: Sequence[Row]) -> Sums:
+def next_token_loss(module: nn.Module, rows: Sequence[Row], everything: Sequence[Row]) -> Sums:
     """Next-token loss of mixed rows: what all stages but the policy's minimise."""
     batch = collate(rows)
     return next_token_sums(module(batch, encode=any(row.chosen for row in everything)), batch)
@@ -48,7 +48,7 @@ def train(
     source: Source,
     settings: LoopSettings,
     folder: Path,
-    objective: Objective = read_rows,
+    objective: Objective = next_token_loss,
     watch: Watch | None = None,
     whole: bool = False,
 ) -> nn.Module:

@@ -12,7 +12,7 @@ from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.training.feedback import Watch
-from refrag_rag.training.loop import read_rows, train
+from refrag_rag.training.loop import next_token_loss, train
 from refrag_rag.training.protocols import Objective, Source
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings, setting
@@ -119,7 +119,7 @@ def run_stage(
     settings: StageSettings,
     folder: Path,
     *,
-    objective: Objective = read_rows,
+    objective: Objective = next_token_loss,
     watch: Watch | None = None,
 ) -> None:
     """Train, then save ``folder/model``."""

@@ -18,7 +18,7 @@ from refrag_rag.errors import InputError
 from refrag_rag.model.compiling import compiled, missing_tools
 from refrag_rag.training.batches import arrange, collate
 from refrag_rag.training.examples import gold
-from refrag_rag.training.loop import read_rows
+from refrag_rag.training.loop import next_token_loss
 from refrag_rag.training.lora import add_adapter
 from refrag_rag.training.reading import Reader, embed_chosen
 from tests.conftest import build_model
@@ -81,7 +81,7 @@ def test_the_loss_is_the_attention_of_half_the_heads(tokenizer, tasks, share):
     rows = rows_of(tasks, share)
     reader, weight = Reader(model), 0.7
     objective = Pointing(model.decoder, weight)
-    added = objective(reader, rows, rows).loss - read_rows(reader, rows, rows).loss
+    added = objective(reader, rows, rows).loss - next_token_loss(reader, rows, rows).loss
     model.decoder.set_attn_implementation("eager")
     wanted = 0.0
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_attention_learns_to_look_there(tokenizer, tasks):
         loss = objective(reader, rows, rows).loss
         loss.backward()
         optimizer.step()
-        losses.append(float(loss.detach() - read_rows(reader, rows, rows).loss.detach()))
+        losses.append(float(loss.detach() - next_token_loss(reader, rows, rows).loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -116,7 +116,7 @@ def test_rows_without_answers_and_silent_rows_add_nothing(tokenizer, tasks):
     rebuilt = reconstruction_rows(Random(0), tasks, chunks=2, k=8, positions=200)
     rows = rows_of(tasks, 0.5)
     for some in (rebuilt, [row.silent() for row in rows]):
-        plain = read_rows(reader, some, some).loss
+        plain = next_token_loss(reader, some, some).loss
         torch.testing.assert_close(objective(reader, some, some).loss, plain)
     alone, both = ([rows[0]], [rows[0], rows[1].silent()])
     torch.testing.assert_close(
@@ -148,14 +148,14 @@ def test_an_adapter_is_shown_too(tokenizer, tasks):
     add_adapter(model, rank=2)
     objective, rows = Pointing(model.decoder, 1.0), rows_of(tasks, 0.3)
     reader = Reader(model)
-    (objective(reader, rows, rows).loss - read_rows(reader, rows, rows).loss).backward()
+    (objective(reader, rows, rows).loss - next_token_loss(reader, rows, rows).loss).backward()
     attention = model.decoder.model.layers[-1].self_attn
     moved = [n for n, p in attention.named_parameters() if p.grad is not None and p.grad.any()]
     assert {name.split(".")[0] for name in moved} == {"q_proj", "k_proj"}
 
 
 def test_weight_0_is_the_loss_alone(tokenizer):
-    assert pointing_objective(build_model(tokenizer).decoder, 0.0) is read_rows
+    assert pointing_objective(build_model(tokenizer).decoder, 0.0) is next_token_loss
 
 
 def test_what_cannot_be_pointed_at_is_named(tmp_path):
