@@ -13,7 +13,7 @@ SHORT = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     """Data points of one context length, stage by stage: a geometric sequence.
 
     Attributes
@@ -41,19 +41,19 @@ class Row:
 # row adds up to the paper's sum (2000, 4000 or 8000) before rounding: this gives every count that
 # is printed there, rounded to the nearest.
 TABLE_8 = {
-    1: Row(first=1333, ratio=0.333534),
-    2: Row(first=333, ratio=0.894612),
-    4: Row(first=83, ratio=1.234149),
-    8: Row(first=20, ratio=1.744959),
-    16: Row(first=5, ratio=2.130849),
-    32: Row(first=1, ratio=2.658592),
-    64: Row(first=1, ratio=2.918179),
-    128: Row(first=1, ratio=2.918179),
-    256: Row(first=1, ratio=2.918179),
+    1: TableRow(first=1333, ratio=0.333534),
+    2: TableRow(first=333, ratio=0.894612),
+    4: TableRow(first=83, ratio=1.234149),
+    8: TableRow(first=20, ratio=1.744959),
+    16: TableRow(first=5, ratio=2.130849),
+    32: TableRow(first=1, ratio=2.658592),
+    64: TableRow(first=1, ratio=2.918179),
+    128: TableRow(first=1, ratio=2.918179),
+    256: TableRow(first=1, ratio=2.918179),
 }
 
 
-def table(maximum: int) -> dict[int, Row]:
+def table(maximum: int) -> dict[int, TableRow]:
     """Table 8 for contexts of up to `maximum` chunks; 256 gives the paper's own.
 
     The lengths are 1, 2, 4, ... and the maximum itself. Each length gets the row that stands at
@@ -189,7 +189,7 @@ def _sum(ratio: float) -> float:
 
 def _row(length: int, maximum: int) -> Row:
     if maximum == 1:
-        return Row(first=TABLE_8[1].total / STAGES, ratio=1.0)
+        return TableRow(first=TABLE_8[1].total / STAGES, ratio=1.0)
     rows = list(TABLE_8.values())
     place = math.log2(length) / math.log2(maximum) * (len(rows) - 1)
     below = min(int(place), len(rows) - 2)
@@ -199,4 +199,4 @@ def _row(length: int, maximum: int) -> Row:
     low, high = rows[below], rows[below + 1]
     ratio = low.ratio ** (1 - part) * high.ratio**part
     total = low.total ** (1 - part) * high.total**part
-    return Row(first=total / _sum(ratio), ratio=ratio)
+    return TableRow(first=total / _sum(ratio), ratio=ratio)
