@@ -187,7 +187,7 @@ def _sum(ratio: float) -> float:
     return sum(ratio**stage for stage in range(STAGES))
 
 
-def _row(length: int, maximum: int) -> Row:
+def _row(length: int, maximum: int) -> TableRow:
     if maximum == 1:
         return TableRow(first=TABLE_8[1].total / STAGES, ratio=1.0)
     rows = list(TABLE_8.values())
