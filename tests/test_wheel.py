@@ -7,6 +7,7 @@ not declared is missing there, and nothing is downloaded.
 
 import subprocess
 import sys
+import zipfile
 from collections import deque
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
@@ -121,6 +122,12 @@ def link(wanted: list[Distribution], packages: Path):
                 continue
             (packages / place).parent.mkdir(parents=True, exist_ok=True)
             (packages / place).symlink_to(Path(str(one.locate_file(place))))
+
+
+def test_the_wheel_holds_neither_the_tests_model_nor_recipes(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(name.startswith("refrag_rag/models/smol/") for name in names)
+    assert not [name for name in names if "tiny" in name or "recipes" in name]
 
 
 @pytest.mark.parametrize("extra", CHECKS)

@@ -291,11 +291,6 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(
             f"{COMMAND} ablate {name}: no such ablation; expected {' or '.join(ABLATIONS)}."
         )
-    print(
-        markdown(
-            run(
-                name,
-                parse(AblationSettings, name, __doc__, arguments[1:], command=f"{COMMAND} ablate"),
-            )
-        )
-    )
+    command, options = f"{COMMAND} ablate", arguments[1:]
+    settings = parse(AblationSettings, name, __doc__, options, command=command)
+    print(markdown(run(name, settings)))
