@@ -12,56 +12,51 @@ from refrag_rag.evaluation.metrics import bootstrap
 
 
 def score_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One score for every arm and k, on the questions that all of them answered.
+    """One score for every arm and k, on the questions that it answered.
 
     Returns
     -------
     list of dict
-        ``exact`` and ``f1`` (shares) with 95% bootstrap intervals; ``exact_to_full`` and
-        ``f1_to_full``, the mean difference to the full text with its paired interval, where that
-        was read; mean ``positions``; median ``ttft_s``.
+        ``questions``, how many; ``exact`` and ``f1`` (shares) with 95% bootstrap intervals;
+        ``exact_to_full`` and ``f1_to_full``, the mean difference to the full text on the questions
+        that both answered, with its paired interval; mean ``positions``; median ``ttft_s``.
     """
     arms: dict[tuple[str, int], dict[int, Row]] = {}
     for row in rows:
         arms.setdefault((row.arm, row.k), {})[row.question] = row
-    if not arms:
-        return []
-    common = sorted(set.intersection(*(set(found) for found in arms.values())))
-    full = arms.get((FULL, 0))
-    return [
-        _score(arm, k, [found[n] for n in common], [full[n] for n in common] if full else None)
-        for (arm, k), found in arms.items()
-        if common
-    ]
+    full = arms.get((FULL, 0), {})
+    return [_score(arm, k, found, full) for (arm, k), found in arms.items()]
 
 
 def markdown(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """One table a file."""
     for name, rows in files.items():
-        count = rows[0]["questions"] if rows else 0
         lines = [
-            f"**{name}**, {count} questions\n",
-            "| reads | k | exact match | to full text | F1 | positions | first token |",
-            "|---|---|---|---|---|---|---|",
+            f"**{name}**\n",
+            "| reads | k | questions | exact match | to full text | F1 | positions | first token |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for row in rows:
             low, high = row["exact_interval"]
             lines.append(
-                f"| {row['arm']} | {row['k'] or ''} | {_percent(row['exact'])} ({_percent(low)} to "
-                f"{_percent(high)}) | {_difference(row.get('exact_to_full'))} "
+                f"| {row['arm']} | {row['k'] or ''} | {row['questions']} "
+                f"| {_percent(row['exact'])} ({_percent(low)} to {_percent(high)}) "
+                f"| {_difference(row.get('exact_to_full'))} "
                 f"| {_percent(row['f1'])} | {row['positions']:.0f} | {row['ttft_s']:.2f} s |"
             )
         yield "\n".join(lines) + "\n"
 
 
-def _score(arm: str, k: int, rows: Sequence[Row], full: Sequence[Row] | None) -> dict[str, Any]:
+def _score(arm: str, k: int, found: Mapping[int, Row], full: Mapping[int, Row]) -> dict[str, Any]:
+    rows, both = list(found.values()), sorted(found.keys() & full.keys())
     score: dict[str, Any] = {"arm": arm, "k": k, "questions": len(rows)}
     for name in ("exact", "f1"):
         values = np.array([getattr(row, name) for row in rows], float)
         score[name] = float(values.mean())
         score[f"{name}_interval"] = bootstrap(values)
-        if full is not None and arm != FULL:
-            differences = values - np.array([getattr(row, name) for row in full], float)
+        if both and arm != FULL:
+            pairs = [(float(getattr(found[n], name)), float(getattr(full[n], name))) for n in both]
+            differences = np.array([ours - theirs for ours, theirs in pairs])
             score[f"{name}_to_full"] = (float(differences.mean()), *bootstrap(differences))
     score["positions"] = statistics.fmean(row.positions for row in rows)
     score["ttft_s"] = statistics.median(row.ttft_s for row in rows)
