@@ -51,7 +51,7 @@ def test_every_stage_goes_on_from_the_one_before(tokenizer, tmp_path):
     for stage in STAGES:
         given = f"{stage} {QUICK} --out {tmp_path}"
         if stage == "policy":
-            given += " --samples 2 --epochs 1 --batch-size 2 --width 16 --measured 2"
+            given += " --samples 2 --epochs 1 --batch-size 2 --width 16"
         assert main(given.split()) == 0
     model = RefragModel.from_pretrained(tmp_path / "policy" / "model")
     assert list(model.policies) == ["learned"]
