@@ -24,17 +24,7 @@ from tests.conftest import TINY
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = ("langchain_rag.py", "llama_index_rag.py")
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
-QUICK = ("quickstart_llama_index", "quickstart_langchain", "precompute_while_indexing")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-each_to_run = pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
-        for path in NOTEBOOKS
-    ],
-)
-
-
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_example_runs_and_prints_an_answer(name, tmp_path):
     run = subprocess.run(
@@ -75,7 +65,8 @@ def test_every_process_encodes_its_share_into_one_store(tmp_path):
         np.testing.assert_allclose(one.embeddings, other.embeddings, atol=2e-3)
 
 
-@each_to_run
+@pytest.mark.slow
+@each_notebook
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_a_notebook_runs(path, tmp_path):
     done = execute(path, tmp_path)

@@ -124,6 +124,7 @@ def test_rows_without_answers_and_silent_rows_add_nothing(tokenizer, tasks):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(bool(missing_tools()), reason=f"lacks {missing_tools()}")
 def test_compiled_it_is_the_same(tokenizer, tasks):
