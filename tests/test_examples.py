@@ -25,6 +25,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = ("langchain_rag.py", "llama_index_rag.py")
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_example_runs_and_prints_an_answer(name, tmp_path):
     run = subprocess.run(

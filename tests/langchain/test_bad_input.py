@@ -282,11 +282,14 @@ def test_an_empty_question_is_no_prompt(small, kind):
         kind(small).invoke("")
 
 
-def test_a_full_store_stops_no_ingestion(small, caplog, monkeypatch):
+def test_a_full_store_stops_neither_ingestion_nor_answers(small, caplog, monkeypatch):
     def full(*_, **__):
         raise StoreError("The store is full.")
 
     monkeypatch.setattr(small, "precompute", full)
     documents = [Document("A passage.")]
     assert RefragIndexer(small).transform_documents(documents) == documents
+    assert "The store is full." in caplog.text
+    caplog.clear()
+    assert len(RefragCompressor(small).compress_documents(documents, "?")) == 1
     assert "The store is full." in caplog.text

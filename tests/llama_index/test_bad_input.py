@@ -338,13 +338,17 @@ def test_generation_settings_of_the_llm_are_used(small):
         llm.complete("")
 
 
-def test_a_full_store_stops_no_ingestion(small, caplog, monkeypatch):
+def test_a_full_store_stops_neither_ingestion_nor_answers(small, caplog, monkeypatch):
     def full(*_, **__):
         raise StoreError("The store is full.")
 
     monkeypatch.setattr(small, "precompute", full)
     nodes = [TextNode(text="A passage.")]
     assert RefragTransform(small)(nodes) == nodes
+    assert "The store is full." in caplog.text
+    caplog.clear()
+    found = [NodeWithScore(node=nodes[0], score=1.0)]
+    assert len(RefragPostprocessor(small).postprocess_nodes(found)) == 1
     assert "The store is full." in caplog.text
 
 

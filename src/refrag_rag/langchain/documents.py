@@ -277,7 +277,10 @@ class RefragCompressor(BaseDocumentCompressor):
             self._noted = True
             logger.info(MARKED)
         if self.engine is not None and documents:
-            precompute_documents(self.engine, documents, title_key=self.title_key)
+            try:
+                precompute_documents(self.engine, documents, title_key=self.title_key)
+            except StoreError as error:  # they are encoded with the answer
+                logger.error(NOT_KEPT, error)
         return [self._wrap(_as_document(document)) for document in documents]
 
     def _wrap(self, document: Document) -> Document:

@@ -8,7 +8,7 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from refrag_rag.adapters import check_engine, no_other_process
+from refrag_rag.adapters import NOT_KEPT, check_engine, no_other_process
 from refrag_rag.engine.extract import (
     EXTRACTION,
     Output,
@@ -17,6 +17,7 @@ from refrag_rag.engine.extract import (
     extract,
     missing_engine,
 )
+from refrag_rag.errors import StoreError
 from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.nodes import MetadataPlace, Short, mark, passage_text
 from refrag_rag.spans import MARKED
@@ -107,7 +108,10 @@ class RefragPostprocessor(BaseNodePostprocessor):
             self._noted = True
             logger.info(MARKED)
         if self._engine is not None:
-            self._engine.precompute([text for text in passages if text is not None])
+            try:
+                self._engine.precompute([text for text in passages if text is not None])
+            except StoreError as error:  # they are encoded with the answer
+                logger.error(NOT_KEPT, error)
         return [
             item.model_copy(update={"node": mark(item.node, self.metadata, item.score)})
             for item in nodes
