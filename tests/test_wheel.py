@@ -126,7 +126,7 @@ def link(wanted: list[Distribution], packages: Path):
 
 def test_the_wheel_holds_neither_the_tests_model_nor_recipes(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert any(name.startswith("refrag_rag/models/smol/") for name in names)
+    assert any(name.startswith("refrag_rag/checkpoints/models/smol/") for name in names)
     assert not [name for name in names if "tiny" in name or "recipes" in name]
 
 
