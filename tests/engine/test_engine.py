@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from refrag_rag import InputError, PromptTooLongError, Refrag
-from refrag_rag.engine.scoring import decoder_fingerprint, perplexity
+from refrag_rag.engine.scoring import Perplexity, decoder_fingerprint
 from refrag_rag.prompt import VECTOR
 from refrag_rag.spans import wrap
 from refrag_rag.store import LMDBStore, MemoryStore, passage_key
@@ -445,7 +445,7 @@ def entries(engine, passages=PASSAGES):
 
 def scored(model, passages=PASSAGES):
     chunked = [model.chunker.chunk(text) for text in passages]
-    return perplexity(model).score(chunked)
+    return Perplexity(model).score(chunked)
 
 
 @pytest.mark.parametrize("arguments", [{"scores": ["perplexity"]}, {"policy": "exact+perplexity"}])

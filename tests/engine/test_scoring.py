@@ -9,11 +9,11 @@ import torch
 from tokenizers import processors
 
 from refrag_rag.engine.scoring import (
+    Perplexity,
     Stretch,
     batches,
     chunk_means,
     decoder_fingerprint,
-    perplexity,
     stretches,
 )
 from refrag_rag.text.chunking import ChunkedPassage
@@ -44,7 +44,7 @@ def chunked(model, texts):
 
 def test_perplexity_is_that_of_the_decoder_token_by_token(model):
     passages = chunked(model, [*PASSAGES, "a", "naïve 🦀 株式会社"])
-    for passage, scores in zip(passages, perplexity(model).score(passages), strict=True):
+    for passage, scores in zip(passages, Perplexity(model).score(passages), strict=True):
         assert scores.dtype == np.float32
         np.testing.assert_allclose(scores, slow(model, passage), rtol=1e-4)
 
@@ -57,7 +57,7 @@ def test_the_first_token_counts_behind_a_bos_that_the_tokenizer_adds(tokenizer):
     assert adding("x").input_ids[0] == adding.bos_token_id
     model = build_model(adding)
     passages = chunked(model, ["a", PASSAGES[0]])
-    found = perplexity(model).score(passages)
+    found = Perplexity(model).score(passages)
     for passage, scores in zip(passages, found, strict=True):
         assert np.isfinite(scores).all()
         expected = slow(model, passage, first=[adding.bos_token_id])
@@ -67,10 +67,10 @@ def test_the_first_token_counts_behind_a_bos_that_the_tokenizer_adds(tokenizer):
 def test_a_chunk_of_one_token_without_context_has_no_score(tokenizer):
     model = build_model(tokenizer)
     alone = ChunkedPassage("a", (40,), (1,), (1,))
-    assert np.isnan(perplexity(model).score([alone])[0]).all()
+    assert np.isnan(Perplexity(model).score([alone])[0]).all()
     empty = ChunkedPassage("", (), (), ())
-    assert [len(scores) for scores in perplexity(model).score([empty, alone])] == [0, 1]
-    assert perplexity(model).score([]) == []
+    assert [len(scores) for scores in Perplexity(model).score([empty, alone])] == [0, 1]
+    assert Perplexity(model).score([]) == []
 
 
 def test_a_passage_longer_than_the_window_is_read_in_overlapping_stretches(tokenizer):
@@ -78,7 +78,7 @@ def test_a_passage_longer_than_the_window_is_read_in_overlapping_stretches(token
     (passage,) = chunked(model, [LONG])
     count = len(passage.token_ids)
     assert count > 3 * 64
-    (scores,) = perplexity(model).score([passage])
+    (scores,) = Perplexity(model).score([passage])
     losses = []  # each token after at least half a window of context, where there is so much
     for start, fresh, stop in [(0, 0, 64), *((f - 32, f, f + 32) for f in range(64, count, 32))]:
         ids = torch.tensor([passage.token_ids[start : min(stop, count)]])
@@ -123,20 +123,20 @@ def test_tokens_of_another_tokenizer_count_by_their_characters():
 def test_chunks_cut_by_another_tokenizer_are_scored_over_the_decoders_tokens(model):
     """With both tokenizers the same, both ways must agree, but for tokens inside a character."""
     passages = chunked(model, PASSAGES)
-    foreign = perplexity(model)
+    foreign = Perplexity(model)
     foreign._encode = lambda passage: foreign._tokenizer.encode(passage.text)
     found = foreign.score(passages)
-    for ours, theirs in zip(perplexity(model).score(passages), found, strict=True):
+    for ours, theirs in zip(Perplexity(model).score(passages), found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_the_name_tells_which_decoder_made_the_score(tokenizer):
     model, same = build_model(tokenizer), build_model(tokenizer, window=8, k=4, hidden=16)
-    name = perplexity(model).name
+    name = Perplexity(model).name
     assert name == f"perplexity.{decoder_fingerprint(model)}"
     assert len(name) == len("perplexity.") + 16
     same.decoder.load_state_dict(model.decoder.state_dict())
-    assert perplexity(same).name == name  # encoder and chunking are the namespace's business
+    assert Perplexity(same).name == name  # encoder and chunking are the namespace's business
     with torch.no_grad():
         next(same.decoder.parameters())[0, 0] += 1
-    assert perplexity(same).name != name
+    assert Perplexity(same).name != name

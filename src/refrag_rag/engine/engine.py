@@ -1,8 +1,6 @@
 """Refrag: a model, a store and a policy. It precomputes passages and answers prompts with spans."""
 
-import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +9,14 @@ from refrag_rag.engine.precompute import precompute
 from refrag_rag.engine.prepare import OnMiss, Preparation
 from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.errors import InputError
-from refrag_rag.generation.answer import Answer, Delta, PrecomputeReport, Timings
+from refrag_rag.generation.answer import Answer, Delta, PrecomputeReport
 from refrag_rag.generation.answering import answer_rows
 from refrag_rag.generation.prompt_cache import PromptCache
 from refrag_rag.generation.request import (
     SAMPLING,
     Request,
     Sampling,
+    check_batch_size,
     checked_texts,
     known_arguments,
 )
@@ -27,8 +26,9 @@ from refrag_rag.policies import Policy, get_policy, needs_of
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.spans import neutralise
 from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
-from refrag_rag.text.chat_template import Prompt, Tool, takes_tools
-from refrag_rag.text.tool_calls import TOOL_MARKERS
+from refrag_rag.text.chat_template import Prompt, takes_tools
+
+SETTINGS = ("policy", "p", "on_miss", "vectors", "scores", "prompt_cache")
 
 
 class Refrag:
@@ -49,17 +49,15 @@ class Refrag:
         Largest fraction of the chunks to expand.
     on_miss
         A passage that the store has not: ``encode`` it on the spot (and keep it, unless the store
-        is read-only), or read it as ``text``. The same goes for a score that the policy needs: it
-        is computed on the spot, or the policy does without.
+        is read-only), or read it as ``text``. A score that the policy needs is likewise computed
+        on the spot, or the policy does without.
     vectors
         How newly encoded chunk embeddings are kept; float32 takes twice the space.
     scores
         Names of scores that `precompute` computes, beside those that `policy` needs:
         ``perplexity``.
     prompt_cache
-        How many KV caches of prompts with their answers to keep, so that the next turn of a chat
-        prefills only what is new; each takes the decoder's memory for that many positions. See
-        `PromptCache`.
+        How many KV caches of prompts with their answers to keep; see `PromptCache`.
 
     Raises
     ------
@@ -79,10 +77,6 @@ class Refrag:
         scores: Collection[str] = (),
         prompt_cache: int = 0,
     ) -> None:
-        if on_miss not in ("encode", "text"):
-            raise InputError(f"on_miss = {on_miss!r}; expected 'encode' or 'text'.")
-        if vectors not in ("float16", "float32"):
-            raise InputError(f"vectors = {vectors!r}; expected 'float16' or 'float32'.")
         if isinstance(scores, str) or set(scores) - set(SCORERS):
             raise InputError(f"scores = {scores!r}; expected a list of {', '.join(SCORERS)}.")
         self.model = model
@@ -96,19 +90,13 @@ class Refrag:
         self._preparation = Preparation(model, self._lookup, on_miss)
 
     @classmethod
-    def load(  # noqa: PLR0913 - settings of an engine, by name
+    def load(
         cls,
         name_or_path: str | Path = "smol",
         *,
         store: str | Path | ChunkStore | None = None,
-        policy: str | Policy = "lexical",
-        p: float = 0.1,
-        on_miss: OnMiss = "encode",
-        vectors: VectorType = "float16",
-        scores: Collection[str] = (),
-        prompt_cache: int = 0,
         compile: bool = False,
-        **options: Any,
+        **settings: Any,
     ) -> "Refrag":
         """Load a model by name, folder or hub id, and open the store.
 
@@ -119,25 +107,19 @@ class Refrag:
         compile
             Compile the decoder with ``torch.compile`` when it is first used, which takes a while
             and on CPUs needs a C++ compiler and Python's headers.
-        **options
-            See `refrag_rag.checkpoints.load`: dtype, device, device_map, k, base, revision ...
+        **settings
+            Those of the engine (``policy``, ``p``, ``on_miss``, ``vectors``, ``scores``,
+            ``prompt_cache``), and those of `refrag_rag.checkpoints.load`: ``dtype``, ``device``,
+            ``device_map``, ``k``, ``base``, ``revision`` ...
         """
-        path = isinstance(store, str | Path)
-        if store == "" or not (path or store is None or hasattr(store, "put")):
+        if store == "" or not (isinstance(store, str | Path | None) or hasattr(store, "put")):
             raise InputError(f"store = {store!r}; expected a folder, a store, or None for memory.")
-        model = RefragModel.from_pretrained(name_or_path, **options)
+        own = {name: settings.pop(name) for name in SETTINGS if name in settings}
+        model = RefragModel.from_pretrained(name_or_path, **settings)
         if compile:
             compile_model(model.decoder)
-        opened = open_store(store) if store is None or isinstance(store, str | Path) else store
         return cls(
-            model,
-            store=opened,
-            policy=policy,
-            p=p,
-            on_miss=on_miss,
-            vectors=vectors,
-            scores=scores,
-            prompt_cache=prompt_cache,
+            model, store=open_store(store) if isinstance(store, str | Path) else store, **own
         )
 
     @property
@@ -166,18 +148,13 @@ class Refrag:
         return self._lookup.namespace
 
     def precompute(
-        self,
-        texts: Iterable[str],
-        *,
-        batch_size: int = 64,
-        progress: bool = False,
+        self, texts: Iterable[str], *, batch_size: int = 64, progress: bool = False
     ) -> PrecomputeReport:
         """Encode passages that the store has not, and keep them. Calling again costs nothing.
 
         Scores that the engine was built with, and those of its policy, are computed and kept too.
-        What is encoded is kept in groups: a run that was killed goes on from there when it is
-        called again. A store that was opened read-only takes nothing: what it has not is logged,
-        and is encoded whenever it is asked for.
+        A run that was killed goes on from the last group that was kept. A store that was opened
+        read-only takes nothing: what it has not is logged.
 
         Parameters
         ----------
@@ -195,23 +172,21 @@ class Refrag:
         InputError
             If an argument cannot be used.
         """
-        needs = self.scores | (needs_of(self.policy) & set(SCORERS))
         return precompute(
             self.model,
             self._lookup,
             checked_texts(texts),
-            needs=needs,
-            batch_size=batch_size,
+            needs=self.scores | (needs_of(self.policy) & set(SCORERS)),
+            batch_size=check_batch_size(batch_size),
             progress=progress,
         )
 
     def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
         """Remove passages from the store, such as those of deleted documents.
 
-        The store knows passages by their text alone, so two documents with the same passage share
-        one entry. If it was removed and the passage still exists elsewhere, no answer is wrong: it
-        is encoded when it is next asked for, and counted as a miss. The bytes stay in the file on
-        disk until `LMDBStore.compact`.
+        Documents with the same passage share one entry. No answer is wrong where it was removed
+        too early: the passage is encoded again when it is next asked for. The bytes stay in the
+        file on disk until `LMDBStore.compact`.
 
         Parameters
         ----------
@@ -224,27 +199,13 @@ class Refrag:
         -------
         int
             How many entries were removed.
-
-        Raises
-        ------
-        StoreError
-            If the store cannot be written.
         """
         gone, stay = (set(map(neutralise, checked_texts(some))) for some in (texts, living))
         return self.store.delete(self.namespace, sorted(map(passage_key, gone - stay)))
 
-    def compress(
-        self,
-        prompt: Prompt,
-        *,
-        question: str | None = None,
-        policy: str | Policy | None = None,
-        p: float | None = None,
-        tools: Sequence[Tool] | None = None,
-    ) -> CompressedPrompt:
-        """Lay out a prompt without answering it; print it to see what the decoder would read."""
-        request = self._request(question=question, policy=policy, p=p, tools=tools)
-        return self._preparation.prepare([prompt], request)[0][0]
+    def compress(self, prompt: Prompt, **arguments: Any) -> CompressedPrompt:
+        """Lay out a prompt as `generate` does, without answering it; print it to see it."""
+        return self._preparation.prepare([prompt], self._request(**arguments))[0][0]
 
     def generate(self, prompt: Prompt, **arguments: Any) -> Answer:
         """Answer one prompt.
@@ -275,28 +236,17 @@ class Refrag:
     def generate_batch(
         self, prompts: Sequence[Prompt], *, batch_size: int = 32, **arguments: Any
     ) -> list[Answer]:
-        """Answer several prompts; each answer is what `generate` gives for it alone.
-
-        Parameters
-        ----------
-        prompts
-            See `generate`.
-        batch_size
-            How many the decoder reads at once.
-        **arguments
-            See `generate`.
-        """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size = {batch_size!r}; expected at least 1.")
+        """Answer several prompts, `batch_size` at once; each as `generate` answers it alone."""
+        check_batch_size(batch_size)
         if isinstance(prompts, str) or not isinstance(prompts, Sequence):
             raise InputError(f"prompts = {prompts!r:.80}; expected a list of prompts.")
         request = self._request(**arguments)
-        answers: dict[int, Answer] = {}
-        for start in range(0, len(prompts), batch_size):
-            for row, _, answer in self._run(prompts[start : start + batch_size], request):
-                if answer is not None:
-                    answers[start + row] = answer
-        return [answers[row] for row in range(len(prompts))]
+        return [
+            delta.answer
+            for start in range(0, len(prompts), batch_size)
+            for delta in self._run(prompts[start : start + batch_size], request)
+            if delta.answer is not None
+        ]
 
     def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Delta]:
         """Answer one prompt piece by piece; arguments and errors as for `generate`.
@@ -306,9 +256,7 @@ class Refrag:
         Delta
             New text; the last one carries the answer. The pieces joined are the answer's text.
         """
-        for _, text, answer in self._run([prompt], self._request(**arguments)):
-            if text or answer:
-                yield Delta(text, answer)
+        yield from self._run([prompt], self._request(**arguments))
 
     def count_tokens(self, text: str) -> int:
         """Positions that a text takes; a span counts as its vectors and expanded chunks."""
@@ -330,33 +278,23 @@ class Refrag:
         """
         return self.policy if policy is None else get_policy(policy, self.model.policies)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Refrag":
+    def __copy__(self) -> "Refrag":
         """Share the engine: copies of a configuration that holds it hold the same one."""
         return self
 
-    def __copy__(self) -> "Refrag":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Refrag":
         """Share the engine."""
         return self
 
     def __reduce__(self) -> Any:
-        """Refuse to go to another process.
-
-        Raises
-        ------
-        InputError
-            Always: weights and an open store cannot be pickled.
-        """
+        """Refuse: another process has to load an engine of its own."""
         raise InputError(
             "An engine cannot be pickled. Load it in the other process (Refrag.load), or give "
             "components model_name= and store= instead of an engine."
         )
 
     def _request(
-        self,
-        *,
-        policy: str | Policy | None = None,
-        p: float | None = None,
-        **arguments: Any,
+        self, *, policy: str | Policy | None = None, p: float | None = None, **arguments: Any
     ) -> Request:
         """What a call asks for; the engine's own policy and p where it says nothing."""
         given = known_arguments(arguments)
@@ -365,18 +303,6 @@ class Refrag:
             policy=self.get_policy(policy), p=self.p if p is None else p, sampling=sampling, **given
         )
 
-    def _run(
-        self, prompts: Sequence[Prompt], request: Request
-    ) -> Iterator[tuple[int, str, Answer | None]]:
-        """Rows with their new text, and with the answer once a row is done."""
-        start = time.perf_counter()
-        compressed, laps = self._preparation.prepare(prompts, request)
-        yield from answer_rows(
-            self.model,
-            compressed,
-            request.sampling,
-            kept=TOOL_MARKERS if request.tools else (),
-            reuse=self.prompt_cache.start(compressed),
-            clock=partial(Timings, *laps),
-            start=start,
-        )
+    def _run(self, prompts: Sequence[Prompt], request: Request) -> Iterator[Delta]:
+        compressed, timings = self._preparation.prepare(prompts, request)
+        return answer_rows(self.model, compressed, request, self.prompt_cache, timings)

@@ -4,16 +4,13 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.policies import Policy, limit_of
 from refrag_rag.prompt import SpanLayout
 from refrag_rag.spans import neutralise, wrap
-
-if TYPE_CHECKING:
-    from refrag_rag.engine import Refrag
 
 Output = Literal["spans", "text"]
 """What a postprocessor gives an LLM: the whole passage in a span, or its chosen chunks as text."""
@@ -47,7 +44,7 @@ class Extract:
 
 
 def check_extraction(
-    engine: "Refrag | None",
+    engine: Refrag | None,
     *,
     output: str = "spans",
     p: float | None = None,
@@ -84,7 +81,7 @@ def missing_engine() -> InputError:
 
 
 def extract(
-    engine: "Refrag",
+    engine: Refrag,
     passages: Sequence[str],
     question: str,
     *,
@@ -158,7 +155,7 @@ def _runs(layout: SpanLayout) -> list[tuple[int, int]]:
     for (start, stop), chosen in zip(layout.places(), layout.expanded, strict=True):
         if not chosen or not layout.text[start:stop].strip():
             continue
-        first, last = _word_start(layout.text, start), _word_end(layout.text, stop)
+        first, last = _word_around(layout.text, start)[0], _word_around(layout.text, stop)[1]
         if runs and not layout.text[runs[-1][1] : first].strip():
             runs[-1] = (runs[-1][0], max(last, runs[-1][1]))
         else:
@@ -166,21 +163,10 @@ def _runs(layout: SpanLayout) -> list[tuple[int, int]]:
     return runs
 
 
-def _word_start(text: str, place: int) -> int:
-    """Where the word begins that is cut at `place`; `place` itself if none is, or a long one."""
-    before, after = _halves(text, place)
-    return place - before if after else place
-
-
-def _word_end(text: str, place: int) -> int:
-    """Where the word ends that is cut at `place`; `place` itself if none is, or a long one."""
-    before, after = _halves(text, place)
-    return place + after if before else place
-
-
-def _halves(text: str, place: int) -> tuple[int, int]:
-    """Characters of the word at `place` before and behind it; a half of WORD characters is none."""
+def _word_around(text: str, place: int) -> tuple[int, int]:
+    """Start and end of the word that is cut at `place`; twice `place` if none is, or a long one."""
     before = _LAST_WORD.search(text, max(0, place - WORD), place)
     after = _WORD.match(text, place, place + WORD)
-    lengths = [len(half[0]) if half else 0 for half in (before, after)]
-    return (0, 0) if max(lengths) >= WORD else (lengths[0], lengths[1])
+    if not before or not after or max(len(before[0]), len(after[0])) >= WORD:
+        return place, place
+    return before.start(), after.end()

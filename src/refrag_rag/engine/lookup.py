@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refrag_rag.engine.scoring import SCORERS, Scorers
-from refrag_rag.errors import StoreError
+from refrag_rag.errors import InputError, StoreError
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
@@ -36,8 +35,8 @@ class Found:
         Whether the store had it.
     encode_s
         Its share of the time spent encoding and scoring, in seconds.
-    needed
-        Names of the scores that were needed, and under which they are stored.
+    scores
+        Per-chunk scores under the names that policies know, each *shape* (L,); NaN: unknown.
     """
 
     key: str
@@ -46,7 +45,7 @@ class Found:
     hit: bool
     as_text: bool = False
     encode_s: float = 0.0
-    needed: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def chunked(self) -> ChunkedPassage:
@@ -58,11 +57,6 @@ class Found:
             tuple(entry.chunk_lengths.tolist()),
             tuple(entry.char_ends.tolist()),
         )
-
-    @cached_property
-    def scores(self) -> Mapping[str, NDArray[np.float32]]:
-        """Per-chunk scores under the names that policies know, each *shape* (L,); NaN: unknown."""
-        return _visible(self.entry, self.needed)
 
 
 class PassageLookup:
@@ -79,6 +73,8 @@ class PassageLookup:
     """
 
     def __init__(self, model: RefragModel, store: ChunkStore, *, dtype: VectorType) -> None:
+        if dtype not in ("float16", "float32"):
+            raise InputError(f"vectors = {dtype!r}; expected 'float16' or 'float32'.")
         self._model, self._store, self._dtype = model, store, np.dtype(dtype)
         self._scorers = Scorers(model)
         self._lock = threading.Lock()
@@ -132,7 +128,9 @@ class PassageLookup:
             found |= self._made(found, missing, names)
         else:
             found |= {p.text: self._as_text(key, p) for key, p in missing.items()}
-        return {text: replace(one, needed=names) for text, one in found.items()}
+        return {
+            text: replace(one, scores=_visible(one.entry, names)) for text, one in found.items()
+        }
 
     def ready(self, passages: Mapping[str, str], *, needs: Collection[str] = ()) -> set[str]:
         """Keys of passages that the store has; scores that they lack are computed and kept.

@@ -5,13 +5,11 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from refrag_rag.engine.lookup import PassageLookup
-from refrag_rag.errors import InputError
 from refrag_rag.generation.answer import PrecomputeReport
 from refrag_rag.model import RefragModel
 from refrag_rag.model.windows import Window
@@ -47,40 +45,30 @@ def precompute(
         Encoder windows at once.
     progress
         Show a bar.
-
-    Raises
-    ------
-    InputError
-        If an argument cannot be used.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size = {batch_size!r}; expected at least 1.")
     started = time.perf_counter()
-    report = PrecomputeReport(0, 0, 0, 0, 0.0)
+    passages = encoded = chunks = hits = 0
     seen: set[str] = set()
     total = len(texts) if isinstance(texts, Sized) else None
     # Passages that are there already take no time: the rate is that of the last ones.
     with tqdm(total=total, unit="passage", disable=not progress, smoothing=0.05) as bar:
-        for block in _blocks(map(neutralise, texts), BLOCK):
-            passages = _new(block, seen)
-            missing = _missing(lookup, passages, needs)
+        for block in _parts(map(neutralise, texts), BLOCK):
+            new = _new(block, seen)
+            missing = _missing(lookup, new, needs)
             bar.update(len(block) - len(missing))
-            report = replace(
-                report,
-                passages=report.passages + len(passages),
-                hits=report.hits + len(passages) - len(missing),
-            )
+            passages += len(new)
+            hits += len(new) - len(missing)
             if lookup.read_only and missing:
                 logger.warning(
                     "The store is read-only and has not %d passages; they are encoded whenever "
                     "they are asked for.", len(missing),
                 )  # fmt: skip
                 continue
-            for encoded in _encode(model, lookup, missing, needs, batch_size):
-                bar.update(len(encoded))
-                chunks = report.chunks + sum(map(len, encoded))
-                report = replace(report, encoded=report.encoded + len(encoded), chunks=chunks)
-    return replace(report, seconds=time.perf_counter() - started)
+            for group in _encode(model, lookup, missing, needs, batch_size):
+                bar.update(len(group))
+                encoded += len(group)
+                chunks += sum(map(len, group))
+    return PrecomputeReport(passages, chunks, encoded, hits, time.perf_counter() - started)
 
 
 def _new(texts: Iterable[str], seen: set[str]) -> dict[str, str]:
@@ -96,7 +84,7 @@ def _missing(
 ) -> dict[str, str]:
     """What the store has not, longest first."""
     missing: dict[str, str] = {}
-    for group in _groups(passages):
+    for group in map(dict, _parts(passages.items(), GROUP)):
         ready = lookup.ready(group, needs=needs)
         missing |= {key: text for key, text in group.items() if key not in ready}
     return dict(sorted(missing.items(), key=lambda passage: len(passage[1]), reverse=True))
@@ -115,7 +103,7 @@ def _encode(
         chunked = {key: model.chunker.chunk(text) for key, text in group.items()}
         return chunked, [list(model.encoder.windows(passage)) for passage in chunked.values()]
 
-    for chunked, windows in ahead(cut, _groups(passages)):
+    for chunked, windows in ahead(cut, map(dict, _parts(passages.items(), GROUP))):
         cuts = list(chunked.values())
         embeddings = model.encoder.encode(cuts, batch_size=batch_size, windows=windows)
         lookup.add(chunked, embeddings, needs=needs)
@@ -133,13 +121,7 @@ def ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
             yield made
 
 
-def _blocks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    left = iter(texts)
-    while block := list(itertools.islice(left, size)):
-        yield block
-
-
-def _groups(passages: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    left = iter(passages.items())
-    while group := dict(itertools.islice(left, GROUP)):
-        yield group
+def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    left = iter(items)
+    while part := list(itertools.islice(left, size)):
+        yield part

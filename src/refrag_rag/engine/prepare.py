@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from refrag_rag.engine.lookup import PassageLookup
-from refrag_rag.engine.select import Asked, expand
+from refrag_rag.engine.select import expand
+from refrag_rag.errors import InputError
+from refrag_rag.generation.answer import Timings
 from refrag_rag.generation.request import Request
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION, limit_of, needs_of
@@ -17,24 +19,6 @@ from refrag_rag.text.chat_template import Prompt
 from refrag_rag.text.tokenization import PromptTokenizer, readable
 
 OnMiss = Literal["encode", "text"]
-
-
-class Laps(NamedTuple):
-    """Seconds of each part of the preparation.
-
-    Attributes
-    ----------
-    lookup_s
-        Finding spans, cutting and reading the store.
-    encode_s
-        Encoding and scoring what the store had not, and the question if the policy needs it.
-    assemble_s
-        Policy, and laying out the prompt.
-    """
-
-    lookup_s: float
-    encode_s: float
-    assemble_s: float
 
 
 class Preparation:
@@ -51,52 +35,42 @@ class Preparation:
     """
 
     def __init__(self, model: RefragModel, lookup: PassageLookup, on_miss: OnMiss) -> None:
+        if on_miss not in ("encode", "text"):
+            raise InputError(f"on_miss = {on_miss!r}; expected 'encode' or 'text'.")
         self._model, self._lookup, self._on_miss = model, lookup, on_miss
         self._slots = PromptTokenizer(model.tokenizer)
         self._lock = threading.Lock()
 
     def prepare(
-        self,
-        prompts: Sequence[Prompt],
-        request: Request,
-    ) -> tuple[list[CompressedPrompt], Laps]:
-        """Lay out prompts, with the time that each part took."""
+        self, prompts: Sequence[Prompt], request: Request
+    ) -> tuple[list[CompressedPrompt], Timings]:
+        """Lay out prompts; the timings of all that comes before the prefill."""
         started = time.perf_counter()
         model = self._model
-        with self._lock:  # new slots may be added to the prompt tokenizer
-            parsed = [
-                parse(
-                    prompt,
-                    model.tokenizer,
-                    self._slots,
-                    markup=model.config.boundary,
-                    tools=request.tools,
-                )
-                for prompt in prompts
-            ]
-        texts = list(dict.fromkeys(span.text for one in parsed for span in one.spans))
+        parsed = self._parse(prompts, request)
+        passages = list(dict.fromkeys(span.text for one in parsed for span in one.spans))
         needs = needs_of(request.policy)
-        found = self._lookup.find(texts, encode=self._on_miss == "encode", needs=needs)
+        found = self._lookup.find(passages, encode=self._on_miss == "encode", needs=needs)
         looked_up = time.perf_counter()
-        asked = self._asked(parsed, request.question, embed=QUESTION in needs)
-        embedded = time.perf_counter() if QUESTION in needs else looked_up
+        wanted = [one.question for one in parsed if one.spans] if QUESTION in needs else []
+        embeddings = self._lookup.embed(wanted) if wanted else {}
+        embedded = time.perf_counter()
         compressed = [
             assemble(
                 one,
-                expand(one, found, request.policy, request.p, words),
+                expand(one, found, request, embeddings.get(one.question)),
                 model.tokenizer,
                 chunk_ids=model.chunk_ids,
                 boundary=model.boundary,
-                question=words.text,
             )
-            for one, words in zip(parsed, asked, strict=True)
+            for one in parsed
         ]
-        done = time.perf_counter()
         encoding = sum(passage.encode_s for passage in found.values())
-        laps = Laps(
-            looked_up - started - encoding, encoding + embedded - looked_up, done - embedded
+        return compressed, Timings(
+            lookup_s=looked_up - started - encoding,
+            encode_s=encoding + embedded - looked_up,
+            assemble_s=time.perf_counter() - embedded,
         )
-        return compressed, laps
 
     def tokenize(self, text: str, p: float) -> list[int]:
         """Token ids of a text, pad ids in place of its vectors and expanded chunks.
@@ -115,13 +89,16 @@ class Preparation:
                 ids += model.tokenizer(readable(piece), add_special_tokens=False).input_ids
         return ids
 
-    def _asked(
-        self, parsed: Sequence[ParsedPrompt], question: str | None, *, embed: bool
-    ) -> list[Asked]:
-        """The prompts' questions; those of prompts with spans are embedded, once each."""
-        texts = [one.question if question is None else question for one in parsed]
-        if not embed:
-            return [Asked(text=text) for text in texts]
-        wanted = [text for one, text in zip(parsed, texts, strict=True) if one.spans]
-        vectors = self._lookup.embed(wanted) if wanted else {}
-        return [Asked(text=text, embeddings=vectors.get(text)) for text in texts]
+    def _parse(self, prompts: Sequence[Prompt], request: Request) -> list[ParsedPrompt]:
+        with self._lock:  # new slots may be added to the prompt tokenizer
+            return [
+                parse(
+                    prompt,
+                    self._model.tokenizer,
+                    self._slots,
+                    markup=self._model.config.boundary,
+                    question=request.question,
+                    tools=request.tools,
+                )
+                for prompt in prompts
+            ]

@@ -1,9 +1,9 @@
 """Scores of chunks that the decoder makes, for policies: computed once, then kept in the store."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,22 +19,6 @@ from refrag_rag.text.tokenization import PlainTokenizer, description
 
 READ_AT_ONCE = 2048  # decoder positions; the logits of more would take gigabytes
 LOGITS_AT_ONCE = 256  # positions whose logits are turned to float32
-
-
-class Scorer(Protocol):
-    """Gives every chunk of a passage a number.
-
-    Attributes
-    ----------
-    name
-        Under which the store keeps the score; it tells what the score depends on, beside what the
-        store's namespace tells.
-    """
-
-    name: str
-
-    def score(self, passages: Sequence[ChunkedPassage]) -> list[NDArray[np.float32]]:
-        """One array of *shape* (L,) a passage."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +39,19 @@ class Perplexity:
     no token counts has NaN. A passage that is longer than the window is read in stretches; each
     begins with half a window that was read before.
 
-    Parameters
+    Attributes
     ----------
-    model
-        Its decoder is asked.
-    tokenizer
-        The decoder's, for passages whose chunks were cut by another.
-    first
-        Token ids in front of every text.
     name
-        See `Scorer`.
+        Under which the store keeps the score. It tells which decoder made it, since the store's
+        namespace does not. Finding it reads all weights once.
     """
 
-    def __init__(
-        self, model: RefragModel, tokenizer: PlainTokenizer, *, first: Sequence[int], name: str
-    ) -> None:
-        self.name = name
-        self._model, self._tokenizer, self._first = model, tokenizer, tuple(first)
-
-    @property
-    def window(self) -> int:
-        """Tokens of a passage that are read at once."""
-        return max(2, min(self._model.max_positions, READ_AT_ONCE) - len(self._first))
+    def __init__(self, model: RefragModel) -> None:
+        self.name = f"perplexity.{decoder_fingerprint(model)}"
+        self._model, self._tokenizer = model, PlainTokenizer(model.tokenizer)
+        self._first = _added_in_front(model.tokenizer)
+        # Tokens of a passage that are read at once.
+        self._window = max(2, min(model.max_positions, READ_AT_ONCE) - len(self._first))
 
     def score(self, passages: Sequence[ChunkedPassage]) -> list[NDArray[np.float32]]:
         """One array of *shape* (L,) a passage; batches are sorted by length."""
@@ -84,7 +59,7 @@ class Perplexity:
         losses = [np.full(len(ids), np.nan, np.float32) for ids, _ in encoded]
         parts = [
             part for place, (ids, _) in enumerate(encoded)
-            for part in stretches(place, len(ids), self.window)
+            for part in stretches(place, len(ids), self._window)
         ]  # fmt: skip
         for batch in batches(parts, READ_AT_ONCE, around=len(self._first)):
             rows = [(*self._first, *encoded[p.passage][0][p.start : p.stop]) for p in batch]
@@ -122,16 +97,6 @@ class Perplexity:
             loss = nn.functional.cross_entropy(given.transpose(1, 2), wanted, reduction="none")
             found[:, start + 1 : start + 1 + wanted.shape[1]] = loss.cpu().numpy()
         return [values[: len(row)] for values, row in zip(found, rows, strict=True)]
-
-
-def perplexity(model: RefragModel) -> Perplexity:
-    """Build the scorer for a model's decoder; reads all its weights once."""
-    return Perplexity(
-        model,
-        PlainTokenizer(model.tokenizer),
-        first=_added_in_front(model.tokenizer),
-        name=f"perplexity.{decoder_fingerprint(model)}",
-    )
 
 
 def decoder_fingerprint(model: RefragModel) -> str:
@@ -220,7 +185,7 @@ def _added_in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
-SCORERS: dict[str, Callable[[RefragModel], Scorer]] = {"perplexity": perplexity}
+SCORERS = {"perplexity": Perplexity}
 
 
 class Scorers:
@@ -231,7 +196,7 @@ class Scorers:
 
     def __init__(self, model: RefragModel) -> None:
         self._model = model
-        self._built: dict[str, tuple[State, Scorer]] = {}
+        self._built: dict[str, tuple[State, Perplexity]] = {}
         self._lock = threading.Lock()
 
     def stored_name(self, name: str) -> str:
@@ -254,7 +219,7 @@ class Scorers:
             )
         return self._scorer(name).score(passages)
 
-    def _scorer(self, name: str) -> Scorer:
+    def _scorer(self, name: str) -> Perplexity:
         state = weights_state(self._model.decoder)
         with self._lock:
             if name not in self._built or self._built[name][0] != state:

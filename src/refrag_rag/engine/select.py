@@ -1,38 +1,31 @@
 """Which chunks of a prompt become text: the policy chooses among all of them, under a budget."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.engine.lookup import Found
-from refrag_rag.policies import Choice, Chunks, Policy, choose, limit_of
+from refrag_rag.generation.request import Request
+from refrag_rag.policies import Choice, Chunks, choose, limit_of
 from refrag_rag.prompt.assemble import ParsedPrompt, SpanChunks
 from refrag_rag.text.chunking import cut_text
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
-    """A question.
+def expand(
+    parsed: ParsedPrompt,
+    found: Mapping[str, Found],
+    request: Request,
+    question: NDArray[Any] | None,
+) -> list[SpanChunks]:
+    """Let the policy choose among all chunks of one prompt, under the request's budget.
 
-    Attributes
+    Parameters
     ----------
-    text
-        Its words.
-    embeddings
+    question
         *Shape:* (Q, D_enc); its chunk embeddings, if the policy needs them.
     """
-
-    text: str
-    embeddings: NDArray[Any] | None = None
-
-
-def expand(
-    parsed: ParsedPrompt, found: Mapping[str, Found], policy: Policy, share: float, asked: Asked
-) -> list[SpanChunks]:
-    """Let the policy choose among all chunks of one prompt, under the budget `share`."""
     items = [found[span.text] for span in parsed.spans]
     if not items:
         return []
@@ -46,9 +39,11 @@ def expand(
             embeddings=np.concatenate([item.entry.embeddings for item in items]),
             scores=_common_scores([item.scores for item in items]),
             retrieval=[span.score for span in parsed.spans],
-            question=asked.embeddings,
+            question=question,
         )
-        mask, scores = choose(policy, chunks, asked.text, limit_of(share, len(mask)))
+        mask, scores = choose(
+            request.policy, chunks, parsed.question, limit_of(request.p, len(mask))
+        )
     turns = np.cumsum(sizes)[:-1]
     ranked = [None] * len(items) if scores is None else np.split(scores, turns)
     return [

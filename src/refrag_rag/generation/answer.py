@@ -79,7 +79,7 @@ class Timings:
     lookup_s
         Finding spans, cutting and reading the store.
     encode_s
-        Encoding what the store had not.
+        Encoding and scoring what the store had not, and the question if the policy needs it.
     assemble_s
         Policy, and laying out the prompt.
     ttft_s
@@ -93,18 +93,22 @@ class Timings:
     lookup_s: float
     encode_s: float
     assemble_s: float
-    ttft_s: float
-    decode_s: float
-    total_s: float
+    ttft_s: float = 0.0
+    decode_s: float = 0.0
+    total_s: float = 0.0
+
+    @property
+    def before_prefill_s(self) -> float:
+        """All that comes before the decoder reads."""
+        return self.lookup_s + self.encode_s + self.assemble_s
 
     def parts(self) -> tuple[tuple[str, float], ...]:
         """Parts of the total with their seconds, one after the other."""
-        prefill = self.ttft_s - self.lookup_s - self.encode_s - self.assemble_s
         return (
             ("look-up", self.lookup_s),
             ("encode", self.encode_s),
             ("lay out", self.assemble_s),
-            ("prefill", max(0.0, prefill)),
+            ("prefill", max(0.0, self.ttft_s - self.before_prefill_s)),
             ("decode", self.decode_s),
         )
 

@@ -1,48 +1,44 @@
 """From prompts that are laid out to answers: decode, stop, and write down what was read."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
-from refrag_rag.generation.answer import Answer, Counts, Timings
+from refrag_rag.generation.answer import Answer, Counts, Delta, Timings
 from refrag_rag.generation.answer_text import AnswerText
 from refrag_rag.generation.decode import decode, end_tokens
-from refrag_rag.generation.prompt_cache import Reuse
-from refrag_rag.generation.request import Sampling
+from refrag_rag.generation.prompt_cache import PromptCache
+from refrag_rag.generation.request import Request
 from refrag_rag.model import RefragModel
 from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.text.tool_calls import TOOL_MARKERS
 
 
 def answer_rows(
     model: RefragModel,
     prompts: Sequence[CompressedPrompt],
-    sampling: Sampling,
-    *,
-    kept: Sequence[str],
-    reuse: Reuse | None,
-    clock: Callable[..., Timings],
-    start: float,
-) -> Iterator[tuple[int, str, Answer | None]]:
+    request: Request,
+    prompt_cache: PromptCache,
+    timings: Timings,
+) -> Iterator[Delta]:
     """Answer prompts together.
 
     Parameters
     ----------
-    kept
-        Special tokens that stay in the answers' text.
-    reuse
-        KV cache of an earlier turn.
-    clock
-        Makes timings from ``ttft_s``, ``decode_s`` and ``total_s``.
-    start
-        When the question was asked, on `time.perf_counter`'s clock.
+    timings
+        Of what was done before, right until now.
 
     Yields
     ------
-    tuple
-        A row with its new text, and with the answer once the row is done.
+    Delta
+        New text of some prompt; in the end one with the answer for each, in their order.
     """
+    start = time.perf_counter() - timings.before_prefill_s
     ends = end_tokens(model)
+    sampling, kept = request.sampling, TOOL_MARKERS if request.tools else ()
     texts = [AnswerText(model.tokenizer, ends, sampling.stop, kept) for _ in prompts]
+    reuse = prompt_cache.start(prompts)
     reused = reuse.positions if reuse is not None else 0
     first = None
     steps = decode(model, prompts, sampling, reuse, stopped=lambda row: texts[row].stopped)
@@ -51,13 +47,14 @@ def answer_rows(
             first = first or time.perf_counter()
             for row, token in tokens:
                 texts[row].add(token)
-                yield row, texts[row].fresh(), None
-    for row, text in enumerate(texts):
+                if piece := texts[row].fresh():
+                    yield Delta(piece)
+    for text, prompt in zip(texts, prompts, strict=True):
         rest = text.fresh(final=True)
         now = time.perf_counter()
         first = first or now
-        timings = clock(ttft_s=first - start, decode_s=now - first, total_s=now - start)
-        yield row, rest, _answer(text, prompts[row], timings, reused)
+        spent = replace(timings, ttft_s=first - start, decode_s=now - first, total_s=now - start)
+        yield Delta(rest, _answer(text, prompt, spent, reused))
 
 
 def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings, reused: int) -> Answer:

@@ -116,6 +116,19 @@ def known_arguments(given: Mapping[str, Any], names: Sequence[str] = ARGUMENTS) 
     return options
 
 
+def check_batch_size(size: Any) -> int:
+    """The size itself.
+
+    Raises
+    ------
+    InputError
+        If it is no whole number of at least 1.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise InputError(f"batch_size = {size!r}; expected at least 1.")
+    return size
+
+
 def checked_texts(texts: Any) -> Iterable[str]:
     """Passages: a list at once, a stream one by one as they come.
 

@@ -52,7 +52,7 @@ class ParsedPrompt:
     spans
         The spans, in order of the messages.
     question
-        What the last user message asks outside spans.
+        What the policy is asked.
     """
 
     parts: tuple[list[int] | int, ...]
@@ -91,6 +91,7 @@ def parse(
     slots: PromptTokenizer,
     *,
     markup: tuple[str, str] | None = None,
+    question: str | None = None,
     tools: Sequence[Tool] | None = None,
 ) -> ParsedPrompt:
     """Find the spans, apply the chat template, tokenise.
@@ -99,6 +100,8 @@ def parse(
     ----------
     markup
         See `split_spans`.
+    question
+        What the policy is asked; None: what the last user message asks outside spans.
     tools
         Functions that the model may call, for the chat template.
 
@@ -131,7 +134,8 @@ def parse(
         raise InputError("The prompt is empty; expected text or messages with text.")
     parts = slots.encode(rendered, names, special_tokens=messages is None)
     spans = tuple(piece for piece in slotted if isinstance(piece, Span))
-    return ParsedPrompt(_fill_control(parts, slotted), spans, _question(messages, pieces))
+    asked = _question(messages, pieces) if question is None else question
+    return ParsedPrompt(_fill_control(parts, slotted), spans, asked)
 
 
 def _without_control(
@@ -175,7 +179,6 @@ def assemble(
     *,
     chunk_ids: ChunkIds,
     boundary: Boundary | None = None,
-    question: str = "",
 ) -> CompressedPrompt:
     """Exchange slots for vectors and expanded chunks.
 
@@ -187,8 +190,6 @@ def assemble(
         Neighbouring chunks, as texts and as ids of the chunking tokenizer, to the decoder's ids.
     boundary
         What stands before and behind every run of vectors.
-    question
-        What the policy was asked.
     """
     segments: list[Segment] = []
     layouts: list[SpanLayout] = []
@@ -203,7 +204,7 @@ def assemble(
         elif part:
             text = partial(tokenizer.decode, part, skip_special_tokens=False)
             segments.append(TextSegment(tuple(part), text))
-    return CompressedPrompt(tuple(segments), tuple(layouts), question)
+    return CompressedPrompt(tuple(segments), tuple(layouts), parsed.question)
 
 
 def _layout(span: Span, filled: SpanChunks) -> SpanLayout:
