@@ -157,7 +157,9 @@ def _print(reading: "Reading", show: bool) -> None:
     for source in reading.sources:
         print(f"  {source}")
     if show:
-        print("\n".join(("", *(f"{name}: {value}" for name, value in reading.counts.items()))))
+        print()
+        for name, value in reading.answer.metadata().items():
+            print(f"{name}: {value}")
     print(flush=True)
 
 
@@ -222,7 +224,11 @@ def _check_asking(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace, record: "Record") -> "Refrag":
-    from refrag_rag.demo.library import load_engine
+    from refrag_rag.demo.home import Home
+    from refrag_rag.demo.quiet import quiet
+    from refrag_rag.engine import Refrag
 
     print(f"loading {record.model} ...", file=sys.stderr, flush=True)
-    return load_engine(options.home, record, base=options.base)
+    store = Home(options.home).chunks
+    with quiet():
+        return Refrag.load(record.model, store=store, k=record.k, base=options.base)

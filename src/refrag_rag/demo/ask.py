@@ -16,7 +16,6 @@ from refrag_rag.errors import InputError
 from refrag_rag.generation.answer import Answer
 from refrag_rag.llama_index import RefragLLM, RefragPostprocessor, collect_answers
 
-Counts = dict[str, Any]
 NO_LIMIT = 2**40
 
 
@@ -50,12 +49,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Reading:
-    """An answer with its sources, best first, and the counts and timings of its response."""
+    """An answer: its text as LlamaIndex gives it, what the engine tells of it, its sources."""
 
     text: str
-    counts: Counts
     answer: Answer
-    sources: tuple[Source, ...] = ()
+    sources: tuple[Source, ...]
 
 
 class Asker:
@@ -63,10 +61,6 @@ class Asker:
 
     Parameters
     ----------
-    index
-        What is asked.
-    engine
-        Answers.
     top_k
         Passages retrieved for a question.
     max_new_tokens
@@ -107,8 +101,7 @@ class Asker:
         check_question(question)
         with collect_answers() as events:
             response = self._query_engine.query(question)
-        found = sources(response.source_nodes)
-        return Reading(str(response), events[-1].metadata, events[-1].answer, found)
+        return Reading(str(response), events[-1].answer, sources(response.source_nodes))
 
 
 def check_question(question: str) -> None:
@@ -132,11 +125,10 @@ def check_question(question: str) -> None:
 
 def sources(nodes: Sequence[NodeWithScore]) -> tuple[Source, ...]:
     """The documents of retrieved nodes, best first, each once."""
-    found: dict[str, Source] = {}
+    found: dict[str, list[NodeWithScore]] = {}
     for node in sorted(nodes, key=lambda node: node.score or 0.0, reverse=True):
-        file = str(node.metadata.get(PATH, node.node_id))
-        best = found.get(file)
-        title = str(node.metadata.get(TITLE) or file)
-        score, count = (best.score, best.passages) if best else (node.score or 0.0, 0)
-        found[file] = Source(file, title, score, count + 1)
-    return tuple(found.values())
+        found.setdefault(str(node.metadata.get(PATH, node.node_id)), []).append(node)
+    return tuple(
+        Source(file, str(own[0].metadata.get(TITLE) or file), own[0].score or 0.0, len(own))
+        for file, own in found.items()
+    )

@@ -4,11 +4,9 @@ A document's id is its path below the folder; none of its metadata costs decoder
 """
 
 import codecs
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ from llama_index.core import SimpleDirectoryReader
 from llama_index.core.schema import Document
 from tqdm import tqdm
 
+from refrag_rag.demo.quiet import quiet
 from refrag_rag.errors import InputError
 
 PATH, TITLE = "file_path", "title"
@@ -136,7 +135,7 @@ def _read(path: Path) -> str | None:
 
 def _read_office(path: Path) -> str | None:
     """Text of a PDF or the like; None where LlamaIndex has no reader for it, or it fails."""
-    with _quiet():
+    with quiet("llama_index.core.readers.file.base"):  # notes about optional packages
         readers = SimpleDirectoryReader.supported_suffix_fn()
         if path.suffix.lower() not in readers:
             return None
@@ -166,15 +165,3 @@ def _name(path: Path, folder: Path) -> str:
 
 def _lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the readers' notes about optional packages off the screen."""
-    logger = logging.getLogger("llama_index.core.readers.file.base")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

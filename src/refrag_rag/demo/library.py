@@ -4,8 +4,7 @@ Indexing again reads and cuts only documents that changed, and embeds only passa
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +16,18 @@ from llama_index.core.schema import BaseNode, Document, MetadataMode
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from llama_index.vector_stores.faiss import FaissVectorStore
 from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 
 from refrag_rag.demo.files import read_folder
 from refrag_rag.demo.home import FORMAT, Home, Record
+from refrag_rag.demo.quiet import quiet
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.retrieval import embedding_model_folder
 
 PASSAGE_TOKENS = 160  # of LlamaIndex's tokenizer; a passage has to fit the retriever's 256
 SLICE = 16  # passages between two steps of a bar
-Precompute = Callable[[Sequence[str]], object]
+Precompute = Callable[[Refrag, Sequence[str]], object]
+"""Encodes passages into an engine's store."""
 
 
 @dataclass(frozen=True)
@@ -54,38 +54,13 @@ def embedding_model() -> BaseEmbedding:
         return HuggingFaceEmbedding(model_name=str(embedding_model_folder()), device="cpu")
 
 
-def load_engine(home: Path, record: Record, *, base: Path | None = None) -> Refrag:
-    """Load the model of a record, over the store of a home; errors as for `Refrag.load`."""
-    with quiet():
-        return Refrag.load(record.model, store=Home(home).chunks, k=record.k, base=base)
-
-
-def build_index(
-    folder: Path, engine: Refrag, *, passage_tokens: int = PASSAGE_TOKENS
-) -> VectorStoreIndex:
-    """Read, split, precompute chunk embeddings, embed and index all documents of a folder.
-
-    Parameters
-    ----------
-    passage_tokens
-        Longest passage, in tokens of LlamaIndex's tokenizer.
-
-    Raises
-    ------
-    InputError
-        If the folder has no readable document.
-    """
-    documents = read_folder(folder).documents
-    return index_documents(documents, engine, passage_tokens=passage_tokens)
-
-
 def update_index(
     folder: Path,
     home: Home,
     load: Callable[[], Refrag],
     *,
     record: Record,
-    precompute: Callable[[Refrag, Sequence[str]], object] | None = None,
+    precompute: Precompute | None = None,
 ) -> Changes:
     """Bring the index in a home, and its store, to what a folder holds now, with bars.
 
@@ -96,7 +71,7 @@ def update_index(
     record
         What to write down of the index.
     precompute
-        Encodes passages into the engine's store, in another way than this process alone.
+        See `index_documents`.
 
     Raises
     ------
@@ -115,10 +90,11 @@ def update_index(
             files.documents,
             engine,
             before=before,
-            precompute=None if precompute is None else lambda texts: precompute(engine, texts),
+            precompute=precompute,
             progress=True,
         )
-        save_index(index, home, record)
+        with home.replacing(record) as place:
+            index.storage_context.persist(str(place))
         old, new = Counter(_texts(before)), Counter(_texts(index))
         gone = old - new
         engine.forget(gone, living=new)
@@ -143,7 +119,7 @@ def index_documents(
     before
         An older index: its passages of unchanged documents, and all its vectors, are used again.
     precompute
-        Encodes all passages into the engine's store.
+        Another way to encode than in this process alone.
     passage_tokens
         Longest passage, in tokens of LlamaIndex's tokenizer.
     progress
@@ -155,7 +131,7 @@ def index_documents(
     if precompute is None:
         _precompute(engine, texts, progress)
     else:
-        precompute(texts)
+        precompute(engine, texts)
     embedder = embedding_model()
     vectors = _embed(texts, embedder, {} if before is None else _vectors(before), progress)
     for node, text in zip(nodes, texts, strict=True):
@@ -170,20 +146,8 @@ def index_documents(
     return index
 
 
-def save_index(index: VectorStoreIndex, home: Home, record: Record) -> None:
-    """Write an index in place of the home's older one, in one step.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written; the older index is then as it was.
-    """
-    with home.replacing(record) as folder:
-        index.storage_context.persist(str(folder))
-
-
 def open_index(home: Home) -> VectorStoreIndex:
-    """Open what `save_index` wrote.
+    """Open the index of a home.
 
     Raises
     ------
@@ -206,18 +170,6 @@ def open_index(home: Home) -> VectorStoreIndex:
     if not isinstance(index, VectorStoreIndex):
         raise InputError(f"{folder} holds a {type(index).__name__}; expected a VectorStoreIndex.")
     return index
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the bars of loading weights off the screen."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _index_before(home: Home) -> VectorStoreIndex | None:

@@ -1,23 +1,24 @@
 """``refrag demo``: questions over two collections, from full text and compressed, side by side."""
 
-import logging
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from refrag_rag.demo.ask import Asker, Reading
 from refrag_rag.demo.chain import answer_with_langchain
-from refrag_rag.demo.library import build_index
+from refrag_rag.demo.files import read_folder
+from refrag_rag.demo.library import index_documents
 from refrag_rag.demo.questions import COLLECTIONS, demo_folder, demo_questions
+from refrag_rag.demo.quiet import quiet
 from refrag_rag.engine import Refrag
 from refrag_rag.evaluation.metrics import exact_match
 
 PASSAGE_TOKENS = 100  # of a passage: full text of eight longer ones is slow on two cores
 HEADER = ("question", "full text", "compressed", "positions", "TTFT ms", "from")
+LOUD = ("sentence_transformers", "faiss", "httpx")
 WIDTHS = (46, 20, 20, 10, 11, 26)
 ABOUT = """{model} answers each question twice, over the same eight passages that the retriever \
 found: from their
@@ -59,7 +60,7 @@ def run_demo(
     full
         Print every cell whole, on a line of its own.
     """
-    with tempfile.TemporaryDirectory() as home, _quiet():
+    with tempfile.TemporaryDirectory() as home, quiet(*LOUD):
         engine = Refrag.load("smol", store=Path(home) / "chunks")
         right, wrong = _marks()
         yield ABOUT.format(
@@ -75,8 +76,8 @@ def _collection(
     name: str, engine: Refrag, asked: Sequence[tuple[str, Sequence[str]]], *, full: bool
 ) -> Iterator[str]:
     """One collection: index it, ask everything, and count."""
-    documents = demo_folder(name) / "documents"
-    index = build_index(documents, engine, passage_tokens=PASSAGE_TOKENS)
+    documents = read_folder(demo_folder(name) / "documents").documents
+    index = index_documents(documents, engine, passage_tokens=PASSAGE_TOKENS)
     texts = [node.text for node in index.docstore.docs.values()]  # type: ignore[attr-defined]
     yield f"{name}: {COLLECTIONS[name]}, {len(texts)} passages, embeddings in the store\n"
     plain, compressed = Asker(index, engine, policy="all"), Asker(index, engine)
@@ -90,7 +91,7 @@ def _collection(
         pairs.append(pair)
         yield _whole(pair) if full else _row(_cells(pair))
     if all(pair.answers for pair in pairs):
-        yield from _summary(pairs)
+        yield _summary(pairs)
     through = answer_with_langchain(texts, [pair.question for pair in pairs], engine)
     if all(pair.answers for pair in pairs):
         count = sum(exact_match(text, p.answers) for text, p in zip(through, pairs, strict=True))
@@ -104,9 +105,9 @@ def _cells(pair: Pair) -> tuple[str, ...]:
     return (
         pair.question,
         *(_marked(pair, side) for side in sides),
-        " / ".join(str(side.counts["positions"]) for side in sides),
-        " / ".join(f"{1000 * side.counts['ttft_s']:.0f}" for side in sides),
-        "; ".join(_titles(pair.compressed)),
+        " / ".join(str(side.answer.counts.positions) for side in sides),
+        " / ".join(f"{1000 * side.answer.timings.ttft_s:.0f}" for side in sides),
+        "; ".join(dict.fromkeys(source.title for source in pair.compressed.sources)),
     )
 
 
@@ -117,8 +118,8 @@ def _whole(pair: Pair) -> str:
     lines = [f"{name}  {cell}" for name, cell in zip(names, cells, strict=True)]
     if pair.answers:
         lines.append(f"  expected    {' or '.join(pair.answers)}")
-    hits = pair.compressed.counts
-    lines.append(f"  store       {hits['cache_hits']} of {hits['spans']} passages")
+    counts = pair.compressed.answer.counts
+    lines.append(f"  store       {counts.cache_hits} of {counts.spans} passages")
     return "\n".join((question, *lines))
 
 
@@ -134,11 +135,6 @@ def _marks() -> tuple[str, str]:
     return ("✓", "✗") if (sys.stdout.encoding or "").lower().startswith("utf") else ("+", "-")
 
 
-def _titles(reading: Reading) -> list[str]:
-    """The documents that the passages are from, best first, each once."""
-    return list(dict.fromkeys(source.title for source in reading.sources))
-
-
 def _row(cells: Sequence[str]) -> str:
     return "  ".join(
         (cell if len(cell) <= width else cell[: width - 1] + "…").ljust(width)
@@ -146,36 +142,13 @@ def _row(cells: Sequence[str]) -> str:
     ).rstrip()
 
 
-def _summary(pairs: Sequence[Pair]) -> Iterator[str]:
-    full, compressed = (
-        sum(bool(pair.right(side)) for pair, side in zip(pairs, sides, strict=True))
-        for sides in ([pair.full for pair in pairs], [pair.compressed for pair in pairs])
-    )
-    saved, sooner = (
-        statistics.median(p.full.counts[name] / p.compressed.counts[name] for p in pairs)
-        for name in ("positions", "ttft_s")
-    )
-    yield (
+def _summary(pairs: Sequence[Pair]) -> str:
+    full = sum(bool(pair.right(pair.full)) for pair in pairs)
+    compressed = sum(bool(pair.right(pair.compressed)) for pair in pairs)
+    answers = [(pair.full.answer, pair.compressed.answer) for pair in pairs]
+    saved = statistics.median(a.counts.positions / b.counts.positions for a, b in answers)
+    sooner = statistics.median(a.timings.ttft_s / b.timings.ttft_s for a, b in answers)
+    return (
         f"\nright: {full} of {len(pairs)} from full text, {compressed} compressed; "
         f"{saved:.1f}x fewer positions, first token {sooner:.1f}x sooner (medians of this run)"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' loading notes off the table."""
-    from transformers.utils import logging as transformers_logging
-
-    bars = transformers_logging.is_progress_bar_enabled()
-    loud = [logging.getLogger(name) for name in ("sentence_transformers", "faiss", "httpx")]
-    before = [logger.level for logger in loud]
-    transformers_logging.disable_progress_bar()
-    for logger in loud:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loud, before, strict=True):
-            logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

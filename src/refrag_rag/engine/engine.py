@@ -43,8 +43,7 @@ class Refrag:
     store
         Where chunk embeddings are kept. Default: in memory.
     policy
-        Chooses the chunks to expand; a name, several joined by ``+`` (``exact+lexical``), or a
-        policy.
+        Chooses the chunks to expand: a policy, its name, or several joined (``exact+lexical``).
     p
         Largest fraction of the chunks to expand.
     on_miss
@@ -54,8 +53,7 @@ class Refrag:
     vectors
         How newly encoded chunk embeddings are kept; float32 takes twice the space.
     scores
-        Names of scores that `precompute` computes, beside those that `policy` needs:
-        ``perplexity``.
+        What `precompute` computes beside what `policy` needs: names of scores (``perplexity``).
     prompt_cache
         How many KV caches of prompts with their answers to keep; see `PromptCache`.
 
@@ -182,7 +180,7 @@ class Refrag:
         )
 
     def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
-        """Remove passages from the store, such as those of deleted documents.
+        """Remove passages from the store, as of deleted documents; gives the number of entries.
 
         Documents with the same passage share one entry. No answer is wrong where it was removed
         too early: the passage is encoded again when it is next asked for. The bytes stay in the
@@ -194,11 +192,6 @@ class Refrag:
             Passages, as they stood in spans.
         living
             Passages of documents that stay; what is among them is kept.
-
-        Returns
-        -------
-        int
-            How many entries were removed.
         """
         gone, stay = (set(map(neutralise, checked_texts(some))) for some in (texts, living))
         return self.store.delete(self.namespace, sorted(map(passage_key, gone - stay)))

@@ -141,7 +141,6 @@ class PassageLookup:
             Texts by key.
         needs
             Names of scores. Without any, chunk embeddings are not read.
-
         """
         if not needs:
             there = self._store.contains(self.namespace, list(passages))
@@ -234,20 +233,11 @@ class PassageLookup:
         for name, stored in names.items():
             now = {**passages, **made}.values()
             lacking = [one for one in now if stored not in one.entry.scores]
-            if lacking:
-                made |= self._score(lacking, name)
+            values = self._scorers.score(name, [one.chunked for one in lacking]) if lacking else []
+            for one, value in zip(lacking, values, strict=True):
+                scores = {**one.entry.scores, stored: value}
+                made[one.text] = replace(one, entry=replace(one.entry, scores=scores))
         return made
-
-    def _score(self, lacking: Sequence[Found], name: str) -> dict[str, Found]:
-        """Passages with one more score, beside those that they have."""
-        values = self._scorers.score(name, [one.chunked for one in lacking])
-        stored = self._scorers.stored_name(name)
-        return {
-            one.text: replace(
-                one, entry=replace(one.entry, scores={**one.entry.scores, stored: value})
-            )
-            for one, value in zip(lacking, values, strict=True)
-        }
 
     def _put(self, made: Mapping[str, Found]) -> None:
         self._store.put(self.namespace, {one.key: one.entry for one in made.values()})

@@ -54,7 +54,7 @@ class Preparation:
         looked_up = time.perf_counter()
         wanted = [one.question for one in parsed if one.spans] if QUESTION in needs else []
         embeddings = self._lookup.embed(wanted) if wanted else {}
-        embedded = time.perf_counter()
+        embedded = time.perf_counter() if wanted else looked_up
         compressed = [
             assemble(
                 one,
@@ -68,7 +68,7 @@ class Preparation:
         encoding = sum(passage.encode_s for passage in found.values())
         return compressed, Timings(
             lookup_s=looked_up - started - encoding,
-            encode_s=encoding + embedded - looked_up,
+            encode_s=encoding + (embedded - looked_up),
             assemble_s=time.perf_counter() - embedded,
         )
 

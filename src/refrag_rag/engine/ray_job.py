@@ -26,16 +26,9 @@ BATCH = 256  # passages of one worker's store
 
 
 class StoreWriter:
-    """One worker: it loads the model once, and writes what it encodes as stores.
+    """One worker: loads the model once, and writes what it encodes as stores into a folder.
 
-    Parameters
-    ----------
-    model
-        Name, folder or hub id; every machine must reach it.
-    folder
-        Where the stores go; every machine must reach it.
-    options
-        Of `Refrag.load`.
+    Every machine must reach model and folder; the options are those of `Refrag.load`.
     """
 
     def __init__(self, model: str, folder: str, options: dict[str, Any]) -> None:
@@ -43,13 +36,7 @@ class StoreWriter:
         self._folder = Path(folder)
 
     def __call__(self, batch: "dict[str, NDArray[np.object_]]") -> dict[str, list[str]]:
-        """Encode the texts of a batch into a store, which has its name only once it is whole.
-
-        Returns
-        -------
-        dict
-            The namespace and the folder of the store.
-        """
+        """Write the texts of a batch; gives the namespace and the folder of their store."""
         texts = [str(text) for text in batch["text"]]
         engine, namespace, name = self._engine, self._engine.namespace, uuid4().hex
         engine.precompute(texts)
@@ -57,7 +44,7 @@ class StoreWriter:
         entries = zip(keys, engine.store.get(namespace, keys), strict=True)
         with LMDBStore(self._folder / f".{name}") as store:
             store.put(namespace, {key: entry for key, entry in entries if entry is not None})
-        os.replace(self._folder / f".{name}", self._folder / name)
+        os.replace(self._folder / f".{name}", self._folder / name)  # whole under this name
         engine.store.delete(namespace, keys)
         return {"namespace": [namespace], "store": [str(self._folder / name)]}
 
@@ -71,7 +58,7 @@ def precompute_on_ray(
     workers: int = 2,
     options: dict[str, Any] | None = None,
 ) -> Merged:
-    """Encode passages that the engine's store has not on the Ray cluster that is connected.
+    """Encode passages that the engine's store has not on the connected Ray cluster.
 
     Without one, Ray starts one on this machine. Scores of policies are not computed.
 

@@ -26,6 +26,8 @@ class Counts:
         Tokens generated.
     metadata_chunks
         Those of the chunks that begin in a passage's metadata.
+    reused_positions
+        Positions of the prompt that an earlier KV cache had.
     expanded_per_span
         How many of each span's chunks were handed over as text, in the order of the prompt.
     """

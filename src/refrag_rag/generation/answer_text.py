@@ -99,10 +99,5 @@ class AnswerText:
 
     def _held_back(self) -> int:
         """Characters at the end that may begin a stop string."""
-        held = 0
-        for mark in self._stop:
-            for length in range(min(len(mark) - 1, len(self._rest)), held, -1):
-                if self._rest.endswith(mark[:length]):
-                    held = length
-                    break
-        return held
+        begun = (mark[:length] for mark in self._stop for length in range(1, len(mark)))
+        return max((len(one) for one in begun if self._rest.endswith(one)), default=0)

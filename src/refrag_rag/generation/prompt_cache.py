@@ -78,11 +78,6 @@ class Entry:
     prompt: int
     cache: DynamicCache
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the KV cache."""
-        return cache_bytes(self.cache)
-
 
 class PromptCache:
     """The KV caches of the prompts and answers that were read last. Threads may share it.
@@ -117,7 +112,7 @@ class PromptCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all KV caches that are kept."""
-        return sum(entry.nbytes for entry in list(self._entries))
+        return sum(cache_bytes(entry.cache) for entry in list(self._entries))
 
     def clear(self) -> None:
         """Forget all."""
@@ -129,16 +124,14 @@ class PromptCache:
         if not self._limit or len(prompts) != 1 or not reusable_config(self._model):
             return None
         inputs = _inputs(prompts[0])
-        entries = self._current()
         whole = self._model.projector.needs_runs
-        lengths = [inputs.shared(entry.inputs, whole_runs=whole) for entry in entries]
-        best = int(np.argmax(lengths)) if lengths else -1
-        length = min(lengths[best], len(inputs.ids) - 1) if lengths else 0
-        if length < LEAST:
+        known = [(inputs.shared(one.inputs, whole_runs=whole), one) for one in self._current()]
+        shared, entry = max(known, key=lambda pair: pair[0], default=(0, None))
+        positions = min(shared, len(inputs.ids) - 1)
+        if entry is None or positions < LEAST:
             return Reuse(self, inputs)
-        self._touch(entries[best])
-        continued = lengths[best] >= entries[best].prompt
-        return Reuse(self, inputs, length, entries[best], continued=continued)
+        self._touch(entry)
+        return Reuse(self, inputs, positions, entry, entry if shared >= entry.prompt else None)
 
     def keep(self, entry: Entry, replaced: Entry | None) -> None:
         """Take an entry in, instead of the one that it goes on from."""
@@ -161,6 +154,7 @@ class PromptCache:
                 self._entries.append(entry)
 
 
+@dataclass(frozen=True, eq=False)
 class Reuse:
     """What one call takes from a `PromptCache` and gives to it.
 
@@ -168,28 +162,25 @@ class Reuse:
     ----------
     positions
         How many positions need not be computed.
+    entry
+        Whose KV cache has them.
+    replaced
+        The entry that this call goes on from, and whose place it takes.
     """
 
-    def __init__(
-        self,
-        owner: PromptCache,
-        inputs: Inputs,
-        positions: int = 0,
-        entry: Entry | None = None,
-        *,
-        continued: bool = False,
-    ) -> None:
-        self._owner, self._inputs, self._entry = owner, inputs, entry
-        self._replaced = entry if continued else None
-        self.positions = positions
+    owner: PromptCache
+    inputs: Inputs
+    positions: int = 0
+    entry: Entry | None = None
+    replaced: Entry | None = None
 
     @torch.inference_mode()
     def cache(self) -> DynamicCache | None:
         """A copy of the KV cache for those positions."""
-        if self._entry is None:
+        if self.entry is None:
             return None
         copy = DynamicCache()
-        for place, layer in enumerate(self._entry.cache.layers):
+        for place, layer in enumerate(self.entry.cache.layers):
             keys, values = layer.keys, layer.values  # (1, heads, positions, width of a head)
             copy.update(keys[:, :, : self.positions], values[:, :, : self.positions], place)
         return copy
@@ -204,13 +195,13 @@ class Reuse:
         """
         if not reusable(cache):
             return
-        prompt = self._inputs
+        prompt = self.inputs
         read = cache.get_seq_length() - len(prompt.ids)
         inputs = Inputs(
             np.concatenate([prompt.ids, np.array(answer[:read], np.int64)]),
             np.array(prompt.embeddings),  # a copy: the buffer is used again
         )
-        self._owner.keep(Entry(inputs, len(prompt.ids), cache), self._replaced)
+        self.owner.keep(Entry(inputs, len(prompt.ids), cache), self.replaced)
 
 
 def reusable(cache: Any) -> bool:
@@ -241,12 +232,8 @@ def _scaled_by_length(config: Any) -> bool:
 
 def cache_bytes(cache: Any) -> int:
     """Bytes of the tensors of a KV cache."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for layer in cache.layers
-        for tensor in (layer.keys, layer.values)
-        if tensor is not None
-    )
+    tensors = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _inputs(prompt: CompressedPrompt) -> Inputs:

@@ -1,6 +1,6 @@
 """What a call asks for, checked before anything is done. No torch here."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -34,36 +34,30 @@ class Sampling:
         """Check the ranges."""
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        whole, number = (self._numbers(kind) for kind in (Integral, Real))
-        stops = isinstance(self.stop, Sequence) and all(
-            isinstance(one, str) and one for one in self.stop
-        )
-        checks = {
-            "max_new_tokens": (whole("max_new_tokens", lambda n: n >= 1), "at least 1"),
-            "temperature": (number("temperature", lambda t: t >= 0), "0 or more"),
-            "top_p": (number("top_p", lambda p: 0 < p <= 1), "above 0, at most 1"),
-            "top_k": (whole("top_k", lambda k: k >= 0), "0 (off) or more"),
-            "repetition_penalty": (number("repetition_penalty", lambda r: r > 0), "above 0"),
-            "stop": (stops, "strings that are not empty"),
-            "seed": (
-                self.seed is None or whole("seed", lambda s: -(2**63) <= s < 2**64),
-                "a whole number",
-            ),
-        }
-        for name, (fine, expected) in checks.items():
-            if not fine:
-                raise InputError(f"{name} = {getattr(self, name)!r}; expected {expected}.")
-
-    def _numbers(self, kind: type) -> Any:
-        """A check of a field: of this kind of number, and in a range."""
-
-        def check(name: str, fits: Any) -> bool:
+        for name, (kinds, fits, expected) in RANGES.items():
             value = getattr(self, name)
-            return isinstance(value, kind) and not isinstance(value, bool) and bool(fits(value))
+            if isinstance(value, bool) or not isinstance(value, kinds) or not fits(value):
+                raise InputError(f"{name} = {value!r}; expected {expected}.")
 
-        return check
 
-
+# Of each field of `Sampling`: its types, whether a value fits, and what to say if not.
+RANGES: Mapping[str, tuple[tuple[type, ...], Callable[[Any], bool], str]] = {
+    "max_new_tokens": ((Integral,), lambda n: n >= 1, "at least 1"),
+    "stop": (
+        (Sequence,),
+        lambda stops: all(isinstance(one, str) and one for one in stops),
+        "strings that are not empty",
+    ),
+    "temperature": ((Real,), lambda t: t >= 0, "0 or more"),
+    "top_p": ((Real,), lambda p: 0 < p <= 1, "above 0, at most 1"),
+    "top_k": ((Integral,), lambda k: k >= 0, "0 (off) or more"),
+    "repetition_penalty": ((Real,), lambda r: r > 0, "above 0"),
+    "seed": (
+        (Integral, type(None)),
+        lambda s: s is None or -(2**63) <= s < 2**64,
+        "a whole number",
+    ),
+}
 SAMPLING = tuple(one.name for one in fields(Sampling))
 ARGUMENTS = (*SAMPLING, "question", "policy", "p", "tools")
 
