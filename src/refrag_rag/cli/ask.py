@@ -132,11 +132,9 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _skipped(files: Sequence[str]) -> str:
+    kind = "file" if len(files) == 1 else "files"
     more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-    kind = (
-        "file that is no text or cannot" if len(files) == 1 else "files that are no text or cannot"
-    )
-    return f"skipped {len(files)} {kind} be read: {', '.join(files[:SHOWN])}{more}"
+    return f"skipped {len(files)} {kind} without readable text: {', '.join(files[:SHOWN])}{more}"
 
 
 def _ask(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What this machine can run, what a checkpoint needs, and one line of advice."""
 
+import math
 import os
 import platform
 from collections.abc import Iterator
@@ -89,16 +90,12 @@ def needs(folder: Path) -> Needs:
         If a file is damaged or the decoder's config cannot be read.
     """
     count = stored = 0
-    files = sorted(folder.rglob("*.safetensors"))
     try:
-        for path in files:
+        for path in sorted(folder.rglob("*.safetensors")):
             stored += path.stat().st_size
             with safe_open(path, "pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118
-                    size = 1
-                    for length in tensors.get_slice(name).get_shape():
-                        size *= length
-                    count += size
+                    count += math.prod(tensors.get_slice(name).get_shape())
         config = AutoConfig.from_pretrained(folder / "decoder", local_files_only=True)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
@@ -107,15 +104,10 @@ def needs(folder: Path) -> Needs:
     return Needs(count, stored, *_cache(config.get_text_config()))
 
 
-def bfloat16_instructions() -> bool:
-    """Whether this processor multiplies bfloat16 by itself."""
+def cpu_dtypes() -> str:
+    """What to expect of dtypes on this processor, in one line."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def cpu_dtype_line(native: bool) -> str:
-    """What to expect of dtypes on a processor, in one line."""
-    if native:
+    if any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
         return "float32 by default; dtype='bfloat16' halves the memory, and this CPU computes in it"
     return "float32 by default; dtype='bfloat16' is slower here, the CPU has no instructions for it"
 
@@ -125,7 +117,7 @@ def report(model: str | None = None) -> Iterator[str]:
     machine = this_machine()
     yield f"machine   {machine.device}, {machine.memory / GIB:.1f} GiB free"
     if not machine.accelerated:
-        yield f"dtype     {cpu_dtype_line(bfloat16_instructions())}"
+        yield f"dtype     {cpu_dtypes()}"
     yield f"python    {platform.python_version()} on {platform.system()}"
     yield "packages  " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     for extra in EXTRAS:

@@ -1,6 +1,7 @@
 """The commands ``refrag eval | policies | coverage``: their parsers, and what they start."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,12 @@ from refrag_rag.errors import RETRIEVAL, need
 
 def add_quality(commands: Any) -> None:
     """Add them to the subparsers of the command line."""
+    _add_eval(commands)
+    _add_policies(commands)
+    _add_coverage(commands)
+
+
+def _add_eval(commands: Any) -> None:
     evaluate = commands.add_parser("eval", help="measure a model on your questions")
     evaluate.add_argument("model", help="embedded name, folder or hub id")
     evaluate.add_argument(
@@ -23,14 +30,7 @@ def add_quality(commands: Any) -> None:
     evaluate.add_argument(
         "-k", type=int, nargs="+", default=[], help="chunk sizes (default: the model's usual one)"
     )
-    evaluate.add_argument(
-        "--policies", nargs="*", default=["lexical", "random"], metavar="POLICY",
-        help="which chunks stay text (default: lexical random)",
-    )  # fmt: skip
-    evaluate.add_argument(
-        "--shares", type=float, nargs="+", default=[0.1, 0.2], metavar="P",
-        help="largest shares of chunks that stay text (default: 0.1 0.2)",
-    )  # fmt: skip
+    _add_budgets(evaluate, ["lexical", "random"], [0.1, 0.2])
     evaluate.add_argument(
         "--arms", nargs="+", default=[], metavar="ARM", help="only these (default: all)"
     )
@@ -42,6 +42,8 @@ def add_quality(commands: Any) -> None:
     evaluate.add_argument("--dtype", help="float32, bfloat16 ... (default: float32 on CPUs)")
     evaluate.set_defaults(run=_evaluate)
 
+
+def _add_policies(commands: Any) -> None:
     policies = commands.add_parser(
         "policies", help="measure policies by the log-perplexity of answers"
     )
@@ -51,20 +53,15 @@ def add_quality(commands: Any) -> None:
         "--data", type=Path, required=True, metavar="FILE", help="questions as for eval"
     )
     policies.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
-    policies.add_argument(
-        "--shares", type=float, nargs="+", default=[0.05, 0.1, 0.43], metavar="P",
-        help="budgets (default: 0.05 0.1 0.43, at k = 8 the rates 5.9, 4.7 and 2.0)",
-    )  # fmt: skip
-    policies.add_argument(
-        "--policies", nargs="+", default=[], metavar="POLICY",
-        help="only these, beside none and all (default: every one that the model has)",
-    )  # fmt: skip
+    _add_budgets(policies, [], [0.05, 0.1, 0.43])
     policies.add_argument(
         "--answers", type=float, nargs="+", default=[], metavar="P",
         help="budgets at which answers are written too, which takes longer (default: all)",
     )  # fmt: skip
     policies.set_defaults(run=_policies)
 
+
+def _add_coverage(commands: Any) -> None:
     covered = commands.add_parser(
         "coverage", help="how often what a policy expands holds the answer, on your questions"
     )
@@ -74,16 +71,23 @@ def add_quality(commands: Any) -> None:
     )  # fmt: skip
     covered.add_argument("--json", type=Path, required=True, help="where to write the figures")
     covered.add_argument("--model", default="smol", help="cuts the chunks (default: smol)")
-    covered.add_argument(
-        "--policies", nargs="+", default=["random", "exact", "lexical"], metavar="POLICY",
-        help="such as need only texts (default: random exact lexical)",
-    )  # fmt: skip
-    covered.add_argument(
-        "--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2], metavar="P",
-        help="budgets (default: 0.05 0.1 0.2)",
-    )  # fmt: skip
+    _add_budgets(covered, ["random", "exact", "lexical"], [0.05, 0.1, 0.2])
     covered.add_argument("--limit", type=int, help="questions of each file")
     covered.set_defaults(run=_coverage)
+
+
+def _add_budgets(
+    command: argparse.ArgumentParser, policies: Sequence[str], shares: Sequence[float]
+) -> None:
+    usual = " ".join(policies) or "none, all, and every other one that the model has"
+    command.add_argument(
+        "--policies", nargs="*", default=policies, metavar="POLICY",
+        help=f"which chunks stay text (default: {usual})",
+    )  # fmt: skip
+    command.add_argument(
+        "--shares", type=float, nargs="+", default=shares, metavar="P",
+        help=f"largest shares of chunks that stay text (default: {' '.join(map(str, shares))})",
+    )  # fmt: skip
 
 
 def _evaluate(options: argparse.Namespace) -> None:

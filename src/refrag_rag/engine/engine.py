@@ -47,9 +47,8 @@ class Refrag:
     p
         Largest fraction of the chunks to expand.
     on_miss
-        A passage that the store has not: ``encode`` it on the spot (and keep it, unless the store
-        is read-only), or read it as ``text``. A score that the policy needs is likewise computed
-        on the spot, or the policy does without.
+        A passage or score that the store has not: ``encode`` makes it on the spot, and keeps it
+        unless the store is read-only; ``text`` reads the passage as text, without the score.
     vectors
         How newly encoded chunk embeddings are kept; float32 takes twice the space.
     scores
@@ -182,9 +181,8 @@ class Refrag:
     def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
         """Remove passages from the store, as of deleted documents; gives the number of entries.
 
-        Documents with the same passage share one entry. No answer is wrong where it was removed
-        too early: the passage is encoded again when it is next asked for. The bytes stay in the
-        file on disk until `LMDBStore.compact`.
+        Documents with the same passage share one entry; one that was removed too early is made
+        again when it is next asked for. The bytes stay in the file until `LMDBStore.compact`.
 
         Parameters
         ----------

@@ -99,23 +99,20 @@ class _Steps:
         if self._started:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
             self._position = self._position + 1
-            output = self._decoder(
-                input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
-                attention_mask=self._mask,
-                position_ids=self._position,
-                past_key_values=self.cache,
-                use_cache=True,
-            )
+            read: dict[str, Any] = {
+                "input_ids": torch.tensor(tokens, device=self._mask.device)[:, None],
+                "position_ids": self._position,
+            }
         else:
             self._started = True
-            output = self._decoder(
-                inputs_embeds=self._inputs.inputs_embeds[:, self._reused :],
-                attention_mask=self._mask,
-                position_ids=self._inputs.position_ids[:, self._reused :],
-                past_key_values=self.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            read = {
+                "inputs_embeds": self._inputs.inputs_embeds[:, self._reused :],
+                "position_ids": self._inputs.position_ids[:, self._reused :],
+                "logits_to_keep": 1,
+            }
+        output = self._decoder(
+            **read, attention_mask=self._mask, past_key_values=self.cache, use_cache=True
+        )
         self.cache = output.past_key_values
         logits: torch.Tensor = output.logits[:, -1]
         return logits
