@@ -24,43 +24,21 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a model would run.
-
-    Attributes
-    ----------
-    device
-        Name of the accelerator or the processor's architecture.
-    memory
-        Bytes that are free on it.
-    accelerated
-        Whether it is an accelerator, on which weights keep their stored dtype.
-    """
+    """Where a model would run; on an accelerator weights keep their stored dtype."""
 
     device: str
-    memory: int
+    memory: int  # bytes that are free
     accelerated: bool
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a checkpoint takes.
-
-    Attributes
-    ----------
-    parameters
-        Of all parts together.
-    stored
-        Bytes of the weights as stored.
-    window
-        Decoder positions.
-    cache_per_position
-        Elements of the KV cache for one position.
-    """
+    """What a checkpoint takes, all parts together."""
 
     parameters: int
-    stored: int
-    window: int
-    cache_per_position: int
+    stored: int  # bytes of the weights
+    window: int  # decoder positions
+    cache_per_position: int  # elements of the KV cache
 
     def bytes_on(self, machine: Machine, positions: int) -> int:
         """Weights and KV cache in the dtype that is loaded by default there."""

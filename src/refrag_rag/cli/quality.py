@@ -1,7 +1,10 @@
-"""The commands ``refrag eval | policies | coverage``: their parsers, and what they start."""
+"""The commands ``refrag eval | policies | coverage``: their parsers, and what they start.
+
+Arguments have the names of the parameters of what is started.
+"""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +22,18 @@ def _add_eval(commands: Any) -> None:
     evaluate = commands.add_parser("eval", help="measure a model on your questions")
     evaluate.add_argument("model", help="embedded name, folder or hub id")
     evaluate.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="FILE",
+        "--data", type=Path, nargs="+", required=True, metavar="FILE", dest="files",
         help="JSON lines, plain or xz: question, answers, contexts with text (and title, score)",
     )  # fmt: skip
     evaluate.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER",
+        "--out", type=Path, required=True, metavar="FOLDER", dest="folder",
         help="where to write answers and figures; a run that was stopped goes on from there",
     )  # fmt: skip
     evaluate.add_argument("--limit", type=int, help="questions of each file")
     evaluate.add_argument(
-        "-k", type=int, nargs="+", default=[], help="chunk sizes (default: the model's usual one)"
-    )
+        "-k", type=int, nargs="+", default=[], metavar="K", dest="ks",
+        help="chunk sizes (default: the model's usual one)",
+    )  # fmt: skip
     _add_budgets(evaluate, ["lexical", "random"], [0.1, 0.2])
     evaluate.add_argument(
         "--arms", nargs="+", default=[], metavar="ARM", help="only these (default: all)"
@@ -45,14 +49,16 @@ def _add_eval(commands: Any) -> None:
 
 def _add_policies(commands: Any) -> None:
     policies = commands.add_parser(
-        "policies", help="measure policies by the log-perplexity of answers"
+        "policies", help="measure policies beside none and all by the log-perplexity of answers"
     )
-    policies.add_argument("model", help="embedded name, folder or hub id")
-    policies.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    policies.add_argument("name", metavar="model", help="embedded name, folder or hub id")
+    _add_target(policies)
     policies.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="questions as for eval"
     )
-    policies.add_argument("--questions", type=int, default=2000, help="how many (default: 2000)")
+    policies.add_argument(
+        "--questions", type=int, default=2000, dest="count", help="how many (default: 2000)"
+    )
     _add_budgets(policies, [], [0.05, 0.1, 0.43])
     policies.add_argument(
         "--answers", type=float, nargs="+", default=[], metavar="P",
@@ -69,7 +75,7 @@ def _add_coverage(commands: Any) -> None:
         "files", type=Path, nargs="+", metavar="FILE",
         help="xz-compressed JSON lines: question, answers, contexts with title and text",
     )  # fmt: skip
-    covered.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    _add_target(covered)
     covered.add_argument("--model", default="smol", help="cuts the chunks (default: smol)")
     _add_budgets(covered, ["random", "exact", "lexical"], [0.05, 0.1, 0.2])
     covered.add_argument("--limit", type=int, help="questions of each file")
@@ -79,7 +85,7 @@ def _add_coverage(commands: Any) -> None:
 def _add_budgets(
     command: argparse.ArgumentParser, policies: Sequence[str], shares: Sequence[float]
 ) -> None:
-    usual = " ".join(policies) or "none, all, and every other one that the model has"
+    usual = " ".join(policies) or "every one that the model has"
     command.add_argument(
         "--policies", nargs="*", default=policies, metavar="POLICY",
         help=f"which chunks stay text (default: {usual})",
@@ -90,52 +96,36 @@ def _add_budgets(
     )  # fmt: skip
 
 
+def _add_target(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--json", type=Path, required=True, metavar="FILE", dest="target",
+        help="where to write the figures",
+    )  # fmt: skip
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     if options.ranking == "retriever":
         need("demo", "refrag eval --ranking retriever", RETRIEVAL)
     from refrag_rag.evaluation.run import evaluate
 
-    for line in evaluate(
-        options.model,
-        options.data,
-        options.out,
-        ks=options.k,
-        policies=options.policies,
-        shares=options.shares,
-        arms=options.arms,
-        limit=options.limit,
-        ranking=options.ranking,
-        device=options.device,
-        dtype=options.dtype,
-    ):
-        print(line, flush=True)
+    _print(evaluate, options)
 
 
 def _policies(options: argparse.Namespace) -> None:
     need("train", "refrag policies")
     from refrag_rag.evaluation.policies import measure_policies
 
-    for line in measure_policies(
-        options.model,
-        options.json,
-        data=options.data,
-        count=options.questions,
-        shares=options.shares,
-        policies=options.policies,
-        answers=options.answers,
-    ):
-        print(line, flush=True)
+    _print(measure_policies, options)
 
 
 def _coverage(options: argparse.Namespace) -> None:
     from refrag_rag.evaluation.coverage import measure_coverage
 
-    for line in measure_coverage(
-        options.model,
-        options.files,
-        options.json,
-        policies=options.policies,
-        shares=options.shares,
-        limit=options.limit,
-    ):
-        print(line, flush=True)
+    _print(measure_coverage, options)
+
+
+def _print(measure: Callable[..., Iterator[str]], options: argparse.Namespace) -> None:
+    """Print each table as soon as it is there."""
+    arguments = {name: value for name, value in vars(options).items() if name != "run"}
+    for lines in measure(**arguments):
+        print(lines, flush=True)

@@ -21,23 +21,11 @@ NO_LIMIT = 2**40
 
 @dataclass(frozen=True)
 class Source:
-    """A document that retrieved passages are from; prints as one line.
+    """A document that retrieved passages are from; prints as one line."""
 
-    Attributes
-    ----------
-    file
-        Path below the folder that was indexed.
-    title
-        Its first line, or the file's path where that is too long for a title.
-    score
-        The retriever's similarity of the best passage.
-    passages
-        How many passages are from it.
-    """
-
-    file: str
-    title: str
-    score: float
+    file: str  # path below the folder that was indexed
+    title: str  # first line, or the path where that is too long for a title
+    score: float  # the retriever's similarity of the best passage
     passages: int
 
     def __str__(self) -> str:

@@ -24,26 +24,12 @@ CHUNKS, RECORD, LOCK, INDEX = "chunks", "refrag.json", "lock", "index-"
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of an index.
+    """What is known of an index."""
 
-    Attributes
-    ----------
-    folder
-        Of the documents, absolute.
-    model
-        Name, folder or hub id of the model that made the chunk embeddings.
-    k
-        Its chunk size; None: its own.
-    index
-        Name of the folder in the home that holds the index.
-    format
-        See `FORMAT`.
-    """
-
-    folder: str
-    model: str
-    k: int | None = None
-    index: str = ""
+    folder: str  # of the documents, absolute
+    model: str  # name, folder or hub id of what made the chunk embeddings
+    k: int | None = None  # its chunk size, if not its own
+    index: str = ""  # name of the folder in the home that holds the index
     format: int = FORMAT
 
 

@@ -32,15 +32,7 @@ Precompute = Callable[[Refrag, Sequence[str]], object]
 
 @dataclass(frozen=True)
 class Changes:
-    """What indexing again has done.
-
-    Attributes
-    ----------
-    new, kept, removed
-        Passages that came, stayed and went.
-    skipped
-        Files that are no text or cannot be read.
-    """
+    """Passages that came, stayed and went; and the files that have no text or cannot be read."""
 
     new: int
     kept: int

@@ -17,8 +17,6 @@ class AnswerText:
 
     Parameters
     ----------
-    tokenizer
-        The decoder's tokenizer.
     ends
         Ids of end tokens, which are not shown.
     stop
