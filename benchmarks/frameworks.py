@@ -158,7 +158,7 @@ def staged(engine: KeptAnswer, chain: Chain) -> dict[str, float]:
         "framework": framework,
         "spans and store": spent.lookup_s + spent.encode_s,
         "layout": spent.assemble_s,
-        "prefill": spent.ttft_s - spent.lookup_s - spent.encode_s - spent.assemble_s,
+        "prefill": spent.ttft_s - spent.before_prefill_s,
         "decode": spent.decode_s,
     }
 
