@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from refrag_rag.generation.answer import Answer, Counts, Delta, Timings
 from refrag_rag.generation.answer_text import AnswerText
-from refrag_rag.generation.decode import decode, end_tokens
+from refrag_rag.generation.decode import decode
 from refrag_rag.generation.prompt_cache import PromptCache
 from refrag_rag.generation.request import Request
 from refrag_rag.model import RefragModel
@@ -35,7 +35,7 @@ def answer_rows(
         New text of some prompt; in the end one with the answer for each, in their order.
     """
     start = time.perf_counter() - timings.before_prefill_s
-    ends = end_tokens(model)
+    ends = _end_tokens(model)
     sampling, kept = request.sampling, TOOL_MARKERS if request.tools else ()
     texts = [AnswerText(model.tokenizer, ends, sampling.stop, kept) for _ in prompts]
     reuse = prompt_cache.start(prompts)
@@ -68,3 +68,11 @@ def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings, reused
         question=prompt.question,
         layouts=prompt.layouts,
     )
+
+
+def _end_tokens(model: RefragModel) -> frozenset[int]:
+    """Ids that end an answer, by the generation config and the tokenizer."""
+    config = model.decoder.generation_config
+    found = config.eos_token_id if config is not None else None
+    ids = found if isinstance(found, list) else [found]
+    return frozenset(i for i in (*ids, model.tokenizer.eos_token_id) if isinstance(i, int))

@@ -26,15 +26,14 @@ def decode(
 ) -> Generator[list[Token], None, None]:
     """Generate for a batch, a step at a time.
 
-    A row stops at an end token, at `max_new_tokens`, at the decoder's window, and when `stopped`
-    says so.
+    A row stops at `max_new_tokens`, at the decoder's window, and when `stopped` says so.
 
     Parameters
     ----------
     reuse
         Positions that need not be computed again; takes the KV cache in the end. For one prompt.
     stopped
-        Asked after each step whether the reader needs no more of a row.
+        Asked after each step whether the reader needs no more of a row, as behind an end token.
 
     Yields
     ------
@@ -50,7 +49,6 @@ def decode(
     with torch.inference_mode():
         inputs = model.decoder_inputs(prompts)
     sampler = Sampler(sampling, [prompt.text_ids for prompt in prompts], model.device)
-    ends = end_tokens(model)
     running = list(range(len(prompts)))
     steps = _Steps(model.decoder, inputs, reuse)
     tokens = [model.pad_id] * len(prompts)
@@ -66,10 +64,7 @@ def decode(
             tokens = sampler.choose(logits)
             answer.append(tokens[0])
             yield [(row, tokens[row]) for row in running]
-            running = [
-                row for row in running
-                if not (tokens[row] in ends or made >= limits[row] or stopped(row))
-            ]  # fmt: skip
+            running = [row for row in running if made < limits[row] and not stopped(row)]
     finally:
         if reuse is not None and sound:
             reuse.keep(steps.cache, answer)
@@ -116,14 +111,6 @@ class _Steps:
         self.cache = output.past_key_values
         logits: torch.Tensor = output.logits[:, -1]
         return logits
-
-
-def end_tokens(model: RefragModel) -> frozenset[int]:
-    """Ids that end an answer, by the generation config and the tokenizer."""
-    config = model.decoder.generation_config
-    found = config.eos_token_id if config is not None else None
-    ids = found if isinstance(found, list) else [found]
-    return frozenset(i for i in (*ids, model.tokenizer.eos_token_id) if isinstance(i, int))
 
 
 def _limit(prompt: CompressedPrompt, window: int, sampling: Sampling) -> int:
