@@ -13,12 +13,10 @@ from refrag_rag.generation.answer import Answer, Delta, PrecomputeReport
 from refrag_rag.generation.answering import answer_rows
 from refrag_rag.generation.prompt_cache import PromptCache
 from refrag_rag.generation.request import (
-    SAMPLING,
     Request,
-    Sampling,
+    build_request,
     check_batch_size,
     checked_texts,
-    known_arguments,
 )
 from refrag_rag.model import RefragModel
 from refrag_rag.model.compiling import compile_model
@@ -54,7 +52,8 @@ class Refrag:
     scores
         What `precompute` computes beside what `policy` needs: names of scores (``perplexity``).
     prompt_cache
-        How many KV caches of prompts with their answers to keep; see `PromptCache`.
+        How many KV caches of prompts with their answers to keep, so that the next turn of a chat
+        prefills only what is new; each takes the decoder's memory for that many positions.
 
     Raises
     ------
@@ -115,9 +114,8 @@ class Refrag:
         model = RefragModel.from_pretrained(name_or_path, **settings)
         if compile:
             compile_model(model.decoder)
-        return cls(
-            model, store=open_store(store) if isinstance(store, str | Path) else store, **own
-        )
+        opened = open_store(store) if isinstance(store, str | Path) else store
+        return cls(model, store=opened, **own)
 
     @property
     def model_name(self) -> str:
@@ -190,6 +188,11 @@ class Refrag:
             Passages, as they stood in spans.
         living
             Passages of documents that stay; what is among them is kept.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be written.
         """
         gone, stay = (set(map(neutralise, checked_texts(some))) for some in (texts, living))
         return self.store.delete(self.namespace, sorted(map(passage_key, gone - stay)))
@@ -288,11 +291,7 @@ class Refrag:
         self, *, policy: str | Policy | None = None, p: float | None = None, **arguments: Any
     ) -> Request:
         """What a call asks for; the engine's own policy and p where it says nothing."""
-        given = known_arguments(arguments)
-        sampling = Sampling(**{name: given.pop(name) for name in SAMPLING if name in given})
-        return Request(
-            policy=self.get_policy(policy), p=self.p if p is None else p, sampling=sampling, **given
-        )
+        return build_request(self.get_policy(policy), self.p if p is None else p, arguments)
 
     def _run(self, prompts: Sequence[Prompt], request: Request) -> Iterator[Delta]:
         compressed, timings = self._preparation.prepare(prompts, request)

@@ -94,6 +94,13 @@ class Request:
             raise InputError(f"question = {self.question!r}; expected text, or None.")
 
 
+def build_request(policy: Policy, p: float, arguments: Mapping[str, Any]) -> Request:
+    """A request with these arguments, checked as `known_arguments` and the two types check them."""
+    given = known_arguments(arguments)
+    sampling = Sampling(**{name: given.pop(name) for name in SAMPLING if name in given})
+    return Request(policy=policy, p=p, sampling=sampling, **given)
+
+
 def known_arguments(given: Mapping[str, Any], names: Sequence[str] = ARGUMENTS) -> dict[str, Any]:
     """Arguments under the engine's names.
 
