@@ -32,6 +32,10 @@ def add_quality(commands: Any) -> None:
         help="largest shares of chunks that stay text (default: 0.1 0.2)",
     )  # fmt: skip
     evaluate.add_argument(
+        "--positions", type=int, nargs="+", default=[], metavar="N",
+        help="budgets of decoder positions, at which passages, chosen text and both are compared",
+    )  # fmt: skip
+    evaluate.add_argument(
         "--arms", nargs="+", default=[], metavar="ARM", help="only these (default: all)"
     )
     evaluate.add_argument(
@@ -98,6 +102,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         ks=options.k,
         policies=options.policies,
         shares=options.shares,
+        positions=options.positions,
         arms=options.arms,
         limit=options.limit,
         ranking=options.ranking,
