@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmarks.harness import columns, median, run, summary
 from refrag_rag.engine import Refrag
-from refrag_rag.evaluation.arms import ANSWER_TOKENS, prompt
+from refrag_rag.evaluation.arms import ANSWER_TOKENS
 from refrag_rag.evaluation.metrics import exact_match, wilson
+from refrag_rag.evaluation.prompts import prompt
 from refrag_rag.evaluation.questions import Question
 from refrag_rag.model import RefragModel
 from refrag_rag.spans import neutralise

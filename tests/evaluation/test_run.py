@@ -16,11 +16,10 @@ from refrag_rag.evaluation.arms import (
     answer,
     build_arms,
     choose_arms,
-    fits,
     foreign_store,
-    prompt,
 )
 from refrag_rag.evaluation.metrics import bootstrap
+from refrag_rag.evaluation.prompts import fits, prompt
 from refrag_rag.evaluation.questions import Question, read_questions
 from refrag_rag.evaluation.table import markdown, score_rows
 from refrag_rag.store import passage_key
@@ -30,7 +29,7 @@ PASSAGES = tuple(
     f"Passage {n}. " + f"The mill {n} stood by the river for years. " * 6 for n in "abcd"
 )
 OTHER = Question("Where?", ("here",), tuple(f"Elsewhere {n} it rained." * 5 for n in range(4)))
-QUESTION = Question("What stood by the river?", ("mill b",), PASSAGES, best=(1, 0, 3, 2))
+QUESTION = Question("What stood by the river?", ("mill b",), PASSAGES, scores=(0.8, 0.9, 0.1, 0.2))
 ARMS = {arm.name: arm for arm in build_arms(["lexical", "random"], [0.2])}
 EQUAL = "best passages as text, positions of p = 0.2"
 
@@ -64,6 +63,35 @@ def test_equal_positions_are_filled_with_the_best_passages(engine):
     assert nothing.positions == engine.compress(prompt(Question(QUESTION.text, (), ()))).positions
 
 
+@pytest.mark.parametrize("name", ["lexical", "retrieval"])
+def test_a_budget_of_positions_is_filled_by_every_method(engine, name):
+    engine.precompute(QUESTION.passages)
+    least = read(engine, VECTORS).counts.positions
+    full = engine.compress(prompt(QUESTION, marked=False)).positions
+    room = (least + full) // 2
+    arms = {arm.name: arm for arm in build_arms([name], [], [room])}
+    for at, spans in (
+        (f"best passages as text, {room} positions", 0),
+        (f"text chosen by {name}, {room} positions", 0),
+        (f"{name}, {room} positions", 4),
+    ):
+        found = answer(engine, arms[at], QUESTION, other=OTHER).counts
+        assert 0.8 * room < found.positions <= room
+        assert found.spans == spans
+    tight = {arm.name: arm for arm in build_arms([name], [], [least - 1])}
+    found = answer(engine, tight[f"{name}, {least - 1} positions"], QUESTION, other=OTHER).counts
+    assert (found.positions, found.expanded) == (least, 0)
+
+
+def test_the_policy_sees_the_retrieval_scores(engine):
+    engine.precompute(QUESTION.passages)
+    expanded = [
+        layout.expanded.any()
+        for layout in engine.compress(prompt(QUESTION), policy="retrieval", p=0.2).layouts
+    ]
+    assert expanded == [False, True, False, False]
+
+
 def test_foreign_embeddings_are_those_of_the_other_question(engine):
     engine.precompute([*QUESTION.passages, *OTHER.passages])
     found = read(engine, "embeddings of other passages")
@@ -87,8 +115,8 @@ def test_arms_are_chosen_with_what_they_need():
 
 
 def test_the_window_is_checked_without_encoding(engine):
-    assert fits(engine, QUESTION)
-    assert not fits(engine, Question("?", ("a",), ("word " * 4000,)))
+    assert fits(engine, QUESTION, 24)
+    assert not fits(engine, Question("?", ("a",), ("word " * 4000,)), 24)
     assert len(engine.store.get(engine.namespace, ["x"])) == 1
 
 

@@ -271,7 +271,38 @@ def test_a_policy_of_ones_own_is_taken_as_it_is():
     assert get_policy(own) is own
 
 
-@pytest.mark.parametrize("name", ["exact", "lexical", "perplexity", "retrieval"])
+def test_hybrid_lets_the_retriever_choose_among_passages_with_the_same_words():
+    texts = ["Keld Works", " made clocks.", " It grew.", "Keld Ltd", " made clocks.", " It shrank."]
+    passages = (0, 0, 0, 1, 1, 1)
+    for scale in (1.0, 1e-3, 1e4):  # cosine, BM25 ...: any scale
+        given = chunks(texts, passages, retrieval=[0.2 * scale, 0.9 * scale])
+        mask = get_policy("hybrid").select(given, "Who made clocks?", 2)
+        assert mask.tolist() == [False, False, False, True, True, False]
+
+
+def test_hybrid_is_lexical_plus_standard_scores():
+    given = chunks(retrieval=[0.25, 0.75])
+    words = get_policy("lexical").scores(given, QUESTION)
+    expected = np.nan_to_num(words) / np.nanmax(words) + 0.4 * np.repeat([-1.0, 1.0], 5)
+    np.testing.assert_allclose(get_policy("hybrid").scores(given, QUESTION), expected)
+
+
+@pytest.mark.parametrize("retrieval", [[None, None], [0.5, 0.5], [math.nan, None], [0.1, None]])
+def test_hybrid_without_a_ranking_is_lexical(retrieval):
+    given = chunks(retrieval=retrieval)
+    np.testing.assert_array_equal(
+        get_policy("hybrid").scores(given, QUESTION), get_policy("lexical").scores(given, QUESTION)
+    )
+
+
+def test_hybrid_counts_a_passage_without_a_score_as_the_lowest():
+    given = chunks(TEXTS, (0, 0, 1, 1, 2, 2, 3, 3, 3, 3), retrieval=[0.3, None, 0.9, 0.3])
+    same = chunks(TEXTS, (0, 0, 1, 1, 2, 2, 3, 3, 3, 3), retrieval=[0.3, 0.3, 0.9, 0.3])
+    scores = [get_policy("hybrid").scores(one, QUESTION) for one in (given, same)]
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("name", ["exact", "lexical", "hybrid", "perplexity", "retrieval"])
 def test_policies_that_rank_give_the_scores_that_they_chose_by(name):
     given = chunks(retrieval=[0.1, 0.9])
     choice = choose(get_policy(name), given, QUESTION, 3)

@@ -36,6 +36,10 @@ def _add_eval(commands: Any) -> None:
     )  # fmt: skip
     _add_budgets(evaluate, ["lexical", "random"], [0.1, 0.2])
     evaluate.add_argument(
+        "--positions", type=int, nargs="+", default=[], metavar="N",
+        help="budgets of decoder positions, at which passages, chosen text and both are compared",
+    )  # fmt: skip
+    evaluate.add_argument(
         "--arms", nargs="+", default=[], metavar="ARM", help="only these (default: all)"
     )
     evaluate.add_argument(

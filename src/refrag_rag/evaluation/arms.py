@@ -1,26 +1,24 @@
 """Arms: the ways in which one question is read, by the same decoder and in the same prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
+from refrag_rag.evaluation.budgets import best_passages, share_that_fits, shortened
+from refrag_rag.evaluation.prompts import prompt
 from refrag_rag.evaluation.questions import Question
 from refrag_rag.generation.answer import Answer
-from refrag_rag.spans import neutralise, wrap
+from refrag_rag.spans import neutralise
 from refrag_rag.store import ChunkStore, MemoryStore, PassageEntry, passage_key
-from refrag_rag.text.chat_template import Message
 
 ANSWER_TOKENS = 24
-# LlamaIndex's own question-answering prompt: what most chains send.
-CONTEXT = "Context information is below.\n---------------------\n{context}\n---------------------\n"
-ASK = (
-    "Given the context information and not prior knowledge, answer the query.\n"
-    "Query: {question}\nAnswer: "
-)
 FULL, CLOSED, VECTORS = "full text", "no context", "all compressed"
+Form = Literal["spans", "passages", "extracts"]
+"""Passages as spans; the best passages as text; or all of them shortened to chosen chunks."""
 
 
 @dataclass(frozen=True)
@@ -33,36 +31,47 @@ class Arm:
         Of the arm.
     policy, p
         Which chunks stay text, and what share of them.
+    form
+        What stands in the prompt.
     context
         Whether there are passages at all.
     foreign
         Whether the embeddings are those of another question's passages.
     equal_to
-        Name of an arm whose positions this one fills with the best passages as text.
+        Name of an arm that has as many positions as this one may take.
+    positions
+        How many positions the prompt may take; in place of `p`.
     """
 
     name: str
     policy: str = "none"
     p: float = 0.0
+    form: Form = "spans"
     context: bool = True
     foreign: bool = False
     equal_to: str | None = None
+    positions: int | None = None
 
     @property
     def without_k(self) -> bool:
         """Whether the chunk size plays no part."""
-        return self.policy == "all" or not self.context
+        whole = self.policy == "all" or not self.context
+        return whole and self.equal_to is None
 
 
-def build_arms(policies: Sequence[str], shares: Sequence[float]) -> list[Arm]:
+def build_arms(
+    policies: Sequence[str], shares: Sequence[float], positions: Sequence[int] = ()
+) -> list[Arm]:
     """All arms, each behind those whose positions it needs.
 
     Parameters
     ----------
     policies
-        Names, each measured at each of the shares.
+        Names, each measured at each of the shares, and as chooser of text at each budget.
     shares
         Shares of the chunks that stay text.
+    positions
+        Budgets of decoder positions, at which every method is measured.
     """
     arms = [Arm(FULL, "all", 1.0), Arm(CLOSED, context=False), Arm(VECTORS)]
     arms += [Arm(f"{name}, p = {p:g}", name, p) for name in policies for p in shares]
@@ -70,6 +79,12 @@ def build_arms(policies: Sequence[str], shares: Sequence[float]) -> list[Arm]:
     arms.append(_equal(VECTORS, "all compressed"))
     if policies:
         arms += [_equal(f"{policies[0]}, p = {p:g}", f"p = {p:g}") for p in shares]
+    for count in positions:
+        arms.append(Arm(_best(f"{count} positions"), "all", 1.0, form="passages", positions=count))
+        for name in policies:
+            at = f"{name}, {count} positions"
+            arms.append(Arm(at, name, positions=count))
+            arms.append(Arm(f"text chosen by {at}", name, form="extracts", positions=count))
     return arms
 
 
@@ -103,69 +118,24 @@ def answer(
     reader = engine
     if arm.foreign:
         reader = Refrag(engine.model, store=foreign_store(engine, question, other))
+    policy, p, room = arm.policy, arm.p, arm.positions or positions
     messages = prompt(question, context=arm.context)
-    if arm.equal_to:
-        messages = _best_passages(engine, question, positions)
-    return reader.generate(messages, policy=arm.policy, p=arm.p, max_new_tokens=ANSWER_TOKENS)
-
-
-def prompt(question: Question, *, context: bool = True, marked: bool = True) -> list[Message]:
-    """One user message: the passages, as spans unless they are not to be marked; the question."""
-    passages = map(wrap, question.passages) if marked else question.passages
-    content = CONTEXT.replace("{context}", "\n\n".join(passages)) if context else ""
-    return [{"role": "user", "content": content + ASK.replace("{question}", question.text)}]
-
-
-def fits(engine: Refrag, question: Question) -> bool:
-    """Whether the decoder's window holds the full text and an answer; nothing is encoded."""
-    return _plain_positions(engine, question) + ANSWER_TOKENS <= engine.context_window
+    if arm.form == "passages":
+        messages = best_passages(engine, question, room)
+    elif arm.form == "extracts":
+        messages = shortened(engine, question, policy, room)
+        policy = "all"
+    elif arm.positions:
+        p = share_that_fits(engine, messages, policy, room)
+    return reader.generate(messages, policy=policy, p=p, max_new_tokens=ANSWER_TOKENS)
 
 
 def _equal(name: str, short: str) -> Arm:
-    return Arm(f"best passages as text, positions of {short}", "all", 1.0, equal_to=name)
+    return Arm(_best(f"positions of {short}"), "all", 1.0, form="passages", equal_to=name)
 
 
-def _best_passages(engine: Refrag, question: Question, positions: int) -> list[Message]:
-    """As many passages as the positions hold, best first, the last one cut to fit; unmarked.
-
-    They are printed in the order in which the full text has them.
-    """
-    kept: dict[int, str] = {}
-    for place in question.ranking:
-        text = question.passages[place]
-        over = _positions_of(engine, question, {**kept, place: text}) - positions
-        if over <= 0:
-            kept[place] = text
-            continue
-        ends = _token_ends(engine, text)
-        left = len(ends) - over
-        while left > 0:
-            cut = {**kept, place: text[: ends[left - 1]]}
-            over = _positions_of(engine, question, cut) - positions
-            if over <= 0:
-                kept = cut
-                break
-            left -= over
-        break
-    return prompt(_only(question, kept), marked=False)
-
-
-def _only(question: Question, kept: Mapping[int, str]) -> Question:
-    return Question(question.text, (), tuple(kept[place] for place in sorted(kept)))
-
-
-def _positions_of(engine: Refrag, question: Question, kept: Mapping[int, str]) -> int:
-    return _plain_positions(engine, _only(question, kept))
-
-
-def _plain_positions(engine: Refrag, question: Question) -> int:
-    return engine.compress(prompt(question, marked=False)).positions
-
-
-def _token_ends(engine: Refrag, text: str) -> list[int]:
-    """Where each token of a text ends, in characters."""
-    read = engine.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return [end for _, end in read["offset_mapping"]]
+def _best(budget: str) -> str:
+    return f"best passages as text, {budget}"
 
 
 def foreign_store(engine: Refrag, question: Question, other: Question) -> ChunkStore:

@@ -16,20 +16,22 @@ class Question:
 
     Attributes
     ----------
-    best
-        Places of the passages, best first; None if they stand in that order.
+    scores
+        Retrieval scores of the passages, higher is better; None if they stand best first.
     """
 
     text: str
     answers: tuple[str, ...]
     passages: tuple[str, ...]
     gold_retrieved: bool = True
-    best: tuple[int, ...] | None = None
+    scores: tuple[float, ...] | None = None
 
     @property
     def ranking(self) -> tuple[int, ...]:
         """Places of the passages, best first."""
-        return tuple(range(len(self.passages))) if self.best is None else self.best
+        places = range(len(self.passages))
+        scores = self.scores
+        return tuple(places if scores is None else sorted(places, key=lambda n: -scores[n]))
 
 
 def read_questions(path: str | Path, *, limit: int | None = None) -> list[Question]:
@@ -66,15 +68,14 @@ def read_questions(path: str | Path, *, limit: int | None = None) -> list[Questi
 
 
 def rank_by_retriever(questions: Sequence[Question]) -> list[Question]:
-    """The same questions with their passages ranked by the demo's embedding model."""
+    """The same questions with the similarities of the demo's embedding model as scores."""
     passages = list(dict.fromkeys(p for question in questions for p in question.passages))
     similar = Retriever(passages).similarities([question.text for question in questions])
     row = {passage: place for place, passage in enumerate(passages)}
     ranked = []
     for question, values in zip(questions, similar, strict=True):
-        places = [row[passage] for passage in question.passages]
-        best = sorted(range(len(places)), key=lambda n: -values[places[n]])
-        ranked.append(replace(question, best=tuple(best)))
+        scores = tuple(float(values[row[passage]]) for passage in question.passages)
+        ranked.append(replace(question, scores=scores))
     return ranked
 
 
@@ -87,10 +88,9 @@ def _record(line: str, place: str) -> Question:
         if isinstance(answers, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is something else")
         scores = [context.get("score") for context in contexts]
-        best = None
-        if scores and all(isinstance(score, int | float) for score in scores):
-            best = tuple(sorted(range(len(scores)), key=lambda n: -scores[n]))
-        return Question(record["question"], tuple(answers), tuple(passages), best=best)
+        known = bool(scores) and all(isinstance(score, int | float) for score in scores)
+        ranked = tuple(map(float, scores)) if known else None
+        return Question(record["question"], tuple(answers), tuple(passages), scores=ranked)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{place}: {error!r}; expected 'question', 'answers' (a list of texts) and 'contexts' "

@@ -11,14 +11,13 @@ from refrag_rag.engine.scoring import decoder_fingerprint
 from refrag_rag.evaluation.answers import AnswerFile, Place, Row
 from refrag_rag.evaluation.arms import (
     ANSWER_TOKENS,
-    CONTEXT,
     Arm,
     answer,
     build_arms,
     choose_arms,
-    fits,
 )
 from refrag_rag.evaluation.metrics import exact_match, f1
+from refrag_rag.evaluation.prompts import CONTEXT, fits
 from refrag_rag.evaluation.questions import Question, rank_by_retriever, read_questions
 from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.evaluation.table import markdown, score_rows
@@ -36,6 +35,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     ks: Sequence[int] = (),
     policies: Sequence[str] = ("lexical", "random"),
     shares: Sequence[float] = (0.1, 0.2),
+    positions: Sequence[int] = (),
     arms: Sequence[str] = (),
     limit: int | None = None,
     ranking: Ranking = "file",
@@ -53,7 +53,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
         Gets ``answers.jsonl`` and ``results.json``. A run that was stopped goes on from there.
     ks
         Chunk sizes; the model's usual one by default.
-    policies, shares
+    policies, shares, positions
         See `build_arms`.
     arms
         Names of arms, if not all.
@@ -70,7 +70,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     InputError
         If a question, an arm or a policy cannot be used.
     """
-    chosen = choose_arms(build_arms(policies, shares), arms)
+    chosen = choose_arms(build_arms(policies, shares, positions), arms)
     asked = {file.name.split(".")[0]: read_questions(file, limit=limit) for file in files}
     if ranking == "retriever":
         asked = {name: rank_by_retriever(questions) for name, questions in asked.items()}
@@ -78,7 +78,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     first = next(iter(engines.values()))
     kept = AnswerFile(folder / ANSWERS, _about(first, ranking))
     fitting = {
-        name: [n for n, question in enumerate(questions) if fits(first, question)]
+        name: [n for n, question in enumerate(questions) if fits(first, question, ANSWER_TOKENS)]
         for name, questions in asked.items()
     }
     for engine in engines.values():
@@ -117,7 +117,6 @@ def _ask(
 ) -> None:
     k = engine.model.config.k
     places = {arm.name: Place(file, number, arm.name, 0 if arm.without_k else k) for arm in arms}
-    places |= {a.name: Place(file, number, a.name, k) for a in arms if a.equal_to}
     todo = [arm for arm in arms if places[arm.name] not in kept.rows]
     if not todo:
         return

@@ -7,6 +7,7 @@ from refrag_rag.policies.all import ExpandAll
 from refrag_rag.policies.base import QUESTION, Chunks, Policy, limit_of, needs_of
 from refrag_rag.policies.chain import ExpandChain
 from refrag_rag.policies.exact import ExpandExact
+from refrag_rag.policies.hybrid import ExpandHybrid
 from refrag_rag.policies.lexical import ExpandLexical
 from refrag_rag.policies.none import ExpandNone
 from refrag_rag.policies.perplexity import ExpandPerplexity
@@ -33,6 +34,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "all": ExpandAll,
     "random": ExpandRandom,
     "lexical": ExpandLexical,
+    "hybrid": ExpandHybrid,
     "exact": ExpandExact,
     "retrieval": ExpandRetrieval,
     "perplexity": ExpandPerplexity,
