@@ -12,10 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from refrag_rag.engine import Refrag
+from refrag_rag.training.data.folder import PreparationReport
 from refrag_rag.training.data.questions import load_questions, prepare_questions
+from refrag_rag.training.data.reading import Skipped
 from refrag_rag.training.data.records import QuestionRecord
-from refrag_rag.training.data.report import PreparationReport
-from refrag_rag.training.data.skipping import Skipped
 from refrag_rag.training.prompts import PLAIN
 from refrag_rag.training.question_sources import QuestionLayout
 
