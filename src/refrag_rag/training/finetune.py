@@ -11,14 +11,17 @@ import torch
 
 from refrag_rag.errors import InputError
 from refrag_rag.training.data.questions import load_questions
-from refrag_rag.training.distil import distilled_rows
-from refrag_rag.training.loop import next_token_loss
-from refrag_rag.training.lora import add_adapter
+from refrag_rag.training.loss import Objective, distilled_rows, next_token_loss
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
-from refrag_rag.training.protocols import Objective
 from refrag_rag.training.question_sources import QuestionLayout, Questions
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import DataSettings, freeze, run_stage, start_model
+from refrag_rag.training.stage import (
+    DataSettings,
+    add_adapter,
+    freeze,
+    run_stage,
+    start_model,
+)
 
 STAGE = "finetune"
 

@@ -8,7 +8,6 @@ answers stand instead, a quick start for rewards.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import torch
@@ -17,7 +16,6 @@ from accelerate import PartialState
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Policy
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from refrag_rag.training.curricula import build_curriculum
@@ -26,10 +24,8 @@ from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.document_sources import DocumentContinuation, Frame
 from refrag_rag.training.loop import train
-from refrag_rag.training.policy_cases import Cases, DrawCases, question_case, text_case
-from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective
-from refrag_rag.training.policy_places import PlacesObjective
-from refrag_rag.training.policy_rollouts import Case
+from refrag_rag.training.policy_cases import Case, Cases, DrawCases, question_case
+from refrag_rag.training.policy_objective import PlacesObjective, PolicyModule, PolicyObjective
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
@@ -93,21 +89,28 @@ def train_policy(model: RefragModel, settings: PolicySettings, draw_cases: DrawC
     model.eval().requires_grad_(False)
     reader = Reader(model).to(PartialState().device)
     network = _network(settings, model)
-    objective, epochs = _objective(settings, reader)
-    folder = settings.out / STAGE / settings.kind
+    objective: PolicyObjective | PlacesObjective = PlacesObjective(reader)
+    epochs = 1
+    if settings.objective == REWARD:
+        objective = PolicyObjective(
+            reader, samples=settings.samples, clip=settings.ratio, rows_at_once=settings.micro_batch
+        )
+        epochs = settings.epochs
     train(
         PolicyModule(network),
         source=Cases(
             draw_cases, batch_size=settings.batch_size, epochs=epochs, figures=objective.figures
         ),
         settings=settings,
-        folder=folder,
+        folder=settings.out / STAGE / settings.kind,
         objective=objective,
         whole=True,
     )
     target = settings.out / STAGE / MODEL
     if PartialState().is_main_process:
-        model.policies |= _trained_before(target, model)
+        if target.is_dir():  # policies of other kinds that were trained for this encoder
+            before = RefragModel.from_pretrained(target)
+            model.policies |= before.policies if before.fingerprint == model.fingerprint else {}
         model.policies[settings.kind] = ExpandLearned(network)
         save(model, target)
 
@@ -126,25 +129,6 @@ def _network(settings: PolicySettings, model: RefragModel) -> PolicyNetwork:
             f"{own.network.shape.width}; expected the same, or a model without that policy."
         )
     return own.network.train()
-
-
-def _objective(
-    settings: PolicySettings, reader: Reader
-) -> tuple[PolicyObjective | PlacesObjective, int]:
-    """The loss, and how many steps in a row read the same cases."""
-    if settings.objective == REWARD:
-        return PolicyObjective(
-            reader, samples=settings.samples, clip=settings.ratio, rows_at_once=settings.micro_batch
-        ), settings.epochs
-    return PlacesObjective(reader), 1
-
-
-def _trained_before(folder: Path, model: RefragModel) -> dict[str, Policy]:
-    """Policies of other kinds that an earlier run of this stage has trained for this encoder."""
-    if not folder.is_dir():
-        return {}
-    before = RefragModel.from_pretrained(folder)
-    return before.policies if before.fingerprint == model.fingerprint else {}
 
 
 def _draw_cases(settings: PolicySettings, model: RefragModel) -> DrawCases:
@@ -166,9 +150,12 @@ def _draw_cases(settings: PolicySettings, model: RefragModel) -> DrawCases:
         following=settings.following,
         text_shares=(0.0,),
     )
-    return lambda rng, count: [
-        text_case(source, settings.chunks, rng, rng.choice(settings.shares)) for _ in range(count)
-    ]
+
+    def draw(rng: Random) -> Case:
+        share = rng.choice(settings.shares)
+        return Case(source.rows(rng, settings.chunks, 1)[0].pieces, share)
+
+    return lambda rng, count: [draw(rng) for _ in range(count)]
 
 
 def question_cases(

@@ -10,12 +10,11 @@ from refrag_rag.prompt.assemble import parse
 from refrag_rag.spans import neutralise, wrap
 from refrag_rag.text.chat_template import Prompt
 from refrag_rag.text.tokenization import PromptTokenizer
-from refrag_rag.training.batches import Row, arrange
+from refrag_rag.training.batches import Piece, Row, arrange, gold
 from refrag_rag.training.data.questions import keep_passages
 from refrag_rag.training.data.records import QuestionRecord
-from refrag_rag.training.document_sources import Frame
-from refrag_rag.training.examples import SEPARATOR, Piece, gold
-from refrag_rag.training.prompts import STYLES, Style
+from refrag_rag.training.document_sources import Frame, draw_masks
+from refrag_rag.training.prompts import SEPARATOR, STYLES, Style
 
 
 class QuestionLayout:
@@ -107,12 +106,7 @@ class Questions:
     def _row(self, rng: Random) -> Row:
         record = rng.choice(self.records)
         pieces, _ = self.layout.example(record, rng)
-        share = rng.choice(self.text_shares)
-        masks = [
-            [rng.random() < share for _ in range(len(piece.chunked))]
-            for piece in pieces
-            if piece.chunked is not None
-        ]
+        masks = draw_masks(pieces, rng, rng.choice(self.text_shares))
         return arrange(pieces, masks, origin=record.id or "")
 
     def record(self, loss: float, accuracy: float) -> None:

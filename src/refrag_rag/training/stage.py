@@ -8,12 +8,14 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
 
+from refrag_rag.checkpoints.lora import attach
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.training.feedback import Watch
-from refrag_rag.training.loop import next_token_loss, train
-from refrag_rag.training.protocols import Objective, Source
+from refrag_rag.training.loop import train
+from refrag_rag.training.loss import Objective, next_token_loss
+from refrag_rag.training.protocols import Source
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings, setting
 from refrag_rag.training.state import whole_weights
@@ -111,6 +113,19 @@ def freeze(model: RefragModel, moving: Iterable[nn.Module]) -> None:
     model.requires_grad_(False)
     for module in moving:
         module.requires_grad_(True)
+
+
+def add_adapter(model: RefragModel, *, rank: int) -> None:
+    """Freeze the decoder and put a LoRA adapter of a rank into its linear layers."""
+    model.decoder.requires_grad_(False)
+    attach(
+        model.decoder,
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def run_stage(
