@@ -49,7 +49,7 @@ def prepare(arguments: Sequence[str]) -> None:
 
     parser = argparse.ArgumentParser(prog="refrag train prepare", description=prepare.__doc__)
     parser.add_argument("sources", nargs="+", help="JSON-lines files or folders, or hf:DATASET")
-    parser.add_argument("--out", type=Path, required=True, help="folder (text) or file (questions)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--kind", choices=("text", "questions"), default="text")
     parser.add_argument("--decoder", help="text: whose tokenizer; folder or hub id")
     parser.add_argument("--skip-bad", action="store_true", help="count bad records, do not stop")

@@ -38,13 +38,7 @@ def run_on_text(
     stage: str,
     rows: Callable[[Documents, Lengths], DocumentChunks | DocumentContinuation],
 ) -> None:
-    """Run a stage on prepared text, in the order of its curriculum.
-
-    Parameters
-    ----------
-    rows
-        Makes the source of documents and a curriculum of lengths.
-    """
+    """Run a stage on prepared text, in the order of its curriculum; `rows` makes its source."""
     lengths = build_curriculum(settings.curriculum, chunks=settings.chunks)
     source: Source = rows(Documents.open(settings.data, model.tokenizer), lengths)
     if settings.curriculum == SHUFFLED:
@@ -57,15 +51,7 @@ def run_on_text(
 
 
 class Shuffled:
-    """Another source's batches, all of them, in random order: what a curriculum is measured by.
-
-    Parameters
-    ----------
-    source
-        Whose steps are shuffled.
-    steps, seed
-        Of the run.
-    """
+    """Another source's batches, all of them, in random order: what a curriculum is measured by."""
 
     def __init__(self, source: Source, *, steps: int, seed: int) -> None:
         self.source, self.steps, self.seed = source, steps, seed

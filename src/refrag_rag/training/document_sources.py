@@ -12,10 +12,7 @@ from refrag_rag.training.protocols import Lengths
 class Frame:
     """What stands around a training example: the decoder's first token, and its last.
 
-    Parameters
-    ----------
-    model
-        Gives tokenizer and chunker. Text is cut exactly as at question time.
+    Passages are cut by the model's own chunker, exactly as at question time.
     """
 
     def __init__(self, model: RefragModel) -> None:
@@ -37,19 +34,7 @@ class Frame:
 
 
 class DocumentRows:
-    """Rows of one length a step, as a curriculum draws it.
-
-    Parameters
-    ----------
-    documents
-        Where runs are drawn from.
-    model
-        Cuts them.
-    lengths
-        Draws the length of each step, in chunks.
-    batch_size
-        Rows of a step.
-    """
+    """Rows of one length a step, as a curriculum draws it; the model's chunker cuts them."""
 
     def __init__(
         self, documents: Documents, model: RefragModel, lengths: Lengths, *, batch_size: int
@@ -82,8 +67,6 @@ class DocumentContinuation(DocumentRows):
 
     Parameters
     ----------
-    documents, model, lengths, batch_size
-        See `DocumentRows`; the length is the context's.
     following
         Most tokens to predict; never more than the context has.
     text_shares

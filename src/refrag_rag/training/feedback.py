@@ -78,16 +78,9 @@ class FeedbackCurriculum(LengthCurriculum):
         return [n for n in easier if self.latest[n] > self.best[n] + self.tolerance]
 
     def observe(self, length: int, loss: float, accuracy: float) -> None:
-        """Take note of held-out figures of one length; without a loss they do not count.
+        """Take note of held-out figures of one length in chunks; without a loss they do not count.
 
-        Parameters
-        ----------
-        length
-            In chunks.
-        loss
-            Mean over held-out tokens, in nats a token.
-        accuracy
-            Share of held-out tokens that are right.
+        The loss is in nats a token, the accuracy the share of tokens that are right.
         """
         if not math.isfinite(loss):
             return
@@ -139,18 +132,16 @@ class HasRows(Protocol):
 
 @dataclass(frozen=True)
 class Watch:
-    """What is read between steps, without learning from it.
+    """What is read every so many steps, without learning from it: the same rows each time.
 
     Attributes
     ----------
-    every
-        Steps from one look to the next.
     source
         Over documents that are never trained on.
     curriculum
         Is told the figures.
     rows
-        Rows of each length; the same each time.
+        Rows of each length.
     """
 
     every: int

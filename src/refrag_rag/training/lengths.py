@@ -14,15 +14,7 @@ SHORT = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """Data points of one context length, stage by stage: a geometric sequence.
-
-    Attributes
-    ----------
-    first
-        Data points of the first stage.
-    ratio
-        Factor from one stage to the next.
-    """
+    """Data points of one context length, stage by stage: a geometric sequence."""
 
     first: float
     ratio: float

@@ -55,14 +55,8 @@ def train(
     ----------
     module
         Called with batches; parameters that require a gradient are trained.
-    source
-        Gives the rows.
-    settings
-        How long and how fast.
     folder
         Where log and state are written.
-    objective
-        The loss.
     watch
         What is read in between, on held-out text.
     whole

@@ -41,15 +41,7 @@ def next_token_loss(module: nn.Module, rows: Sequence[Row], everything: Sequence
 
 
 def next_token_sums(logits: Tensor, batch: Batch) -> Sums:
-    """Sum the losses of a batch.
-
-    Parameters
-    ----------
-    logits
-        *Shape:* (B, T, vocabulary)
-    batch
-        The batch that was read.
-    """
+    """Sum the losses of a batch from its logits, *shape* (B, T, vocabulary)."""
     labels = batch.labels[:, 1:].flatten().to(logits.device)  # (B * (T-1),)
     kept = labels != IGNORED
     flat = logits[:, :-1].flatten(0, 1)[kept].float()  # (N, vocabulary)
@@ -64,16 +56,10 @@ def next_token_sums(logits: Tensor, batch: Batch) -> Sums:
 def distilled_rows(
     module: nn.Module, rows: Sequence[Row], everything: Sequence[Row], *, weight: float
 ) -> Sums:
-    """Next-token loss, plus the divergence from full text on the targets.
+    """Next-token loss, plus `weight` times the Kullback-Leibler divergence on the targets.
 
-    Parameters
-    ----------
-    module
-        A `Reader`. As it stands it is the teacher too: without gradient, every chunk as text.
-    rows, everything
-        See `Objective`.
-    weight
-        Of the Kullback-Leibler divergence, in nats a token, beside the loss.
+    The divergence, in nats a token, is that from the `Reader` as it stands, which is the teacher
+    too: without gradient, every chunk as text.
     """
     batch = collate(rows)
     logits = module(batch, encode=any(row.chosen for row in everything))  # (B, T, vocabulary)

@@ -33,7 +33,7 @@ from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import MODEL, DataSettings, start_model
 
 STAGE = "policy"
-KINDS = {"learned": False, "learned-query": True}
+QUERY = "learned-query"  # the kind that sees the question
 REWARD, PLACES = "reward", "places"
 
 
@@ -42,15 +42,18 @@ class PolicySettings(DataSettings):
     """The network, and how its arrangements are drawn and compared."""
 
     kind: str = setting(
-        "learned", "learned (the paper's), or learned-query, which sees the question"
+        "learned",
+        "learned (the paper's), or learned-query, which sees the question",
+        choices=("learned", QUERY),
     )
     objective: str = setting(
         REWARD,
         "reward, or places: where the answers of questions stand, without asking the decoder",
+        choices=(REWARD, PLACES),
     )
     width: int = setting(128, "of the network")
-    samples: int = setting(8, "arrangements of one example, G")
-    epochs: int = setting(4, "steps on the same rollouts")
+    samples: int = setting(8, "arrangements of one example, G", least=2)
+    epochs: int = setting(4, "steps on the same rollouts", least=1)
     ratio: float = setting(0.2, "clip of the probability ratio")
     shares: tuple[float, ...] = setting((0.1,), "shares of chunks to expand, one drawn an example")
     chunks: int = setting(256, "of text: chunks of context")
@@ -60,14 +63,6 @@ class PolicySettings(DataSettings):
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         super().__post_init__()
-        if self.kind not in KINDS:
-            raise InputError(f"kind = {self.kind!r}; expected one of {', '.join(KINDS)}.")
-        if self.objective not in (REWARD, PLACES):
-            raise InputError(f"objective = {self.objective!r}; expected {REWARD} or {PLACES}.")
-        if self.samples < 2 or self.epochs < 1:
-            raise InputError(
-                f"samples = {self.samples}, epochs = {self.epochs}; expected at least 2 and 1."
-            )
         if self.save_every % self.epochs:
             raise InputError(
                 f"save_every = {self.save_every}; expected a multiple of epochs = {self.epochs}, "
@@ -118,7 +113,7 @@ def train_policy(model: RefragModel, settings: PolicySettings, draw_cases: DrawC
 def _network(settings: PolicySettings, model: RefragModel) -> PolicyNetwork:
     """The model's own network of this kind, or a new one."""
     shape = NetworkShape(
-        chunk_width=model.config.chunk_width, width=settings.width, query=KINDS[settings.kind]
+        chunk_width=model.config.chunk_width, width=settings.width, query=settings.kind == QUERY
     )
     own = model.policies.get(settings.kind)
     if not isinstance(own, ExpandLearned):

@@ -104,18 +104,9 @@ DrawCases = Callable[[Random, int], list[Case]]
 
 
 class Cases:
-    """The same cases for several steps, then new ones.
+    """The same cases for several steps (`epochs`), then new ones.
 
-    Parameters
-    ----------
-    draw_cases
-        Makes them.
-    batch_size
-        Cases of a step.
-    epochs
-        Steps on the same cases.
-    figures
-        What the objective's two figures are called in the log.
+    `figures` is what the objective's two figures are called in the log.
     """
 
     def __init__(

@@ -26,13 +26,7 @@ PASSAGE_SHARE = 0.2  # of the loss that teaches where answers stand
 
 
 class PolicyModule(nn.Module):
-    """The network behind one `forward` for several prompts.
-
-    Parameters
-    ----------
-    network
-        What is trained.
-    """
+    """The network that is trained, behind one `forward` for several prompts."""
 
     def __init__(self, network: PolicyNetwork) -> None:
         super().__init__()
@@ -46,10 +40,10 @@ class PolicyModule(nn.Module):
 class PolicyObjective:
     """Draws arrangements when new cases come, and keeps them while the same ones come again.
 
+    The reader gives embeddings and rewards; it does not move.
+
     Parameters
     ----------
-    reader
-        Gives embeddings and rewards; it does not move.
     samples
         Arrangements of a case, G.
     clip
@@ -128,11 +122,6 @@ class PlacesObjective:
     The rest of their passages gets a small share, so that what is left of a budget goes there. The
     decoder is not asked, so that a step costs little more than the encoder. A case whose
     answer stands in no passage adds nothing.
-
-    Parameters
-    ----------
-    reader
-        Gives embeddings; it does not move.
     """
 
     figures = ("place_loss", "places_found")

@@ -75,12 +75,8 @@ def gumbel_top_k(
 ) -> Tensor:
     """Draw sequences without replacement, chunk after chunk from the softmax of what is left.
 
-    The largest of logits plus Gumbel noise, in falling order, have that distribution.
-
-    Returns
-    -------
-    Tensor
-        *Shape:* (samples, count)
+    The largest of logits plus Gumbel noise, in falling order, have that distribution. *Shape*
+    (samples, count).
     """
     uniform = torch.rand(samples, len(logits), generator=generator).clamp(1e-20, 1 - 1e-7)
     noise = -torch.log(-torch.log(uniform))
@@ -90,17 +86,7 @@ def gumbel_top_k(
 def sequence_log_probs(logits: Tensor, order: Tensor) -> Tensor:
     """Log-probability of every draw of sequences; logits once, masked again (REFRAG, section 2.3).
 
-    Parameters
-    ----------
-    logits
-        *Shape:* (L,)
-    order
-        *Shape:* (G, T')
-
-    Returns
-    -------
-    Tensor
-        *Shape:* (G, T')
+    Of logits (L,) and an order (G, T'); *shape* (G, T').
     """
     chosen = logits[order]  # (G, T')
     taken = torch.zeros(*order.shape, len(logits), dtype=torch.bool, device=logits.device)

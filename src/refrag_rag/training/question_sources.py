@@ -20,12 +20,7 @@ from refrag_rag.training.prompts import SEPARATOR, STYLES, Style
 class QuestionLayout:
     """Question records to pieces, through the chat template if the decoder has one.
 
-    Parameters
-    ----------
-    model
-        Gives tokenizer and chunker.
-    max_passages
-        Most passages of a prompt; gold ones are kept, others drawn.
+    A prompt has at most `max_passages`; gold ones are kept.
     """
 
     def __init__(self, model: RefragModel, *, max_passages: int) -> None:
@@ -73,16 +68,7 @@ class QuestionLayout:
 class Questions:
     """Questions on passages; of each example a random share of the chunks is text.
 
-    Parameters
-    ----------
-    records
-        What is asked.
-    layout
-        Lays it out.
-    batch_size
-        Examples of a step.
-    text_shares
-        Shares of chunks that stay text, one drawn for each example.
+    That share is drawn for each example, from `text_shares`.
     """
 
     def __init__(

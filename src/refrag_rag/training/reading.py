@@ -15,11 +15,6 @@ class Reader(nn.Module):
 
     Parameters whose module is not called itself (the embedding table, the projector) belong to the
     outermost module, whose call gathers them; the transformers' blocks are gathered one by one.
-
-    Parameters
-    ----------
-    model
-        What is trained.
     """
 
     def __init__(self, model: RefragModel) -> None:
@@ -29,21 +24,14 @@ class Reader(nn.Module):
         self._no_split_modules = sorted({n for part in parts for n in part._no_split_modules or ()})
 
     def forward(self, batch: Batch, encode: bool = False, known: Tensor | None = None) -> Tensor:
-        """Logits of a batch.
+        """Logits of a batch, *shape* (B, T, vocabulary).
 
         Parameters
         ----------
-        batch
-            Rows of text and vectors.
         encode
             Call the encoder even if the batch has no vector, since another process does.
         known
             *Shape:* (V, D_enc); the batch's chunk embeddings, which are then not computed.
-
-        Returns
-        -------
-        Tensor
-            *Shape:* (B, T, vocabulary)
         """
         device = self.model.device
         embeddings = embed_chosen(self.model, batch) if known is None else known
@@ -60,13 +48,7 @@ class Reader(nn.Module):
 
 
 def embed_chosen(model: RefragModel, batch: Batch) -> Tensor:
-    """Chunk embeddings of the batch's vectors, with gradient.
-
-    Returns
-    -------
-    Tensor
-        *Shape:* (V, D_enc)
-    """
+    """Chunk embeddings of the batch's vectors, with gradient, *shape* (V, D_enc)."""
     if not batch.vector_mask.any():
         return torch.empty(0, model.config.chunk_width, device=model.device)
     embedded = embed(model, batch.passages)  # (all chunks, D_enc)

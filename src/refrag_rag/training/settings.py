@@ -15,17 +15,14 @@ import yaml
 from refrag_rag.errors import InputError
 
 EVERY_STAGE = "all"  # the section of a YAML file that all stages read
-CHOICES = {
-    "schedule": ("cosine", "linear"),
-    "precision": ("no", "bf16", "fp16"),
-    "tracker": (None, "tensorboard", "wandb"),
-}
 Settings = TypeVar("Settings", bound="LoopSettings")
 
 
-def setting(default: Any, about: str) -> Any:
-    """A field of a settings class with the line that ``--help`` shows."""
-    return field(default=default, metadata={"about": about})
+def setting(
+    default: Any, about: str, *, least: float | None = None, choices: Sequence[Any] = ()
+) -> Any:
+    """A field of a settings class: what ``--help`` shows, and the values that it may have."""
+    return field(default=default, metadata={"about": about, "least": least, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,35 +30,47 @@ class LoopSettings:
     """What every stage has: where it writes, how long and how fast it learns."""
 
     out: Path = field(metadata={"about": "run folder; the stage writes into a folder of its name"})
-    steps: int = setting(1000, "optimizer steps")
+    steps: int = setting(1000, "optimizer steps", least=1)
     minutes: float | None = setting(
         None, "stop after so many minutes, the schedule brought forward"
     )
     tokens: int | None = setting(None, "the same after so many positions, padding not counted")
     lr: float = setting(1e-4, "peak learning rate")
     warmup: float = setting(0.04, "share of the steps with rising learning rate, or steps if > 1")
-    schedule: str = setting("cosine", "learning rate after that: cosine, or linear at the end")
+    schedule: str = setting(
+        "cosine",
+        "learning rate after that: cosine, or linear at the end",
+        choices=("cosine", "linear"),
+    )
     decay: float = setting(0.2, "share of the run in which a linear schedule falls to zero")
     beta2: float = setting(0.98, "decay of AdamW's second moments")
     weight_decay: float = setting(0.05, "of AdamW")
     clip: float = setting(1.0, "largest norm of the gradient")
-    micro_batch: int = setting(64, "rows that one process reads at once; more are accumulated")
-    precision: str = setting("no", "mixed precision: no, bf16 or fp16")
+    micro_batch: int = setting(
+        64, "rows that one process reads at once; more are accumulated", least=1
+    )
+    precision: str = setting(
+        "no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16")
+    )
     gradient_checkpointing: bool = setting(False, "compute activations again instead of keeping")
     compile: bool = setting(False, "fuse small operations; on a CPU it needs a C++ compiler")
-    save_every: int = setting(200, "steps between states for resuming")
-    log_every: int = setting(20, "steps between lines of the log")
-    tracker: str | None = setting(None, "also log to tensorboard or wandb")
+    save_every: int = setting(200, "steps between states for resuming", least=1)
+    log_every: int = setting(20, "steps between lines of the log", least=1)
+    tracker: str | None = setting(
+        None, "also log to tensorboard or wandb", choices=(None, "tensorboard", "wandb")
+    )
     seed: int = setting(0, "of data, sampling and new weights")
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
-        for name in ("steps", "micro_batch", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}; expected at least 1.")
-        for name, expected in CHOICES.items():
-            if getattr(self, name) not in expected:
-                raise InputError(f"{name} = {getattr(self, name)!r}; expected one of {expected}.")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            least, choices = one.metadata.get("least"), one.metadata.get("choices")
+            if least is not None and value < least:
+                raise InputError(f"{one.name} = {value}; expected at least {least}.")
+            if choices and value not in choices:
+                named = ", ".join(map(str, choices))
+                raise InputError(f"{one.name} = {value!r}; expected one of {named}.")
 
 
 # What may differ when a run goes on: none of it changes what is learnt.
@@ -107,16 +116,12 @@ def parse(
 
     Parameters
     ----------
-    kind
-        The stage's settings class.
     stage
-        Its name: the section of the YAML file.
+        Its name: the section of the YAML file, and what stands behind `command`.
     about
         Text of ``--help``.
     arguments
         Of the command line; those of the process by default.
-    command
-        What stands before the stage's name on the command line.
 
     Raises
     ------

@@ -38,13 +38,7 @@ class DataSettings(StageSettings):
     """What the stages that learn from a file have."""
 
     data: str = field(metadata={"about": "what `refrag train prepare` has written"})
-    batch_size: int = setting(32, "examples of a step, over all processes")
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data."""
-        super().__post_init__()
-        if self.batch_size < 1:
-            raise InputError(f"batch_size = {self.batch_size}; expected at least 1.")
+    batch_size: int = setting(32, "examples of a step, over all processes", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +48,11 @@ class TextSettings(DataSettings):
     chunks: int = setting(256, "longest context, in chunks")
     curriculum: str = setting("table8", "of lengths: table8, feedback, longest or shuffled")
     held_out: str | None = setting(None, "prepared text that feedback is measured on")
-    look_every: int = setting(50, "steps between looks at held-out text")
+    look_every: int = setting(50, "steps between looks at held-out text", least=1)
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         super().__post_init__()
-        if self.look_every < 1:
-            raise InputError(f"look_every = {self.look_every}; expected at least 1.")
         if self.curriculum == "feedback" and self.held_out is None:
             raise InputError("curriculum = 'feedback' needs text to watch; expected --held-out.")
 

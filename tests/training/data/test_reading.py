@@ -130,7 +130,7 @@ def test_a_file_that_was_cut_off_is_an_error_in_every_mode(write, name):
 def test_sources_are_looked_for_at_once(tmp_path):
     with pytest.raises(InputError, match=r"gone\.jsonl does not exist; expected a \.jsonl"):
         records_of(tmp_path / "gone.jsonl")
-    with pytest.raises(InputError, match=r"has no \.jsonl, \.jsonl\.gz or \.jsonl\.xz file in it"):
+    with pytest.raises(InputError, match=r"has no \.jsonl, \.jsonl\.gz, \.jsonl\.xz file in it"):
         records_of(tmp_path)
     (tmp_path / "a.csv").write_text("text")
     with pytest.raises(InputError, match=r"a\.csv is of no known kind.*hf:"):

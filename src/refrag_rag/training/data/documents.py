@@ -45,17 +45,11 @@ def prepare_documents(
 
     Parameters
     ----------
-    texts
-        The documents.
-    tokenizer
-        The model's.
     folder
         A new folder, or one of prepared data, which is replaced at the end.
-    sources
-        Where the documents come from, for the report.
-    skipped
-        Counts of records that were left out before, for the report. Texts that give no token are
-        counted there too.
+    sources, skipped
+        For the report: where the documents come from, and counts of what was left out before.
+        Texts that give no token are counted there too.
 
     Raises
     ------
@@ -100,14 +94,9 @@ def prepare_documents(
 
 
 class Documents:
-    """Tokens of many documents. Runs of them never leave a document.
+    """Tokens of many documents, a row each as `prepare_documents` writes them.
 
-    Parameters
-    ----------
-    dataset
-        A row a document: its ``ids`` and their number, ``length``.
-    report
-        Of the preparation.
+    Runs of tokens never leave a document.
     """
 
     def __init__(self, dataset: Dataset, report: PreparationReport) -> None:
@@ -163,19 +152,7 @@ class Documents:
     def run(self, rng: Random, length: int) -> Ids:
         """A run of exactly `length` tokens of one document, all places equally likely.
 
-        The result depends on the state of `rng` and nothing else.
-
-        Parameters
-        ----------
-        rng
-            Draws the place.
-        length
-            Tokens of the run, at least 1.
-
-        Returns
-        -------
-        NDArray
-            *Shape:* (length,), int64.
+        *Shape* (length,), int64; it depends on the state of `rng` and nothing else.
 
         Raises
         ------
@@ -201,25 +178,8 @@ class Documents:
     def continuation(self, rng: Random, context: int, following: int) -> tuple[Ids, Ids]:
         """Tokens from a random place, and those that follow them in the same document.
 
-        All places in documents that are long enough are equally likely. (REFRAG, section 2.2: the
+        *Shapes* (context,) and (following,), int64, drawn as by `run`. (REFRAG, section 2.2: the
         next tokens are predicted from the context)
-
-        Parameters
-        ----------
-        rng
-            Draws the place.
-        context, following
-            How many tokens, at least 1 each.
-
-        Returns
-        -------
-        tuple
-            *Shapes:* (context,) and (following,), int64.
-
-        Raises
-        ------
-        InputError
-            If no document is long enough; the longest is named.
         """
         found = self.run(rng, context + following)
         return found[:context], found[context:]

@@ -71,17 +71,10 @@ def replaced_folder(folder: Path, content: str) -> Iterator[Path]:
     An error or a kill before the end leaves `folder` as it was. The exchange is two renames: a
     kill between them leaves the old folder beside, under a hidden name that ends in ``.old``.
 
-    Parameters
-    ----------
-    folder
-        The place.
-    content
-        The file that a folder that may be replaced can hold, beside its report.
-
     Raises
     ------
     InputError
-        If the folder cannot be written, or holds other files.
+        If the folder cannot be written, or holds more than the file `content` and its report.
     """
     folder = folder.expanduser().resolve()
     _check_ours(folder, {content, REPORT})

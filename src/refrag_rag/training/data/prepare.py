@@ -43,11 +43,6 @@ def prepare(
     skip_bad
         Leave out and count records that cannot be used.
 
-    Returns
-    -------
-    PreparationReport
-        The counts, which also lie in the folder.
-
     Raises
     ------
     InputError

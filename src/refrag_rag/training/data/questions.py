@@ -1,7 +1,7 @@
 """Questions with passages: read, shortened around the gold passages, and written."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +13,12 @@ from refrag_rag.training.data.records import Passage, QuestionRecord, question_r
 QUESTIONS = "questions.jsonl"
 
 
-def load_questions(
-    source: str | Path, *, max_passages: int | None = None, skipped: Skipped | None = None
-) -> list[QuestionRecord]:
+def load_questions(source: str | Path, *, max_passages: int | None = None) -> list[QuestionRecord]:
     """Read all questions of a source, or of a folder that `prepare_questions` has written.
 
     Parameters
     ----------
-    source, skipped
+    source
         See `read_records`.
     max_passages
         Keep as many passages of a question at most, gold ones before others, in their order.
@@ -32,9 +30,9 @@ def load_questions(
     """
     if max_passages is not None and max_passages < 1:
         raise InputError(f"max_passages is {max_passages}; expected None or at least 1.")
-    found = list(read_records([source], question_record, skipped=skipped))
+    found = list(read_records([source], question_record))
     if not found:
-        raise _nothing(skipped)
+        raise _nothing({})
     if max_passages is None:
         return found
     return [replace(one, passages=keep_passages(one.passages, max_passages)) for one in found]
@@ -53,14 +51,10 @@ def prepare_questions(
 
     Parameters
     ----------
-    records
-        The questions; one at a time is in memory.
     folder
         A new folder, or one of prepared data, which is replaced at the end.
-    sources
-        Where the questions come from, for the report.
-    skipped
-        Counts of records that were left out, for the report.
+    sources, skipped
+        For the report: where the questions come from, and counts of what was left out.
 
     Raises
     ------
@@ -96,8 +90,8 @@ def keep_passages(passages: Sequence[Passage], most: int) -> tuple[Passage, ...]
     return tuple(passages[place] for place in sorted(first[:most]))
 
 
-def _nothing(skipped: Skipped | None) -> InputError:
+def _nothing(skipped: Mapping[str, int]) -> InputError:
     return InputError(
-        f"There is no question (left out: {dict(skipped or {}) or 'nothing'}); expected at least "
-        "one. Check the source."
+        f"There is no question (left out: {dict(skipped) or 'nothing'}); expected at least one. "
+        "Check the source."
     )

@@ -15,8 +15,6 @@ from refrag_rag.training.data.records import BadRecordError
 
 HUB = "hf:"
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
-EXPECTED = "a .jsonl, .jsonl.gz or .jsonl.xz file, a folder of such files, or hf:NAME"
-JSON = "one JSON object a line, in UTF-8"
 LOGGED = 3  # records of each reason
 
 Record = TypeVar("Record")
@@ -107,26 +105,27 @@ def _object(line: bytes) -> dict[str, Any]:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         found = f"byte {line[error.start]:#04x} at {error.start} of the line is not UTF-8"
-        raise BadRecordError(f"{found}; expected {JSON}", "line: not UTF-8") from error
+        problem = "not UTF-8"
     except (ValueError, RecursionError) as error:
-        found = f"{shown} is not JSON ({error})"
-        raise BadRecordError(f"{found}; expected {JSON}", "line: not JSON") from error
-    if not isinstance(record, dict):
-        found = f"{shown} is {type(record).__name__}, not an object"
-        raise BadRecordError(f"{found}; expected {JSON}", "line: not an object")
-    return record
+        found, problem = f"{shown} is not JSON ({error})", "not JSON"
+    else:
+        if isinstance(record, dict):
+            return record
+        found, problem = f"{shown} is {type(record).__name__}, not an object", "not an object"
+    raise BadRecordError(f"{found}; expected one JSON object a line, in UTF-8", f"line: {problem}")
 
 
 def _lines(source: Path) -> Rows:
-    files = [source]
-    if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.name.lower().endswith(ENDINGS))
-    if not files or not source.exists() or not files[0].name.lower().endswith(ENDINGS):
-        what = "does not exist" if not source.exists() else "is of no known kind"
-        what = "has no .jsonl, .jsonl.gz or .jsonl.xz file in it" if not files else what
+    """Lines of a file, or of the files directly in a folder, sorted by name."""
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    files = [path for path in files if path.is_file() and path.name.lower().endswith(ENDINGS)]
+    if not files:
+        what = "is of no known kind" if source.exists() else "does not exist"
+        what = f"has no {', '.join(ENDINGS)} file in it" if source.is_dir() else what
         raise InputError(
-            f"{source} {what}; expected {EXPECTED}. For a folder or another format of the datasets "
-            f"library (parquet, csv) write hf:{source}."
+            f"{source} {what}; expected a .jsonl, .jsonl.gz or .jsonl.xz file, a folder of such "
+            "files, or hf:NAME. For a folder or another format of the datasets library (parquet, "
+            f"csv) write hf:{source}."
         )
     return chain.from_iterable(map(_file_lines, files))
 
