@@ -59,7 +59,7 @@ def training_commands() -> Iterator[argparse.ArgumentParser]:
 
     for name in (*STAGES, *SERVING):
         try:
-            with patch.object(argparse.ArgumentParser, "parse_args", stop):
+            with patch.object(argparse.ArgumentParser, "parse_known_args", stop):
                 train([name])
         except Parsed as found:
             parser = found.args[0]

@@ -31,7 +31,6 @@ from refrag_rag.training import pretrain, reconstruct
 from refrag_rag.training.batches import Row
 from refrag_rag.training.curricula import build_curriculum
 from refrag_rag.training.data.documents import Documents, prepare_documents
-from refrag_rag.training.data.records import TextRecord
 from refrag_rag.training.document_sources import DocumentChunks, DocumentContinuation
 from refrag_rag.training.lengths import table
 from refrag_rag.training.policy_rollouts import mean_log_probs
@@ -160,12 +159,12 @@ def _prepare(folder: Path, settings: AblationSettings, seed: int, told: int) -> 
     return found
 
 
-def _texts(world: World, count: int, rng: Random, told: int) -> Iterator[TextRecord]:
+def _texts(world: World, count: int, rng: Random, told: int) -> Iterator[str]:
     """Documents of several passages, long enough for any context."""
     for _ in range(count):
         entities = world.entities(rng, PASSAGES // told, facts=FACTS)
         passages = (entity.passage(rng) for entity in entities for _ in range(told))
-        yield TextRecord(text="\n\n".join(passages))
+        yield "\n\n".join(passages)
 
 
 def _curriculum(settings: AblationSettings, folder: Path, data: Path, seed: int) -> Arms:

@@ -6,7 +6,8 @@ Ends with a whole model whose encoder and projector are new.
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from recipes.tiny.levels import LevelCurriculum
 from recipes.tiny.pointing import pointing_objective
@@ -16,8 +17,8 @@ from recipes.tiny.sources import WorldText, open_tasks, open_world
 from recipes.tiny.tasks import Mix
 from recipes.tiny.tokenizer import train_tokenizer
 from refrag_rag.errors import InputError
+from refrag_rag.training.batches import Batch
 from refrag_rag.training.loop import train
-from refrag_rag.training.reading import PlainReader
 from refrag_rag.training.settings import setting
 from refrag_rag.training.stage import MODEL
 
@@ -40,6 +41,30 @@ class BaseSettings(AskingSettings):
         for name in ("restating", "mastered", "easier"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} = {getattr(self, name)}; expected 0 to 1.")
+
+
+class PlainReader(nn.Module):
+    """A decoder that reads batches without vectors.
+
+    Parameters
+    ----------
+    decoder
+        What is trained.
+    """
+
+    def __init__(self, decoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = decoder
+        self._no_split_modules = sorted(decoder._no_split_modules or ())
+
+    def forward(self, batch: Batch, encode: bool = False) -> Tensor:  # noqa: ARG002
+        """Logits of a batch, *shape* (B, T, vocabulary)."""
+        logits: Tensor = self.model(
+            input_ids=batch.input_ids.to(self.model.device),
+            attention_mask=batch.attention_mask.to(self.model.device),
+            use_cache=False,
+        ).logits
+        return logits
 
 
 def run(settings: BaseSettings) -> None:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from refrag_rag.text.chunking import ChunkedPassage
-from refrag_rag.training.batches import Row, arrange
-from refrag_rag.training.examples import Piece
+from refrag_rag.training.batches import Piece, Row, arrange
 
 Mark = tuple[str, str, int]  # an entity's name, a value of it, a character of that value
 

@@ -17,9 +17,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from recipes.tiny.layout import links
 from refrag_rag.errors import InputError
 from refrag_rag.training.batches import Row, collate
-from refrag_rag.training.loop import next_token_loss
-from refrag_rag.training.loss import Sums, next_token_sums
-from refrag_rag.training.protocols import Objective
+from refrag_rag.training.loss import Objective, Sums, next_token_loss, next_token_sums
 
 
 def pointing_objective(decoder: PreTrainedModel, weight: float) -> Objective:

@@ -8,7 +8,6 @@ import torch
 from recipes.tiny.records import draw_records
 from recipes.tiny.sources import open_tasks
 from recipes.tiny.tasks import Mix, Tasks
-from refrag_rag.errors import InputError
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.finetune import STAGE as FINETUNE
 from refrag_rag.training.policy import PolicySettings as GeneralSettings
@@ -23,13 +22,7 @@ class PolicySettings(GeneralSettings):
 
     data: str = setting("world", "nothing but the invented world")
     factbook: str | None = setting(None, "file with names of real countries")
-    questions: int = setting(1, "questions on one context, which is encoded once")
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.questions < 1:
-            raise InputError(f"questions = {self.questions}; expected at least 1.")
+    questions: int = setting(1, "questions on one context, which is encoded once", least=1)
 
 
 def run(settings: PolicySettings) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from refrag_rag.errors import InputError
 from refrag_rag.training.settings import LoopSettings, parse, setting
 from refrag_rag.training.stage import StageSettings
 
@@ -25,16 +24,10 @@ class WorldSettings(StageSettings):
 class AskingSettings(WorldSettings):
     """What the stages that ask questions have."""
 
-    questions: int = setting(12, "most questions on one context")
-    pointing: float = setting(0.0, "weight of the loss that shows attention where answers stand")
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.questions < 1:
-            raise InputError(f"questions = {self.questions}; expected at least 1.")
-        if self.pointing < 0:
-            raise InputError(f"pointing = {self.pointing}; expected 0 or more.")
+    questions: int = setting(12, "most questions on one context", least=1)
+    pointing: float = setting(
+        0.0, "weight of the loss that shows attention where answers stand", least=0
+    )
 
 
 def read_settings(

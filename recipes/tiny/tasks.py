@@ -1,6 +1,6 @@
 """Training examples: passages first, then questions, repetitions or retellings.
 
-See `refrag_rag.training.examples`; pieces know where values stand in them.
+See `refrag_rag.training.batches`; pieces know where values stand in them.
 """
 
 from bisect import bisect_right
@@ -14,8 +14,7 @@ from tokenizers import Tokenizer
 from recipes.tiny.layout import Mark, MarkedPiece
 from recipes.tiny.world import Entity, Statement, Told, World
 from refrag_rag.text.tokenization import token_id
-from refrag_rag.training.examples import SEPARATOR
-from refrag_rag.training.prompts import PLAIN, STYLES, Style
+from refrag_rag.training.prompts import PLAIN, SEPARATOR, STYLES, Style
 
 PASSAGE_WEIGHT, PROMPT_WEIGHT, COPY_WEIGHT, ANSWER_WEIGHT = 0.1, 0.02, 0.3, 0.9
 # The first token of an answer is where the passage is chosen: it weighs most and is the target,

@@ -21,7 +21,7 @@ from refrag_rag.model.encoder import ChunkEncoder, build_pooling
 from refrag_rag.model.projector import Projector
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
-from refrag_rag.training.lora import add_adapter
+from refrag_rag.training.stage import add_adapter
 from tests.engine.test_engine import PASSAGES, messages
 from tests.model.test_encoder import foreign
 

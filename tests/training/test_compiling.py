@@ -5,13 +5,13 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from recipes.tiny.base import PlainReader
 from recipes.tiny.shape import decoder_config
 from refrag_rag.errors import InputError
 from refrag_rag.model.compiling import compiled, missing_tools
-from refrag_rag.training.batches import arrange
-from refrag_rag.training.examples import gold
+from refrag_rag.training.batches import arrange, gold
 from refrag_rag.training.loop import train
-from refrag_rag.training.reading import PlainReader, Reader
+from refrag_rag.training.reading import Reader
 from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, losses, settings
 

@@ -8,7 +8,7 @@ import pytest
 
 from refrag_rag.cli import main
 from refrag_rag.training.feedback import FeedbackCurriculum
-from refrag_rag.training.lengths import stage_weights
+from refrag_rag.training.lengths import LengthCurriculum
 
 NAN = float("nan")
 
@@ -46,10 +46,10 @@ def test_a_stage_is_held_until_it_is_mastered_whatever_the_share():
         curriculum.record(0.1, 1.0)  # training figures move nothing
     assert curriculum.summary()["stage"] == 1
     assert curriculum.summary()["held_by"] == [1]
-    assert curriculum.weights() == stage_weights(curriculum.lengths, 0)
+    assert curriculum.weights() == LengthCurriculum().table[0]
     curriculum.observe(1, 1.0, 0.9)
     assert curriculum.summary()["stage"] == 2
-    assert curriculum.weights() == stage_weights(curriculum.lengths, 1)
+    assert curriculum.weights() == LengthCurriculum().table[1]
 
 
 def test_every_main_length_must_be_mastered_since_the_stage_began():
@@ -78,7 +78,7 @@ def test_the_last_stage_stays():
 def test_what_got_worse_is_rehearsed_until_it_is_back():
     curriculum = build(tolerance=0.2, factor=3.0, least=0.1)
     advance(curriculum, 8)
-    plain = stage_weights(curriculum.lengths, 7)  # next to nothing of length 1
+    plain = LengthCurriculum().table[7]  # next to nothing of length 1
     curriculum.observe(1, 0.69, 1.0)
     assert curriculum.weights() == plain  # within the tolerance of its best, 0.5
     curriculum.observe(1, 0.9, 1.0)
@@ -98,7 +98,7 @@ def test_what_got_worse_is_rehearsed_until_it_is_back():
 def test_a_length_with_more_than_the_least_share_gets_the_factor():
     curriculum = build(factor=2.0, least=0.01)
     advance(curriculum, 5)
-    plain = stage_weights(curriculum.lengths, 4)
+    plain = LengthCurriculum().table[4]
     curriculum.observe(2, 1.5, 0.4)
     assert curriculum.weights() == pytest.approx([plain[0], 2 * plain[1], *plain[2:]])
 

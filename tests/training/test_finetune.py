@@ -7,12 +7,10 @@ import torch
 
 from refrag_rag import RefragModel
 from refrag_rag.training.batches import arrange, collate
-from refrag_rag.training.distil import distilled_rows
-from refrag_rag.training.loop import next_token_loss, train
-from refrag_rag.training.lora import add_adapter
-from refrag_rag.training.loss import next_token_sums
+from refrag_rag.training.loop import train
+from refrag_rag.training.loss import distilled_rows, next_token_loss, next_token_sums
 from refrag_rag.training.reading import Reader
-from refrag_rag.training.stage import freeze
+from refrag_rag.training.stage import add_adapter, freeze
 from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, settings, some_rows
 

@@ -11,10 +11,8 @@ from refrag_rag.training.lengths import (
     STAGES,
     TABLE_8,
     LengthCurriculum,
-    length_weights,
     stage_at,
     stage_counts,
-    stage_weights,
     table,
 )
 
@@ -79,20 +77,21 @@ def test_weights_follow_the_share_of_the_run():
     for stage in range(STAGES):
         share = (stage + 0.5) / STAGES
         expected = [PRINTED[length][0][stage] for length in lengths]
-        assert length_weights(lengths, share) == pytest.approx(expected, abs=0.5)
+        assert LengthCurriculum(lengths).weights(share) == pytest.approx(expected, abs=0.5)
     assert (stage_at(0.0), stage_at(1.0), stage_at(1.3)) == (0, 8, 8)
-    assert length_weights((1, 16), 1.0, maximum=16) == stage_weights((1, 256), 8)
+    short, whole = LengthCurriculum((1, 16), maximum=16), LengthCurriculum((1, 256))
+    assert short.weights(1.0) == whole.weights(1.0) == whole.table[8]
 
 
 @pytest.mark.parametrize(
     "call",
     [
         lambda: table(0),
-        lambda: stage_weights((3,), 0),
-        lambda: stage_weights((32,), 0, maximum=16),
-        lambda: stage_weights((), 0),
-        lambda: length_weights((1,), float("nan")),
-        lambda: length_weights((1,), -0.1),
+        lambda: LengthCurriculum((3,)),
+        lambda: LengthCurriculum((32,), maximum=16),
+        lambda: LengthCurriculum(()),
+        lambda: LengthCurriculum((1,)).weights(float("nan")),
+        lambda: LengthCurriculum((1,)).weights(-0.1),
         lambda: LengthCurriculum((1, 3)),
     ],
 )
@@ -104,7 +103,7 @@ def test_what_has_no_row_is_refused(call):
 def test_lengths_are_drawn_as_often_as_the_table_says():
     curriculum, rng = LengthCurriculum(maximum=32), Random(1)
     drawn = [curriculum.draw(rng, 0.5) for _ in range(4000)]
-    weights = stage_weights(curriculum.lengths, 4, 32)
+    weights = curriculum.table[4]
     for length, weight in zip(curriculum.lengths, weights, strict=True):
         assert drawn.count(length) / 4000 == pytest.approx(weight / sum(weights), abs=0.03)
 
@@ -113,7 +112,7 @@ def test_only_what_was_drawn_and_measured_is_logged():
     curriculum = LengthCurriculum()
     assert curriculum.lengths == (1, 2, 4, 8, 16)
     assert curriculum.summary()["accuracy"] == {}
-    curriculum.choose(Random(0), [0, 0, 1, 0, 0])
+    curriculum.drawn = 4
     curriculum.record(2.0, 0.5)
     curriculum.record(1.0, 0.7)
     curriculum.record(float("nan"), float("nan"))

@@ -17,9 +17,9 @@ from accelerate import DistributedType
 from recipes.tiny.layout import cut
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training import deepspeed, state
-from refrag_rag.training.batches import Row, arrange, collate, share_of
-from refrag_rag.training.examples import Piece, gold
-from refrag_rag.training.loop import next_token_loss, train
+from refrag_rag.training.batches import Piece, Row, arrange, collate, gold, share_of
+from refrag_rag.training.loop import train
+from refrag_rag.training.loss import next_token_loss
 from refrag_rag.training.progress import Progress
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings

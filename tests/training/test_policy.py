@@ -14,14 +14,15 @@ from refrag_rag.evaluation.perplexity import log_perplexities, look
 from refrag_rag.policies import Chunks, get_policy
 from refrag_rag.policies.learned import ExpandLearned, chunk_logits
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
+from refrag_rag.training.batches import gold
 from refrag_rag.training.document_sources import Frame
-from refrag_rag.training.examples import gold
-from refrag_rag.training.policy_cases import Cases, make_case
-from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective, clipped_loss, see
+from refrag_rag.training.policy_cases import Case, Cases
+from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective, clipped_loss
 from refrag_rag.training.policy_rollouts import (
     Rollout,
     gumbel_top_k,
     mean_log_probs,
+    see,
     sequence_log_probs,
 )
 from refrag_rag.training.reading import Reader
@@ -100,7 +101,7 @@ def case_of(reader, p=0.3, answer="Port Belu"):
     pieces = [frame.first, *[frame.text_passage(text) for text in passages]]
     asked = frame.text_passage("Where is Velmora?")
     said = gold(reader.model.chunker.chunk(answer).token_ids)
-    return make_case([*pieces, asked, said, frame.end], p, question="Where?", asked=asked)
+    return Case([*pieces, asked, said, frame.end], p, question="Where?", asked=asked)
 
 
 def test_rewards_are_the_gold_tokens_mean_log_probability(reader):
@@ -191,7 +192,7 @@ def test_prompts_of_several_lengths_are_read_as_each_alone(reader, query):
     network = PolicyNetwork(NetworkShape(chunk_width=32, width=16, query=query))
     network.output[-1].weight.data.normal_()
     long = case_of(reader)
-    short = make_case(long.pieces[2:], 0.3, question="How high?", asked=long.question_piece)
+    short = Case(long.pieces[2:], 0.3, question="How high?", asked=long.asked)
     cases = [long, short]
     questions = [case.question for case in cases]
     together = chunk_logits(network, see(reader, cases), questions)

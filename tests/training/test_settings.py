@@ -66,9 +66,22 @@ def test_the_command_line_wins(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--sheduel=linear", "'sheduel'; did you mean 'schedule'"),
+        ("--x", "setting 'x'; See --help"),
+    ],
+)
+def test_an_unknown_option_is_named_with_the_nearest(tmp_path, option, message):
+    with pytest.raises(InputError, match=message):
+        parse(PretrainSettings, "pretrain", "", ["--out", str(tmp_path), option])
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("all: {lrr: 1}", "unknown setting 'lrr'"),
+        ("all: {lrr: 1}", "unknown setting 'lrr'; did you mean 'lr'"),
+        ("pretrain: {text_shares: [a]}", r"text_shares = \['a'\]; expected a list of float"),
         ("pretrain: {steps: many}", "steps = 'many'; expected int"),
         ("pretrain: {steps: 1.5}", "steps = 1.5; expected int"),
         ("pretrain: {gradient_checkpointing: 1}", "expected bool"),

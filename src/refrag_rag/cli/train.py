@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.data.skipping import OnBad
 
 STAGES = ("reconstruct", "pretrain", "policy", "finetune")
 
@@ -50,7 +49,7 @@ def prepare(arguments: Sequence[str]) -> None:
 
     parser = argparse.ArgumentParser(prog="refrag train prepare", description=prepare.__doc__)
     parser.add_argument("sources", nargs="+", help="JSON-lines files or folders, or hf:DATASET")
-    parser.add_argument("--out", type=Path, required=True, help="folder (text) or file (questions)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--kind", choices=("text", "questions"), default="text")
     parser.add_argument("--decoder", help="text: whose tokenizer; folder or hub id")
     parser.add_argument("--skip-bad", action="store_true", help="count bad records, do not stop")
@@ -58,8 +57,7 @@ def prepare(arguments: Sequence[str]) -> None:
     if options.kind == "text" and not options.decoder:
         raise InputError("Text is prepared for one tokenizer; expected --decoder NAME.")
     tokenizer = AutoTokenizer.from_pretrained(options.decoder) if options.decoder else None
-    on_bad: OnBad = "skip" if options.skip_bad else "raise"
-    found = run(options.sources, tokenizer, options.out, kind=options.kind, on_bad=on_bad)
+    found = run(options.sources, tokenizer, options.out, options.kind, skip_bad=options.skip_bad)
     counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
     print(f"{options.out}: {counts}; left out: {dict(found.skipped) or 'nothing'}")
 

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.policies import Chunks, Policy
-from refrag_rag.training.policy_objective import see
-from refrag_rag.training.policy_rollouts import Case, mean_log_probs
+from refrag_rag.training.policy_cases import Case
+from refrag_rag.training.policy_rollouts import mean_log_probs, see
 from refrag_rag.training.reading import Reader
 
 MEASURE = "log-perplexity of the gold tokens"

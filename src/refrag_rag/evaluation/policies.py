@@ -26,8 +26,7 @@ from refrag_rag.evaluation.questions import Question, read_questions, recall
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import POLICIES, get_policy, needs_of
 from refrag_rag.training.document_sources import Frame
-from refrag_rag.training.policy_cases import make_case
-from refrag_rag.training.policy_rollouts import Case
+from refrag_rag.training.policy_cases import Case
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 
@@ -223,7 +222,7 @@ def _cases(model: RefragModel, questions: Sequence[Question]) -> Iterator[Case]:
     frame = Frame(model)
     for question in questions:
         pieces, asked = layout.lay_out(message(question), question.answers[0])
-        yield make_case(pieces, 0.0, question=asked, asked=frame.text_passage(asked))
+        yield Case(pieces, 0.0, question=asked, asked=frame.text_passage(asked))
 
 
 def _point(k: int, policy: str, p: float, values: NDArray[np.float64]) -> Point:

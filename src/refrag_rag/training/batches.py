@@ -1,4 +1,4 @@
-"""Examples to rows, rows to tensors: which chunks become vectors, labels and loss weights."""
+"""Examples to rows, rows to tensors: pieces of text, which chunks are vectors, labels, weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,43 @@ import torch
 from torch import Tensor
 
 from refrag_rag.text.chunking import ChunkedPassage
-from refrag_rag.training.examples import Piece
 
 IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of tokens, what the loss on them weighs, and whether it may be compressed.
+
+    An example is a list of pieces. Passages are pieces of their own, tokenised alone, exactly as
+    the engine treats spans, so that any share of their chunks can be handed over as vectors.
+
+    Attributes
+    ----------
+    ids
+        In the decoder's vocabulary.
+    weight
+        Of the loss on each of these tokens, 0 for none.
+    target
+        Whether accuracy, distillation and rewards count these tokens: the gold ones.
+    chunked
+        Of a passage: its chunks, each of which may stand as a vector.
+    """
+
+    ids: Sequence[int]
+    weight: float = 0.0
+    target: bool = False
+    chunked: ChunkedPassage | None = None
+
+
+def gold(ids: Sequence[int]) -> Piece:
+    """Tokens that are to be said: targets of full weight."""
+    return Piece(ids, 1.0, target=True)
+
+
+def passages_of(pieces: Sequence[Piece]) -> list[ChunkedPassage]:
+    """The passages among pieces."""
+    return [piece.chunked for piece in pieces if piece.chunked is not None]
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,23 @@
-"""The curricula of lengths by name, and their control: the same batches in random order."""
+"""Training on text: the curricula of lengths by name, and what the stages on text do with them."""
 
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.document_sources import Lengths
-from refrag_rag.training.feedback import FeedbackCurriculum, HasRows, Watch
+from refrag_rag.model import RefragModel
+from refrag_rag.training.data.documents import Documents
+from refrag_rag.training.document_sources import DocumentChunks, DocumentContinuation
+from refrag_rag.training.feedback import FeedbackCurriculum, Watch
 from refrag_rag.training.lengths import LengthCurriculum
-from refrag_rag.training.protocols import Source
-from refrag_rag.training.stage import TextSettings
+from refrag_rag.training.protocols import Lengths, Source
+from refrag_rag.training.stage import TextSettings, run_stage
 
 SHUFFLED = "shuffled"
+CURRICULA = ("table8", "feedback", "longest", SHUFFLED)
 
 
-def _longest(chunks: int) -> Lengths:
-    return LengthCurriculum((chunks,), maximum=chunks)
-
-
-def _table(chunks: int) -> Lengths:
-    return LengthCurriculum(maximum=chunks)
-
-
-def _feedback(chunks: int) -> Lengths:
-    return FeedbackCurriculum(maximum=chunks)
-
-
-CURRICULA: dict[str, Callable[[int], Lengths]] = {
-    "table8": _table,
-    "feedback": _feedback,
-    "longest": _longest,
-    SHUFFLED: _table,
-}
-
-
-def build_curriculum(name: str, *, chunks: int) -> Lengths:
+def build_curriculum(name: str, *, chunks: int) -> LengthCurriculum:
     """A curriculum of contexts of up to `chunks` chunks.
 
     Raises
@@ -44,35 +27,31 @@ def build_curriculum(name: str, *, chunks: int) -> Lengths:
     """
     if name not in CURRICULA:
         raise InputError(f"curriculum = {name!r}; expected one of {', '.join(CURRICULA)}.")
-    return CURRICULA[name](chunks)
+    if name == "feedback":
+        return FeedbackCurriculum(maximum=chunks)
+    return LengthCurriculum((chunks,) if name == "longest" else None, maximum=chunks)
 
 
-def ordered(source: Source, settings: TextSettings) -> Source:
-    """The source as its curriculum orders it, or shuffled."""
-    if settings.curriculum != SHUFFLED:
-        return source
-    return Shuffled(source, steps=settings.steps, seed=settings.seed)
-
-
-def watch_for(
-    settings: TextSettings, lengths: Lengths, source: Callable[[str], HasRows]
-) -> Watch | None:
-    """Held-out text for a curriculum that is led by it; `source` opens a folder."""
-    if settings.held_out is None or not isinstance(lengths, FeedbackCurriculum):
-        return None
-    return Watch(settings.look_every, source(settings.held_out), lengths)
+def run_on_text(
+    model: RefragModel,
+    settings: TextSettings,
+    stage: str,
+    rows: Callable[[Documents, Lengths], DocumentChunks | DocumentContinuation],
+) -> None:
+    """Run a stage on prepared text, in the order of its curriculum; `rows` makes its source."""
+    lengths = build_curriculum(settings.curriculum, chunks=settings.chunks)
+    source: Source = rows(Documents.open(settings.data, model.tokenizer), lengths)
+    if settings.curriculum == SHUFFLED:
+        source = Shuffled(source, steps=settings.steps, seed=settings.seed)
+    watch = None
+    if settings.held_out is not None and isinstance(lengths, FeedbackCurriculum):
+        held_out = rows(Documents.open(settings.held_out, model.tokenizer), lengths)
+        watch = Watch(settings.look_every, held_out, lengths)
+    run_stage(model, source, settings, settings.out / stage, watch=watch)
 
 
 class Shuffled:
-    """Another source's batches, all of them, in random order: what a curriculum is measured by.
-
-    Parameters
-    ----------
-    source
-        Whose steps are shuffled.
-    steps, seed
-        Of the run.
-    """
+    """Another source's batches, all of them, in random order: what a curriculum is measured by."""
 
     def __init__(self, source: Source, *, steps: int, seed: int) -> None:
         self.source, self.steps, self.seed = source, steps, seed

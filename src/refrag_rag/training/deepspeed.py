@@ -75,10 +75,7 @@ def save(accelerator: Accelerator, folder: Path, rest: dict[str, Any], *, step: 
             for older in set(folder.glob("deepspeed-*")) - {folder / name}:
                 shutil.rmtree(older)
     except OSError as error:
-        raise TrainingError(
-            f"The state in {folder} cannot be written ({error}); the one before it is kept. "
-            "Make room and start the same command again: it goes on there."
-        ) from error
+        raise unwritten(folder, error) from error
 
 
 def load(accelerator: Accelerator, folder: Path) -> dict[str, Any] | None:
@@ -101,3 +98,11 @@ def load(accelerator: Accelerator, folder: Path) -> dict[str, Any] | None:
     accelerator.load_state(str(folder / latest["checkpoint"]))
     rest: dict[str, Any] = latest["rest"]
     return rest
+
+
+def unwritten(folder: Path, error: Exception) -> TrainingError:
+    """The error for a state that cannot be written."""
+    return TrainingError(
+        f"The state in {folder} cannot be written ({error}); the one before it is kept. "
+        "Make room and start the same command again: it goes on there."
+    )

@@ -1,41 +1,18 @@
 """Rows from users' own text: reconstruction and continuation at the curriculum's lengths."""
 
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from refrag_rag.model import RefragModel
-from refrag_rag.text.chunking import ChunkedPassage
-from refrag_rag.training.batches import Row, arrange
+from refrag_rag.training.batches import Piece, Row, arrange, gold, passages_of
 from refrag_rag.training.data.documents import Documents
-from refrag_rag.training.examples import Piece, gold
-
-
-class Lengths(Protocol):
-    """A curriculum of context lengths, in chunks."""
-
-    def draw(self, rng: Random, share: float) -> int:
-        """The length of the next step."""
-
-    def record(self, loss: float, accuracy: float) -> None:
-        """Take note of the step's result."""
-
-    def summary(self) -> dict[str, Any]:
-        """Figures for the log."""
-
-    def state(self) -> dict[str, Any]:
-        """What `restore` needs."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+from refrag_rag.training.protocols import Lengths
 
 
 class Frame:
     """What stands around a training example: the decoder's first token, and its last.
 
-    Parameters
-    ----------
-    model
-        Gives tokenizer and chunker. Text is cut exactly as at question time.
+    Passages are cut by the model's own chunker, exactly as at question time.
     """
 
     def __init__(self, model: RefragModel) -> None:
@@ -52,24 +29,12 @@ class Frame:
 
     def text_passage(self, text: str) -> Piece:
         """Text as a passage."""
-        chunked: ChunkedPassage = self._chunker.chunk(text)
+        chunked = self._chunker.chunk(text)
         return Piece(chunked.token_ids, chunked=chunked)
 
 
-class DocumentChunks:
-    """Reconstruction: a run of text as vectors, followed by its tokens.
-
-    Parameters
-    ----------
-    documents
-        Where runs are drawn from.
-    model
-        Cuts them.
-    lengths
-        Draws the length of each step.
-    batch_size
-        Runs of a step.
-    """
+class DocumentRows:
+    """Rows of one length a step, as a curriculum draws it; the model's chunker cuts them."""
 
     def __init__(
         self, documents: Documents, model: RefragModel, lengths: Lengths, *, batch_size: int
@@ -78,6 +43,10 @@ class DocumentChunks:
         self.k, self.frame = model.config.k, Frame(model)
         self.record, self.summary = lengths.record, lengths.summary
         self.state, self.restore = lengths.state, lengths.restore
+
+
+class DocumentChunks(DocumentRows):
+    """Reconstruction: a run of text as vectors, followed by its tokens."""
 
     def draw(self, rng: Random, share: float) -> list[Row]:
         """Runs of one length."""
@@ -90,16 +59,14 @@ class DocumentChunks:
     def _row(self, rng: Random, chunks: int) -> Row:
         passage = self.frame.passage(self.documents.run(rng, chunks * self.k))
         pieces = [self.frame.first, passage, gold(passage.ids), self.frame.end]
-        return arrange(pieces, _all_vectors(pieces))
+        return arrange(pieces, [[False] * len(one) for one in passages_of(pieces)])
 
 
-class DocumentContinuation:
+class DocumentContinuation(DocumentRows):
     """Next-paragraph prediction: context as vectors and some text, then the tokens that follow.
 
     Parameters
     ----------
-    documents, model, lengths, batch_size
-        See `DocumentChunks`; the length is the context's.
     following
         Most tokens to predict; never more than the context has.
     text_shares
@@ -117,11 +84,8 @@ class DocumentContinuation:
         following: int,
         text_shares: tuple[float, ...],
     ) -> None:
-        self.documents, self.lengths, self.batch_size = documents, lengths, batch_size
-        self.k, self.frame = model.config.k, Frame(model)
+        super().__init__(documents, model, lengths, batch_size=batch_size)
         self.following, self.text_shares = following, text_shares
-        self.record, self.summary = lengths.record, lengths.summary
-        self.state, self.restore = lengths.state, lengths.restore
 
     def draw(self, rng: Random, share: float) -> list[Row]:
         """Contexts of one length."""
@@ -136,14 +100,10 @@ class DocumentContinuation:
     def _row(self, rng: Random, chunks: int, text_share: float) -> Row:
         tokens = chunks * self.k
         context, following = self.documents.continuation(rng, tokens, min(tokens, self.following))
-        pieces = [
-            self.frame.first,
-            self.frame.passage(context),
-            gold([int(i) for i in following]),
-        ]
-        masks = [[rng.random() < text_share for _ in mask] for mask in _all_vectors(pieces)]
-        return arrange(pieces, masks)
+        pieces = [self.frame.first, self.frame.passage(context), gold(following.tolist())]
+        return arrange(pieces, draw_masks(pieces, rng, text_share))
 
 
-def _all_vectors(pieces: list[Piece]) -> list[list[bool]]:
-    return [[False] * len(p.chunked) for p in pieces if p.chunked is not None]
+def draw_masks(pieces: list[Piece], rng: Random, share: float) -> list[list[bool]]:
+    """For each passage, for each chunk, whether it stays text: with a probability of `share`."""
+    return [[rng.random() < share for _ in range(len(one))] for one in passages_of(pieces)]

@@ -10,10 +10,10 @@ from random import Random
 from typing import Any, Protocol
 
 from refrag_rag.training.batches import Row
-from refrag_rag.training.lengths import STAGES, LengthCurriculum
+from refrag_rag.training.lengths import STAGES, LengthCurriculum, by_length, rounded
 
 
-class FeedbackCurriculum:
+class FeedbackCurriculum(LengthCurriculum):
     """Goes through Table 8 as held-out figures allow, whatever share of the run is done.
 
     A stage is mastered when each of its main lengths, those with at least an even share of its
@@ -51,9 +51,8 @@ class FeedbackCurriculum:
         factor: float = 4.0,
         least: float = 0.05,
     ) -> None:
-        self.table = LengthCurriculum(lengths, maximum=maximum)
-        self.lengths, self.record = self.table.lengths, self.table.record
-        self.accuracy, self.tolerance = accuracy, tolerance
+        super().__init__(lengths, maximum=maximum)
+        self.mastery, self.tolerance = accuracy, tolerance
         self.factor, self.least = factor, least
         self.stage = 0
         self.latest: dict[int, float] = {}
@@ -63,7 +62,7 @@ class FeedbackCurriculum:
     @property
     def main(self) -> list[int]:
         """Lengths that have at least an even share of the stage's data points."""
-        weights = self.table.weights[self.stage]
+        weights = self.table[self.stage]
         even = sum(weights) / len(weights)
         return [n for n, w in zip(self.lengths, weights, strict=True) if w >= even * (1 - 1e-9)]
 
@@ -79,34 +78,23 @@ class FeedbackCurriculum:
         return [n for n in easier if self.latest[n] > self.best[n] + self.tolerance]
 
     def observe(self, length: int, loss: float, accuracy: float) -> None:
-        """Take note of held-out figures of one length; without a loss they do not count.
+        """Take note of held-out figures of one length in chunks; without a loss they do not count.
 
-        Parameters
-        ----------
-        length
-            In chunks.
-        loss
-            Mean over held-out tokens, in nats a token.
-        accuracy
-            Share of held-out tokens that are right.
+        The loss is in nats a token, the accuracy the share of tokens that are right.
         """
         if not math.isfinite(loss):
             return
         self.latest[length] = loss
         self.best[length] = min(loss, self.best.get(length, loss))
         self.mastered = [n for n in self.mastered if n != length]
-        if accuracy >= self.accuracy:
+        if accuracy >= self.mastery:
             self.mastered.append(length)
         if not self.holding and self.stage + 1 < STAGES:
             self.stage, self.mastered = self.stage + 1, []
 
-    def draw(self, rng: Random, share: float = 0.0) -> int:  # noqa: ARG002 - as LengthCurriculum
-        """Draw the length of the next step (to be followed by one `record`)."""
-        return self.table.choose(rng, self.weights())
-
-    def weights(self) -> list[float]:
-        """How often each length is drawn now."""
-        weights, rehearsed = self.table.weights[self.stage], self.rehearsed
+    def weights(self, share: float = 0.0) -> list[float]:  # noqa: ARG002
+        """How often each length is drawn now, whatever share of the run is done."""
+        weights, rehearsed = self.table[self.stage], self.rehearsed
         least = self.least * sum(weights)
         return [
             self.factor * max(weight, least) if length in rehearsed else weight
@@ -116,25 +104,23 @@ class FeedbackCurriculum:
     def summary(self) -> dict[str, Any]:
         """Figures for the log; the stage is counted from one, as in the table."""
         return {
-            **self.table.summary(),
+            **super().summary(),
             "stage": self.stage + 1,
             "held_by": self.holding,
             "rehearsed": self.rehearsed,
-            "held_out_loss": {n: round(value, 3) for n, value in sorted(self.latest.items())},
+            "held_out_loss": rounded(self.latest),
         }
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs."""
         names = ("stage", "latest", "best", "mastered")
-        return {**self.table.state(), **{name: getattr(self, name) for name in names}}
+        return {**super().state(), **{name: getattr(self, name) for name in names}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.table.restore(state)
+        super().restore(state)
         self.stage, self.mastered = state["stage"], state["mastered"]
-        # JSON has turned the lengths into text
-        self.latest = {int(n): value for n, value in state["latest"].items()}
-        self.best = {int(n): value for n, value in state["best"].items()}
+        self.latest, self.best = by_length(state["latest"]), by_length(state["best"])
 
 
 class HasRows(Protocol):
@@ -146,18 +132,16 @@ class HasRows(Protocol):
 
 @dataclass(frozen=True)
 class Watch:
-    """What is read between steps, without learning from it.
+    """What is read every so many steps, without learning from it: the same rows each time.
 
     Attributes
     ----------
-    every
-        Steps from one look to the next.
     source
         Over documents that are never trained on.
     curriculum
         Is told the figures.
     rows
-        Rows of each length; the same each time.
+        Rows of each length.
     """
 
     every: int

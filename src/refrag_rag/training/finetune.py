@@ -9,16 +9,18 @@ from functools import partial
 
 import torch
 
-from refrag_rag.errors import InputError
 from refrag_rag.training.data.questions import load_questions
-from refrag_rag.training.distil import distilled_rows
-from refrag_rag.training.loop import next_token_loss
-from refrag_rag.training.lora import add_adapter
+from refrag_rag.training.loss import Objective, distilled_rows, next_token_loss
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
-from refrag_rag.training.protocols import Objective
 from refrag_rag.training.question_sources import QuestionLayout, Questions
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import DataSettings, freeze, run_stage, start_model
+from refrag_rag.training.stage import (
+    DataSettings,
+    add_adapter,
+    freeze,
+    run_stage,
+    start_model,
+)
 
 STAGE = "finetune"
 
@@ -31,14 +33,12 @@ class FinetuneSettings(DataSettings):
     text_shares: tuple[float, ...] = setting(
         (0.0, 0.0, 0.1, 1.0), "shares of chunks that stay text, one drawn an example"
     )
-    lora: int = setting(0, "rank of a LoRA adapter on the decoder, which then does not move itself")
-    distil: float = setting(0.0, "weight of the divergence from the same decoder on full text")
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data."""
-        super().__post_init__()
-        if self.lora < 0 or self.distil < 0:
-            raise InputError(f"lora = {self.lora}, distil = {self.distil}; expected 0 or more.")
+    lora: int = setting(
+        0, "rank of a LoRA adapter on the decoder, which then does not move itself", least=0
+    )
+    distil: float = setting(
+        0.0, "weight of the divergence from the same decoder on full text", least=0
+    )
 
 
 def run(settings: FinetuneSettings) -> None:

@@ -1,10 +1,8 @@
-"""How a run was launched: devices, processes and precision, by accelerate; and the optimizer."""
+"""How a run was launched: devices, processes and precision, by accelerate."""
 
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
-from torch import nn
 
 from refrag_rag.errors import InputError
 from refrag_rag.training import deepspeed
@@ -35,14 +33,3 @@ def open_accelerator(settings: LoopSettings, folder: Path, *, whole: bool) -> Ac
     if settings.tracker:
         accelerator.init_trackers("refrag-rag", config=None)
     return accelerator
-
-
-def adamw(module: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW over the parameters that are trained."""
-    return torch.optim.AdamW(
-        [parameter for parameter in module.parameters() if parameter.requires_grad],
-        lr=settings.lr,
-        betas=(0.9, settings.beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )

@@ -14,15 +14,7 @@ SHORT = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """Data points of one context length, stage by stage: a geometric sequence.
-
-    Attributes
-    ----------
-    first
-        Data points of the first stage.
-    ratio
-        Factor from one stage to the next.
-    """
+    """Data points of one context length, stage by stage: a geometric sequence."""
 
     first: float
     ratio: float
@@ -80,38 +72,6 @@ def stage_counts(maximum: int) -> dict[int, list[int]]:
     }
 
 
-def stage_weights(lengths: Sequence[int], stage: int, maximum: int | None = None) -> list[float]:
-    """How often each length is drawn in a stage, counted from zero.
-
-    Parameters
-    ----------
-    lengths
-        Numbers of chunks.
-    stage
-        0 to 8.
-    maximum
-        Longest context, in chunks: `table` of it. By default the rows of the paper's table.
-
-    Raises
-    ------
-    InputError
-        If a length has no row.
-    """
-    rows = TABLE_8 if maximum is None else table(maximum)
-    strange = [length for length in lengths if length not in rows]
-    if strange or not lengths:
-        raise InputError(
-            f"Lengths {list(lengths)} in chunks; expected some of {list(rows)}. Choose among "
-            "these, or give the longest context as the maximum."
-        )
-    return [rows[length].at(stage) for length in lengths]
-
-
-def length_weights(lengths: Sequence[int], share: float, maximum: int | None = None) -> list[float]:
-    """How often each length is drawn once `share` (0 to 1) of the training is done."""
-    return stage_weights(lengths, stage_at(share), maximum)
-
-
 def stage_at(share: float) -> int:
     """The stage, counted from zero, once `share` (0 to 1) of the training is done."""
     if not share >= 0:  # NaN as well
@@ -137,21 +97,27 @@ class LengthCurriculum:
     """
 
     def __init__(self, lengths: Sequence[int] | None = None, *, maximum: int | None = None) -> None:
+        rows = TABLE_8 if maximum is None else table(maximum)
         if lengths is None:
-            lengths = SHORT if maximum is None else tuple(table(maximum))
+            lengths = SHORT if maximum is None else tuple(rows)
+        if not lengths or not set(lengths) <= rows.keys():
+            raise InputError(
+                f"Lengths {list(lengths)} in chunks; expected some of {list(rows)}. Choose among "
+                "these, or give the longest context as the maximum."
+            )
         self.lengths = tuple(lengths)
-        self.weights = [stage_weights(self.lengths, n, maximum) for n in range(STAGES)]
+        self.table = [[rows[n].at(stage) for n in self.lengths] for stage in range(STAGES)]
         self.drawn = self.lengths[0]
         self.accuracy: dict[int, float] = {}
         self.loss: dict[int, float] = {}
 
+    def weights(self, share: float) -> list[float]:
+        """How often each length is drawn once `share` (0 to 1) of the training is done."""
+        return self.table[stage_at(share)]
+
     def draw(self, rng: Random, share: float) -> int:
         """Draw the length of the next step (to be followed by one `record`)."""
-        return self.choose(rng, self.weights[stage_at(share)])
-
-    def choose(self, rng: Random, weights: Sequence[float]) -> int:
-        """Draw the length of the next step by the given weights, one a length."""
-        self.drawn = rng.choices(self.lengths, weights)[0]
+        self.drawn = rng.choices(self.lengths, self.weights(share))[0]
         return self.drawn
 
     def record(self, loss: float, accuracy: float) -> None:
@@ -163,24 +129,26 @@ class LengthCurriculum:
 
     def summary(self) -> dict[str, Any]:
         """Figures for the log, of the lengths that were drawn."""
-        return {
-            "accuracy": {n: round(value, 3) for n, value in sorted(self.accuracy.items())},
-            "target_loss": {n: round(value, 3) for n, value in sorted(self.loss.items())},
-        }
+        return {"accuracy": rounded(self.accuracy), "target_loss": rounded(self.loss)}
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs."""
-        return {
-            "drawn": self.drawn,
-            "accuracy": dict(self.accuracy),
-            "loss": dict(self.loss),
-        }
+        return {name: getattr(self, name) for name in ("drawn", "accuracy", "loss")}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.drawn = state["drawn"]  # JSON has turned the lengths into text
-        self.accuracy = {int(n): value for n, value in state["accuracy"].items()}
-        self.loss = {int(n): value for n, value in state["loss"].items()}
+        self.drawn = state["drawn"]
+        self.accuracy, self.loss = by_length(state["accuracy"]), by_length(state["loss"])
+
+
+def rounded(figures: dict[int, float]) -> dict[int, float]:
+    """Figures by length as the log shows them."""
+    return {length: round(value, 3) for length, value in sorted(figures.items())}
+
+
+def by_length(figures: dict[Any, float]) -> dict[int, float]:
+    """Figures by length; JSON has turned the lengths into text."""
+    return {int(length): value for length, value in figures.items()}
 
 
 def _sum(ratio: float) -> float:

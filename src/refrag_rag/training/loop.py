@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,23 +24,17 @@ from tqdm import tqdm
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.model.compiling import compiled
 from refrag_rag.training import deepspeed
-from refrag_rag.training.batches import Row, collate, share_of
+from refrag_rag.training.batches import share_of
 from refrag_rag.training.feedback import Watch
-from refrag_rag.training.launch import adamw, open_accelerator
-from refrag_rag.training.loss import Sums, next_token_sums
+from refrag_rag.training.launch import open_accelerator
+from refrag_rag.training.loss import Objective, next_token_loss
 from refrag_rag.training.progress import Progress
-from refrag_rag.training.protocols import Item, Objective, Source
+from refrag_rag.training.protocols import Item, Source
 from refrag_rag.training.settings import LoopSettings, as_dict, check_same
-from refrag_rag.training.state import STATE, load_state, save_state
+from refrag_rag.training.state import load_state, save_state
 
 logger = logging.getLogger(__name__)
 LOG, SETTINGS = "log.jsonl", "settings.json"
-
-
-def next_token_loss(module: nn.Module, rows: Sequence[Row], everything: Sequence[Row]) -> Sums:
-    """Next-token loss of mixed rows: what all stages but the policy's minimise."""
-    batch = collate(rows)
-    return next_token_sums(module(batch, encode=any(row.chosen for row in everything)), batch)
 
 
 def train(
@@ -60,14 +55,8 @@ def train(
     ----------
     module
         Called with batches; parameters that require a gradient are trained.
-    source
-        Gives the rows.
-    settings
-        How long and how fast.
     folder
         Where log and state are written.
-    objective
-        The loss.
     watch
         What is read in between, on held-out text.
     whole
@@ -88,39 +77,56 @@ def train(
     """
     torch.set_flush_denormal(True)
     accelerator = open_accelerator(settings, folder, whole=whole)
-    module, prepared = accelerator.prepare(module, adamw(module, settings))
-    run = _Run(accelerator, module, prepared, source, settings, folder, objective, watch)
+    optimizer = torch.optim.AdamW(
+        moving(module),
+        lr=settings.lr,
+        betas=(0.9, settings.beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    module, prepared = accelerator.prepare(module, optimizer)
+    run = _Run(
+        accelerator,
+        module,
+        prepared,
+        source,
+        settings,
+        folder,
+        objective,
+        watch,
+        Progress(settings),
+    )
     with compiled(module, wanted=settings.compile):
         run.resume()
         run.go()
     return module
 
 
+def moving(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+@dataclass
 class _Run:
     """One process's part in a run."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        module: nn.Module,
-        optimizer: Any,
-        source: Source,
-        settings: LoopSettings,
-        folder: Path,
-        objective: Objective,
-        watch: Watch | None,
-    ) -> None:
-        self.accelerator, self.module, self.optimizer = accelerator, module, optimizer
-        self.source, self.settings, self.folder = source, settings, folder
-        self.objective, self.watch = objective, watch
-        self.progress = Progress(settings)
+    accelerator: Accelerator
+    module: nn.Module
+    optimizer: Any
+    source: Source
+    settings: LoopSettings
+    folder: Path
+    objective: Objective
+    watch: Watch | None
+    progress: Progress
 
     def resume(self) -> None:
         """Go on from the folder's state, if there is one, and note the settings."""
         rest = None
         if (self.folder / SETTINGS).exists():
             check_same(self.settings, json.loads((self.folder / SETTINGS).read_text("utf-8")))
-            rest = self._load()
+            rest = load_state(self.accelerator, self.folder, self.module, self.optimizer)
         elif self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(as_dict(self.settings), indent=2) + "\n"
@@ -162,13 +168,11 @@ class _Run:
         rows = self.source.draw(Random(f"{seed}-{progress.step}"), progress.share)
         loss, target_loss, right, targets = self._accumulate(rows)
         self._check_finite(loss, rows)
-        norm = self.accelerator.clip_grad_norm_(self._moving(), self.settings.clip)
+        norm = self.accelerator.clip_grad_norm_(moving(self.module), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         nothing = float("nan")
-        self.source.record(
-            target_loss / targets if targets else nothing, right / targets if targets else nothing
-        )
+        self.source.record(*(x / targets if targets else nothing for x in (target_loss, right)))
         self.progress = Progress(
             self.settings,
             progress.step + 1,
@@ -228,10 +232,7 @@ class _Run:
         if deepspeed.is_used(self.accelerator):  # it steps by itself where gradients are complete
             self.accelerator.sync_gradients = not later
             return nullcontext()
-        kept: AbstractContextManager[Any] = nullcontext()
-        if later:
-            kept = self.accelerator.no_sync(self.module)
-        return kept
+        return self.accelerator.no_sync(self.module) if later else nullcontext()
 
     def _check_finite(self, loss: float, rows: Sequence[Item]) -> None:
         if math.isfinite(loss):
@@ -242,9 +243,6 @@ class _Run:
             f"{', '.join(origins[:8]) or 'made by the seed and the step'}. The last state in "
             f"{self.folder} is kept: lower the learning rate or look at these rows, and go on."
         )
-
-    def _moving(self) -> list[nn.Parameter]:
-        return [p for p in self.module.parameters() if p.requires_grad]
 
     def _log(self, loss: float, lr: float, norm: float) -> None:
         progress = self.progress
@@ -257,8 +255,8 @@ class _Run:
             "loss": round(loss, 6),
             "lr": lr,
             "norm": round(norm, 4),
+            **self.source.summary(),
         }
-        line |= self.source.summary()
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.accelerator.log(dict(_scalars(line)), step=progress.step)
@@ -269,23 +267,9 @@ class _Run:
             "source": self.source.state(),
             "progress": [progress.step, progress.seconds, progress.tokens],
         }
-        if deepspeed.is_used(self.accelerator):
-            deepspeed.save(self.accelerator, self.folder, rest, step=progress.step)
-        else:
-            main = self.accelerator.is_main_process
-            save_state(self.folder, self.module, self.optimizer.optimizer, rest, write=main)
-        self.accelerator.wait_for_everyone()
-
-    def _load(self) -> dict[str, Any] | None:
-        zero = deepspeed.is_used(self.accelerator)
-        if (self.folder / (STATE if zero else deepspeed.LATEST)).exists():
-            raise InputError(
-                f"The run in {self.folder} was started {'without' if zero else 'with'} DeepSpeed, "
-                "whose states are its own; expected the same now, or another run folder."
-            )
-        if zero:
-            return deepspeed.load(self.accelerator, self.folder)
-        return load_state(self.folder, self.module, self.optimizer.optimizer)
+        save_state(
+            self.accelerator, self.folder, self.module, self.optimizer, rest, step=progress.step
+        )
 
 
 def _scalars(figures: Mapping[Any, Any], group: str = "") -> Iterator[tuple[str, float]]:

@@ -8,7 +8,6 @@ answers stand instead, a quick start for rewards.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import torch
@@ -17,7 +16,6 @@ from accelerate import PartialState
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Policy
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from refrag_rag.training.curricula import build_curriculum
@@ -26,10 +24,8 @@ from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.document_sources import DocumentContinuation, Frame
 from refrag_rag.training.loop import train
-from refrag_rag.training.policy_cases import Cases, DrawCases, question_case, text_case
-from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective
-from refrag_rag.training.policy_places import PlacesObjective
-from refrag_rag.training.policy_rollouts import Case
+from refrag_rag.training.policy_cases import Case, Cases, DrawCases, question_case
+from refrag_rag.training.policy_objective import PlacesObjective, PolicyModule, PolicyObjective
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
 from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
@@ -37,7 +33,7 @@ from refrag_rag.training.settings import parse, setting
 from refrag_rag.training.stage import MODEL, DataSettings, start_model
 
 STAGE = "policy"
-KINDS = {"learned": False, "learned-query": True}
+QUERY = "learned-query"  # the kind that sees the question
 REWARD, PLACES = "reward", "places"
 
 
@@ -46,15 +42,18 @@ class PolicySettings(DataSettings):
     """The network, and how its arrangements are drawn and compared."""
 
     kind: str = setting(
-        "learned", "learned (the paper's), or learned-query, which sees the question"
+        "learned",
+        "learned (the paper's), or learned-query, which sees the question",
+        choices=("learned", QUERY),
     )
     objective: str = setting(
         REWARD,
         "reward, or places: where the answers of questions stand, without asking the decoder",
+        choices=(REWARD, PLACES),
     )
     width: int = setting(128, "of the network")
-    samples: int = setting(8, "arrangements of one example, G")
-    epochs: int = setting(4, "steps on the same rollouts")
+    samples: int = setting(8, "arrangements of one example, G", least=2)
+    epochs: int = setting(4, "steps on the same rollouts", least=1)
     ratio: float = setting(0.2, "clip of the probability ratio")
     shares: tuple[float, ...] = setting((0.1,), "shares of chunks to expand, one drawn an example")
     chunks: int = setting(256, "of text: chunks of context")
@@ -64,14 +63,6 @@ class PolicySettings(DataSettings):
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         super().__post_init__()
-        if self.kind not in KINDS:
-            raise InputError(f"kind = {self.kind!r}; expected one of {', '.join(KINDS)}.")
-        if self.objective not in (REWARD, PLACES):
-            raise InputError(f"objective = {self.objective!r}; expected {REWARD} or {PLACES}.")
-        if self.samples < 2 or self.epochs < 1:
-            raise InputError(
-                f"samples = {self.samples}, epochs = {self.epochs}; expected at least 2 and 1."
-            )
         if self.save_every % self.epochs:
             raise InputError(
                 f"save_every = {self.save_every}; expected a multiple of epochs = {self.epochs}, "
@@ -93,21 +84,28 @@ def train_policy(model: RefragModel, settings: PolicySettings, draw_cases: DrawC
     model.eval().requires_grad_(False)
     reader = Reader(model).to(PartialState().device)
     network = _network(settings, model)
-    objective, epochs = _objective(settings, reader)
-    folder = settings.out / STAGE / settings.kind
+    objective: PolicyObjective | PlacesObjective = PlacesObjective(reader)
+    epochs = 1
+    if settings.objective == REWARD:
+        objective = PolicyObjective(
+            reader, samples=settings.samples, clip=settings.ratio, rows_at_once=settings.micro_batch
+        )
+        epochs = settings.epochs
     train(
         PolicyModule(network),
         source=Cases(
             draw_cases, batch_size=settings.batch_size, epochs=epochs, figures=objective.figures
         ),
         settings=settings,
-        folder=folder,
+        folder=settings.out / STAGE / settings.kind,
         objective=objective,
         whole=True,
     )
     target = settings.out / STAGE / MODEL
     if PartialState().is_main_process:
-        model.policies |= _trained_before(target, model)
+        if target.is_dir():  # policies of other kinds that were trained for this encoder
+            before = RefragModel.from_pretrained(target)
+            model.policies |= before.policies if before.fingerprint == model.fingerprint else {}
         model.policies[settings.kind] = ExpandLearned(network)
         save(model, target)
 
@@ -115,7 +113,7 @@ def train_policy(model: RefragModel, settings: PolicySettings, draw_cases: DrawC
 def _network(settings: PolicySettings, model: RefragModel) -> PolicyNetwork:
     """The model's own network of this kind, or a new one."""
     shape = NetworkShape(
-        chunk_width=model.config.chunk_width, width=settings.width, query=KINDS[settings.kind]
+        chunk_width=model.config.chunk_width, width=settings.width, query=settings.kind == QUERY
     )
     own = model.policies.get(settings.kind)
     if not isinstance(own, ExpandLearned):
@@ -126,25 +124,6 @@ def _network(settings: PolicySettings, model: RefragModel) -> PolicyNetwork:
             f"{own.network.shape.width}; expected the same, or a model without that policy."
         )
     return own.network.train()
-
-
-def _objective(
-    settings: PolicySettings, reader: Reader
-) -> tuple[PolicyObjective | PlacesObjective, int]:
-    """The loss, and how many steps in a row read the same cases."""
-    if settings.objective == REWARD:
-        return PolicyObjective(
-            reader, samples=settings.samples, clip=settings.ratio, rows_at_once=settings.micro_batch
-        ), settings.epochs
-    return PlacesObjective(reader), 1
-
-
-def _trained_before(folder: Path, model: RefragModel) -> dict[str, Policy]:
-    """Policies of other kinds that an earlier run of this stage has trained for this encoder."""
-    if not folder.is_dir():
-        return {}
-    before = RefragModel.from_pretrained(folder)
-    return before.policies if before.fingerprint == model.fingerprint else {}
 
 
 def _draw_cases(settings: PolicySettings, model: RefragModel) -> DrawCases:
@@ -166,9 +145,12 @@ def _draw_cases(settings: PolicySettings, model: RefragModel) -> DrawCases:
         following=settings.following,
         text_shares=(0.0,),
     )
-    return lambda rng, count: [
-        text_case(source, settings.chunks, rng, rng.choice(settings.shares)) for _ in range(count)
-    ]
+
+    def draw(rng: Random) -> Case:
+        share = rng.choice(settings.shares)
+        return Case(source.rows(rng, settings.chunks, 1)[0].pieces, share)
+
+    return lambda rng, count: [draw(rng) for _ in range(count)]
 
 
 def question_cases(

@@ -1,40 +1,112 @@
-"""Cases for the policy: from questions with answers, or from text with its continuation."""
+"""Cases for the policy: examples with passages to decide on, and a gold answer or continuation."""
 
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refrag_rag.errors import InputError
+from refrag_rag.policies import limit_of
 from refrag_rag.spans import neutralise
 from refrag_rag.text.chunking import ChunkedPassage
+from refrag_rag.training.batches import Piece, Row, arrange, passages_of
 from refrag_rag.training.data.records import QuestionRecord
-from refrag_rag.training.document_sources import DocumentContinuation, Frame
-from refrag_rag.training.examples import Piece
-from refrag_rag.training.policy_rollouts import Case
+from refrag_rag.training.document_sources import Frame
 from refrag_rag.training.question_sources import QuestionLayout
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One example that the policy decides on.
+
+    Attributes
+    ----------
+    pieces
+        The example, with its gold tokens.
+    p
+        Share of the chunks to expand.
+    question
+        What is asked; empty where nothing is.
+    asked
+        The question, cut into chunks.
+    origin
+        Where it comes from, for messages.
+    weight
+        1, or 0 for a case that only fills a place.
+    answer_chunks
+        Where the gold answer stands, if it stands in a passage.
+
+    Raises
+    ------
+    InputError
+        If there is no chunk to decide on.
+    """
+
+    pieces: Sequence[Piece]
+    p: float
+    question: str = ""
+    asked: Piece | None = None
+    origin: str = ""
+    weight: float = 1.0
+    answer_chunks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Look for chunks."""
+        if not any(map(len, self.chunked)):
+            raise InputError(
+                f"Example {self.origin or '?'} has no chunk; expected passages with text."
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the example, all as text."""
+        return sum(len(piece.ids) for piece in self.pieces)
+
+    @cached_property
+    def chunked(self) -> list[ChunkedPassage]:
+        """The passages."""
+        return passages_of(self.pieces)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Its L chunks as text."""
+        return tuple(text for passage in self.chunked for text in passage.chunk_texts())
+
+    @cached_property
+    def passages(self) -> NDArray[np.int64]:
+        """The passage of each chunk, *shape* (L,)."""
+        return np.repeat(np.arange(len(self.chunked)), [len(one) for one in self.chunked])
+
+    def allowed(self, p: float | None = None) -> int:
+        """How many chunks a share (the case's own by default) expands, T'."""
+        return limit_of(self.p if p is None else p, len(self.texts))
+
+    def silent(self) -> "Case":
+        """The same without any loss."""
+        return replace(self, weight=0.0)
+
+    def arranged(self, expanded: Sequence[int]) -> Row:
+        """The example with these chunks as text."""
+        mask = np.zeros(len(self.texts), bool)
+        mask[list(expanded)] = True
+        masks = [mask[self.passages == place].tolist() for place in range(len(self.chunked))]
+        return arrange(self.pieces, masks, origin=self.origin)
+
 
 DrawCases = Callable[[Random, int], list[Case]]
 """Draws so many cases."""
 
 
 class Cases:
-    """The same cases for several steps, then new ones.
+    """The same cases for several steps (`epochs`), then new ones.
 
-    Parameters
-    ----------
-    draw_cases
-        Makes them.
-    batch_size
-        Cases of a step.
-    epochs
-        Steps on the same cases.
-    figures
-        What the objective's two figures are called in the log.
+    `figures` is what the objective's two figures are called in the log.
     """
 
     def __init__(
@@ -79,9 +151,14 @@ def question_case(
 ) -> Case:
     """A question whose gold answer gives the reward."""
     pieces, question = layout.example(record, rng)
-    asked = frame.text_passage(question)
-    case = make_case(pieces, p, question=question, asked=asked, origin=record.id or "")
-    return replace(case, answer_chunks=answer_chunks(case.chunked, record))
+    return Case(
+        pieces,
+        p,
+        question=question,
+        asked=frame.text_passage(question),
+        origin=record.id or "",
+        answer_chunks=answer_chunks(passages_of(pieces), record),
+    )
 
 
 def answer_chunks(passages: Sequence[ChunkedPassage], record: QuestionRecord) -> tuple[int, ...]:
@@ -103,38 +180,3 @@ def answer_chunks(passages: Sequence[ChunkedPassage], record: QuestionRecord) ->
                 found.update(range(start + first, start + last + 1))
         start += len(passage)
     return tuple(sorted(found))
-
-
-def text_case(source: DocumentContinuation, chunks: int, rng: Random, p: float) -> Case:
-    """A context whose gold continuation gives the reward."""
-    return make_case(source.rows(rng, chunks, 1)[0].pieces, p)
-
-
-def make_case(
-    pieces: Sequence[Piece],
-    p: float,
-    *,
-    question: str = "",
-    asked: Piece | None = None,
-    origin: str = "",
-) -> Case:
-    """A case from laid-out pieces.
-
-    Raises
-    ------
-    InputError
-        If there is no chunk to decide on.
-    """
-    passages = [piece.chunked for piece in pieces if piece.chunked is not None]
-    sizes = [len(passage) for passage in passages]
-    if not sum(sizes):
-        raise InputError(f"Example {origin or '?'} has no chunk; expected passages with text.")
-    return Case(
-        pieces=tuple(pieces),
-        texts=tuple(text for passage in passages for text in passage.chunk_texts()),
-        passages=np.repeat(np.arange(len(sizes)), sizes),
-        question=question,
-        question_piece=asked,
-        p=p,
-        origin=origin,
-    )

@@ -1,4 +1,4 @@
-"""The policy's loss: clipped probability ratios, weighed by group-normalised advantages."""
+"""The policy's losses: clipped probability ratios by group-normalised advantages; and places."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,29 +6,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import log_softmax
 
 from refrag_rag.policies import Chunks
 from refrag_rag.policies.learned import chunk_logits
 from refrag_rag.policies.network import PolicyNetwork
 from refrag_rag.training.loss import Sums
+from refrag_rag.training.policy_cases import Case
 from refrag_rag.training.policy_rollouts import (
-    Case,
     Rollout,
     gumbel_top_k,
     mean_log_probs,
+    see,
     sequence_log_probs,
 )
-from refrag_rag.training.reading import Reader, embed
+from refrag_rag.training.reading import Reader
+
+PASSAGE_SHARE = 0.2  # of the loss that teaches where answers stand
 
 
 class PolicyModule(nn.Module):
-    """The network behind one `forward` for several prompts.
-
-    Parameters
-    ----------
-    network
-        What is trained.
-    """
+    """The network that is trained, behind one `forward` for several prompts."""
 
     def __init__(self, network: PolicyNetwork) -> None:
         super().__init__()
@@ -42,10 +40,10 @@ class PolicyModule(nn.Module):
 class PolicyObjective:
     """Draws arrangements when new cases come, and keeps them while the same ones come again.
 
+    The reader gives embeddings and rewards; it does not move.
+
     Parameters
     ----------
-    reader
-        Gives embeddings and rewards; it does not move.
     samples
         Arrangements of a case, G.
     clip
@@ -118,24 +116,50 @@ def clipped_loss(
     return -torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain).mean()
 
 
-@torch.inference_mode()
-def see(reader: Reader, cases: Sequence[Case]) -> list[Chunks]:
-    """What a policy sees of cases. A passage of several of them is encoded once."""
-    pieces = [case.question_piece for case in cases]
-    asked = [None if piece is None else piece.chunked for piece in pieces]
-    passages = [one for case in cases for one in case.chunked] + [one for one in asked if one]
-    distinct = list(dict.fromkeys(passages))
-    rows = embed(reader.model, distinct).float().cpu().numpy()
-    parts = np.split(rows, np.cumsum([len(passage) for passage in distinct])[:-1])
-    known = dict(zip(distinct, parts, strict=True))
-    return [
-        Chunks(
-            texts=case.texts,
-            passages=case.passages,
-            embeddings=np.concatenate([known[passage] for passage in case.chunked]),
-            scores={},
-            retrieval=[None] * len(case.chunked),
-            question=known[question] if question else None,
-        )
-        for case, question in zip(cases, asked, strict=True)
-    ]
+class PlacesObjective:
+    """Cross-entropy of the first draw against the chunks that hold an answer. Ours.
+
+    The rest of their passages gets a small share, so that what is left of a budget goes there. The
+    decoder is not asked, so that a step costs little more than the encoder. A case whose
+    answer stands in no passage adds nothing.
+    """
+
+    figures = ("place_loss", "places_found")
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __call__(self, module: nn.Module, rows: Sequence[Case], everything: Sequence[Case]) -> Sums:  # noqa: ARG002
+        """Sum the losses of cases; right are those with all places among the best T'."""
+        logits = module(see(self.reader, rows), [case.question for case in rows])
+        weights = [case.weight * bool(case.answer_chunks) for case in rows]
+        losses = [place_loss(one, case) for one, case in zip(logits, rows, strict=True)]
+        found = [w * _found(one, case) for w, one, case in zip(weights, logits, rows, strict=True)]
+        total = torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum()
+        counted = torch.tensor([sum(found), sum(weights)], device=total.device)
+        return Sums(total, total.detach(), *counted)
+
+
+def place_loss(logits: Tensor, case: Case) -> Tensor:
+    """Mean negative log-probability of the answer's chunks, and of those around it, as first draw.
+
+    Parameters
+    ----------
+    logits
+        *Shape:* (L,)
+    """
+    if not case.answer_chunks:
+        return 0 * logits.sum()
+    surprise = -log_softmax(logits, 0)  # (L,)
+    places = list(case.answer_chunks)
+    around = np.isin(case.passages, case.passages[places])
+    around[places] = False
+    if not around.any():
+        return surprise[places].mean()
+    rest = surprise[torch.from_numpy(around).to(logits.device)].mean()
+    return (1 - PASSAGE_SHARE) * surprise[places].mean() + PASSAGE_SHARE * rest
+
+
+def _found(logits: Tensor, case: Case) -> bool:
+    best = set(logits.topk(min(len(logits), case.allowed())).indices.tolist())
+    return set(case.answer_chunks) <= best

@@ -1,7 +1,7 @@
 """Rollouts of the expansion policy: arrangements drawn by Gumbel top-k, rewards, advantages."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,76 +9,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from refrag_rag.policies import Chunks, limit_of
-from refrag_rag.text.chunking import ChunkedPassage
-from refrag_rag.training.batches import Batch, Row, arrange, collate
-from refrag_rag.training.examples import Piece
-from refrag_rag.training.reading import Reader
+from refrag_rag.policies import Chunks
+from refrag_rag.training.batches import Batch, Row, collate
+from refrag_rag.training.policy_cases import Case
+from refrag_rag.training.reading import Reader, embed
 
 SAME_REWARD = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One example that the policy decides on.
-
-    Attributes
-    ----------
-    pieces
-        The example, with its gold tokens.
-    texts
-        Its L chunks as text.
-    passages
-        *Shape:* (L,); the passage of each chunk.
-    question
-        What is asked; empty where nothing is.
-    question_piece
-        The question, cut into chunks.
-    p
-        Share of the chunks to expand.
-    origin
-        Where it comes from, for messages.
-    weight
-        1, or 0 for a case that only fills a place.
-    answer_chunks
-        Where the gold answer stands, if it stands in a passage.
-    """
-
-    pieces: tuple[Piece, ...]
-    texts: tuple[str, ...]
-    passages: NDArray[np.int64]
-    question: str
-    question_piece: Piece | None
-    p: float
-    origin: str = ""
-    weight: float = 1.0
-    answer_chunks: tuple[int, ...] = ()
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the example, all as text."""
-        return sum(len(piece.ids) for piece in self.pieces)
-
-    @property
-    def chunked(self) -> list[ChunkedPassage]:
-        """The passages."""
-        return [piece.chunked for piece in self.pieces if piece.chunked is not None]
-
-    def allowed(self, p: float | None = None) -> int:
-        """How many chunks a share (the case's own by default) expands, T'."""
-        return limit_of(self.p if p is None else p, len(self.texts))
-
-    def silent(self) -> "Case":
-        """The same without any loss."""
-        return replace(self, weight=0.0)
-
-    def arranged(self, expanded: Sequence[int]) -> Row:
-        """The example with these chunks as text."""
-        mask = np.zeros(len(self.texts), bool)
-        mask[list(expanded)] = True
-        sizes = [len(passage) for passage in self.chunked]
-        parts = np.split(mask, np.cumsum(sizes)[:-1])
-        return arrange(self.pieces, [part.tolist() for part in parts], origin=self.origin)
+@torch.inference_mode()
+def see(reader: Reader, cases: Sequence[Case]) -> list[Chunks]:
+    """What a policy sees of cases. A passage of several of them is encoded once."""
+    pieces = [case.asked for case in cases]
+    asked = [None if piece is None else piece.chunked for piece in pieces]
+    passages = [one for case in cases for one in case.chunked] + [one for one in asked if one]
+    distinct = list(dict.fromkeys(passages))
+    rows = embed(reader.model, distinct).float().cpu().numpy()
+    parts = np.split(rows, np.cumsum([len(passage) for passage in distinct])[:-1])
+    known = dict(zip(distinct, parts, strict=True))
+    return [
+        Chunks(
+            texts=case.texts,
+            passages=case.passages,
+            embeddings=np.concatenate([known[passage] for passage in case.chunked]),
+            scores={},
+            retrieval=[None] * len(case.chunked),
+            question=known[question] if question else None,
+        )
+        for case, question in zip(cases, asked, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +75,8 @@ def gumbel_top_k(
 ) -> Tensor:
     """Draw sequences without replacement, chunk after chunk from the softmax of what is left.
 
-    The largest of logits plus Gumbel noise, in falling order, have that distribution.
-
-    Returns
-    -------
-    Tensor
-        *Shape:* (samples, count)
+    The largest of logits plus Gumbel noise, in falling order, have that distribution. *Shape*
+    (samples, count).
     """
     uniform = torch.rand(samples, len(logits), generator=generator).clamp(1e-20, 1 - 1e-7)
     noise = -torch.log(-torch.log(uniform))
@@ -131,17 +86,7 @@ def gumbel_top_k(
 def sequence_log_probs(logits: Tensor, order: Tensor) -> Tensor:
     """Log-probability of every draw of sequences; logits once, masked again (REFRAG, section 2.3).
 
-    Parameters
-    ----------
-    logits
-        *Shape:* (L,)
-    order
-        *Shape:* (G, T')
-
-    Returns
-    -------
-    Tensor
-        *Shape:* (G, T')
+    Of logits (L,) and an order (G, T'); *shape* (G, T').
     """
     chosen = logits[order]  # (G, T')
     taken = torch.zeros(*order.shape, len(logits), dtype=torch.bool, device=logits.device)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from refrag_rag.training.curricula import build_curriculum, ordered, watch_for
+from refrag_rag.training.curricula import run_on_text
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.document_sources import DocumentContinuation
+from refrag_rag.training.protocols import Lengths
 from refrag_rag.training.reconstruct import STAGE as RECONSTRUCT
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import TextSettings, freeze, run_stage, start_model
+from refrag_rag.training.stage import TextSettings, freeze, start_model
 
 STAGE = "pretrain"
 
@@ -34,12 +35,10 @@ def run(settings: PretrainSettings) -> None:
     torch.manual_seed(settings.seed)
     model = start_model(settings, RECONSTRUCT)
     freeze(model, [model])
-    folder = settings.out / STAGE
-    lengths = build_curriculum(settings.curriculum, chunks=settings.chunks)
 
-    def source(data: str) -> DocumentContinuation:
+    def rows(documents: Documents, lengths: Lengths) -> DocumentContinuation:
         return DocumentContinuation(
-            Documents.open(data, model.tokenizer),
+            documents,
             model,
             lengths,
             batch_size=settings.batch_size,
@@ -47,8 +46,7 @@ def run(settings: PretrainSettings) -> None:
             text_shares=settings.text_shares,
         )
 
-    watch = watch_for(settings, lengths, source)
-    run_stage(model, ordered(source(settings.data), settings), settings, folder, watch=watch)
+    run_on_text(model, settings, STAGE, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

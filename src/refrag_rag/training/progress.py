@@ -1,24 +1,25 @@
 """How far a run is, and the learning rate there."""
 
 import math
+from dataclasses import dataclass
 
 from refrag_rag.training.settings import LoopSettings
 
 
+@dataclass(frozen=True)
 class Progress:
-    """How far a stage is, in steps, minutes or tokens, whichever is furthest."""
+    """How far a stage is, in steps, seconds and tokens; what is furthest counts."""
 
-    def __init__(
-        self, settings: LoopSettings, step: int = 0, seconds: float = 0.0, tokens: int = 0
-    ) -> None:
-        self.settings, self.step, self.seconds, self.tokens = settings, step, seconds, tokens
+    settings: LoopSettings
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
 
     @property
     def share(self) -> float:
         """Between 0 and 1."""
-        minutes = self.settings.minutes
+        minutes, tokens = self.settings.minutes, self.settings.tokens
         by_time = self.seconds / (60 * minutes) if minutes else 0.0
-        tokens = self.settings.tokens
         by_tokens = self.tokens / tokens if tokens else 0.0
         return max(self.step / self.settings.steps, by_time, by_tokens)
 

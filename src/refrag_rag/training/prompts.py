@@ -17,6 +17,7 @@ class Style:
     context_in_system: bool = False
 
 
+SEPARATOR = "\n\n"  # between passages, and between turns where there is no chat template
 PLAIN = Style()
 
 # Wordings that the frameworks' default templates and common recipes send to a model, so that the

@@ -1,12 +1,8 @@
-"""What the loop asks of a stage: where its items come from, and their loss."""
+"""What the loop asks of a stage: where its items come from, and in which order."""
 
 from collections.abc import Sequence
 from random import Random
 from typing import Any, Protocol
-
-from torch import nn
-
-from refrag_rag.training.loss import Sums
 
 
 class Item(Protocol):
@@ -28,17 +24,11 @@ class Item(Protocol):
         """The same without any loss: it fills a place where a process has too few."""
 
 
-class Source(Protocol):
-    """Where the items of a step come from, with the curriculum that chooses them.
-
-    All processes draw the same items and record the same figures, so they stay in step.
-    """
-
-    def draw(self, rng: Random, share: float) -> Sequence[Any]:
-        """The global batch of one step; `share` (0 to 1) of the run is done."""
+class Curriculum(Protocol):
+    """What changes during a run, led by its figures. All processes record the same ones."""
 
     def record(self, loss: float, accuracy: float) -> None:
-        """Take note of the target loss and accuracy (NaN without targets) of that step."""
+        """Take note of the target loss and accuracy (NaN without targets) of a step."""
 
     def summary(self) -> dict[str, Any]:
         """Figures for the log."""
@@ -50,8 +40,15 @@ class Source(Protocol):
         """Go on where `state` was taken."""
 
 
-class Objective(Protocol):
-    """The loss of a micro-batch; `everything` is the global batch it belongs to."""
+class Source(Curriculum, Protocol):
+    """Where the items of a step come from; all processes draw the same ones."""
 
-    def __call__(self, module: nn.Module, rows: Sequence[Any], everything: Sequence[Any]) -> Sums:
-        """Sum the losses."""
+    def draw(self, rng: Random, share: float) -> Sequence[Any]:
+        """The global batch of one step; `share` (0 to 1) of the run is done."""
+
+
+class Lengths(Curriculum, Protocol):
+    """A curriculum of context lengths, in chunks."""
+
+    def draw(self, rng: Random, share: float) -> int:
+        """The length of the next step."""

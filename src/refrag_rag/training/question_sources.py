@@ -10,23 +10,17 @@ from refrag_rag.prompt.assemble import parse
 from refrag_rag.spans import neutralise, wrap
 from refrag_rag.text.chat_template import Prompt
 from refrag_rag.text.tokenization import PromptTokenizer
-from refrag_rag.training.batches import Row, arrange
+from refrag_rag.training.batches import Piece, Row, arrange, gold
 from refrag_rag.training.data.questions import keep_passages
 from refrag_rag.training.data.records import QuestionRecord
-from refrag_rag.training.document_sources import Frame
-from refrag_rag.training.examples import SEPARATOR, Piece, gold
-from refrag_rag.training.prompts import STYLES, Style
+from refrag_rag.training.document_sources import Frame, draw_masks
+from refrag_rag.training.prompts import SEPARATOR, STYLES, Style
 
 
 class QuestionLayout:
     """Question records to pieces, through the chat template if the decoder has one.
 
-    Parameters
-    ----------
-    model
-        Gives tokenizer and chunker.
-    max_passages
-        Most passages of a prompt; gold ones are kept, others drawn.
+    A prompt has at most `max_passages`; gold ones are kept.
     """
 
     def __init__(self, model: RefragModel, *, max_passages: int) -> None:
@@ -74,16 +68,7 @@ class QuestionLayout:
 class Questions:
     """Questions on passages; of each example a random share of the chunks is text.
 
-    Parameters
-    ----------
-    records
-        What is asked.
-    layout
-        Lays it out.
-    batch_size
-        Examples of a step.
-    text_shares
-        Shares of chunks that stay text, one drawn for each example.
+    That share is drawn for each example, from `text_shares`.
     """
 
     def __init__(
@@ -107,12 +92,7 @@ class Questions:
     def _row(self, rng: Random) -> Row:
         record = rng.choice(self.records)
         pieces, _ = self.layout.example(record, rng)
-        share = rng.choice(self.text_shares)
-        masks = [
-            [rng.random() < share for _ in range(len(piece.chunked))]
-            for piece in pieces
-            if piece.chunked is not None
-        ]
+        masks = draw_masks(pieces, rng, rng.choice(self.text_shares))
         return arrange(pieces, masks, origin=record.id or "")
 
     def record(self, loss: float, accuracy: float) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from refrag_rag.model import RefragModel
 from refrag_rag.text.chunking import ChunkedPassage
@@ -16,34 +15,23 @@ class Reader(nn.Module):
 
     Parameters whose module is not called itself (the embedding table, the projector) belong to the
     outermost module, whose call gathers them; the transformers' blocks are gathered one by one.
-
-    Parameters
-    ----------
-    model
-        What is trained.
     """
 
     def __init__(self, model: RefragModel) -> None:
         super().__init__()
         self.model = model
-        self._no_split_modules = sorted({*_blocks(model.encoder.model), *_blocks(model.decoder)})
+        parts = (model.encoder.model, model.decoder)
+        self._no_split_modules = sorted({n for part in parts for n in part._no_split_modules or ()})
 
     def forward(self, batch: Batch, encode: bool = False, known: Tensor | None = None) -> Tensor:
-        """Logits of a batch.
+        """Logits of a batch, *shape* (B, T, vocabulary).
 
         Parameters
         ----------
-        batch
-            Rows of text and vectors.
         encode
             Call the encoder even if the batch has no vector, since another process does.
         known
             *Shape:* (V, D_enc); the batch's chunk embeddings, which are then not computed.
-
-        Returns
-        -------
-        Tensor
-            *Shape:* (B, T, vocabulary)
         """
         device = self.model.device
         embeddings = embed_chosen(self.model, batch) if known is None else known
@@ -59,38 +47,8 @@ class Reader(nn.Module):
         return logits
 
 
-class PlainReader(nn.Module):
-    """A decoder that reads batches without vectors.
-
-    Parameters
-    ----------
-    decoder
-        What is trained.
-    """
-
-    def __init__(self, decoder: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = decoder
-        self._no_split_modules = _blocks(decoder)
-
-    def forward(self, batch: Batch, encode: bool = False) -> Tensor:  # noqa: ARG002
-        """Logits of a batch, *shape* (B, T, vocabulary)."""
-        logits: Tensor = self.model(
-            input_ids=batch.input_ids.to(self.model.device),
-            attention_mask=batch.attention_mask.to(self.model.device),
-            use_cache=False,
-        ).logits
-        return logits
-
-
 def embed_chosen(model: RefragModel, batch: Batch) -> Tensor:
-    """Chunk embeddings of the batch's vectors, with gradient.
-
-    Returns
-    -------
-    Tensor
-        *Shape:* (V, D_enc)
-    """
+    """Chunk embeddings of the batch's vectors, with gradient, *shape* (V, D_enc)."""
     if not batch.vector_mask.any():
         return torch.empty(0, model.config.chunk_width, device=model.device)
     embedded = embed(model, batch.passages)  # (all chunks, D_enc)
@@ -101,8 +59,3 @@ def embed(model: RefragModel, passages: Sequence[ChunkedPassage]) -> Tensor:
     """Embeddings of all chunks of passages, with gradient, *shape* (sum of L, D_enc)."""
     windows = [window for passage in passages for window in model.encoder.windows(passage)]
     return torch.cat(model.encoder(windows))
-
-
-def _blocks(model: PreTrainedModel) -> list[str]:
-    """Class names of the blocks that repeat."""
-    return sorted(model._no_split_modules or ())

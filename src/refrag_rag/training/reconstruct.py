@@ -10,17 +10,12 @@ import torch
 
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.training.curricula import build_curriculum, ordered, watch_for
+from refrag_rag.training.curricula import run_on_text
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.document_sources import DocumentChunks
+from refrag_rag.training.protocols import Lengths
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import (
-    TextSettings,
-    check_trainable,
-    freeze,
-    run_stage,
-    start_model,
-)
+from refrag_rag.training.stage import TextSettings, check_trainable, freeze, start_model
 
 STAGE = "reconstruct"
 
@@ -41,15 +36,11 @@ def run(settings: ReconstructSettings) -> None:
     torch.manual_seed(settings.seed)
     model = _start(settings)
     freeze(model, [model.encoder, model.projector])
-    folder = settings.out / STAGE
-    lengths = build_curriculum(settings.curriculum, chunks=settings.chunks)
 
-    def source(data: str) -> DocumentChunks:
-        documents = Documents.open(data, model.tokenizer)
+    def rows(documents: Documents, lengths: Lengths) -> DocumentChunks:
         return DocumentChunks(documents, model, lengths, batch_size=settings.batch_size)
 
-    watch = watch_for(settings, lengths, source)
-    run_stage(model, ordered(source(settings.data), settings), settings, folder, watch=watch)
+    run_on_text(model, settings, STAGE, rows)
 
 
 def _start(settings: ReconstructSettings) -> RefragModel:

@@ -5,9 +5,10 @@ import json
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -17,9 +18,11 @@ EVERY_STAGE = "all"  # the section of a YAML file that all stages read
 Settings = TypeVar("Settings", bound="LoopSettings")
 
 
-def setting(default: Any, about: str) -> Any:
-    """A field of a settings class with the line that ``--help`` shows."""
-    return field(default=default, metadata={"about": about})
+def setting(
+    default: Any, about: str, *, least: float | None = None, choices: Sequence[Any] = ()
+) -> Any:
+    """A field of a settings class: what ``--help`` shows, and the values that it may have."""
+    return field(default=default, metadata={"about": about, "least": least, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,38 +30,47 @@ class LoopSettings:
     """What every stage has: where it writes, how long and how fast it learns."""
 
     out: Path = field(metadata={"about": "run folder; the stage writes into a folder of its name"})
-    steps: int = setting(1000, "optimizer steps")
+    steps: int = setting(1000, "optimizer steps", least=1)
     minutes: float | None = setting(
         None, "stop after so many minutes, the schedule brought forward"
     )
     tokens: int | None = setting(None, "the same after so many positions, padding not counted")
     lr: float = setting(1e-4, "peak learning rate")
     warmup: float = setting(0.04, "share of the steps with rising learning rate, or steps if > 1")
-    schedule: str = setting("cosine", "learning rate after that: cosine, or linear at the end")
+    schedule: str = setting(
+        "cosine",
+        "learning rate after that: cosine, or linear at the end",
+        choices=("cosine", "linear"),
+    )
     decay: float = setting(0.2, "share of the run in which a linear schedule falls to zero")
     beta2: float = setting(0.98, "decay of AdamW's second moments")
     weight_decay: float = setting(0.05, "of AdamW")
     clip: float = setting(1.0, "largest norm of the gradient")
-    micro_batch: int = setting(64, "rows that one process reads at once; more are accumulated")
-    precision: str = setting("no", "mixed precision: no, bf16 or fp16")
+    micro_batch: int = setting(
+        64, "rows that one process reads at once; more are accumulated", least=1
+    )
+    precision: str = setting(
+        "no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16")
+    )
     gradient_checkpointing: bool = setting(False, "compute activations again instead of keeping")
     compile: bool = setting(False, "fuse small operations; on a CPU it needs a C++ compiler")
-    save_every: int = setting(200, "steps between states for resuming")
-    log_every: int = setting(20, "steps between lines of the log")
-    tracker: str | None = setting(None, "also log to tensorboard or wandb")
+    save_every: int = setting(200, "steps between states for resuming", least=1)
+    log_every: int = setting(20, "steps between lines of the log", least=1)
+    tracker: str | None = setting(
+        None, "also log to tensorboard or wandb", choices=(None, "tensorboard", "wandb")
+    )
     seed: int = setting(0, "of data, sampling and new weights")
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
-        for name in ("steps", "micro_batch", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}; expected at least 1.")
-        if self.schedule not in ("cosine", "linear"):
-            raise InputError(f"schedule = {self.schedule!r}; expected 'cosine' or 'linear'.")
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise InputError(f"precision = {self.precision!r}; expected 'no', 'bf16' or 'fp16'.")
-        if self.tracker not in (None, "tensorboard", "wandb"):
-            raise InputError(f"tracker = {self.tracker!r}; expected 'tensorboard' or 'wandb'.")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            least, choices = one.metadata.get("least"), one.metadata.get("choices")
+            if least is not None and value < least:
+                raise InputError(f"{one.name} = {value}; expected at least {least}.")
+            if choices and value not in choices:
+                named = ", ".join(map(str, choices))
+                raise InputError(f"{one.name} = {value!r}; expected one of {named}.")
 
 
 # What may differ when a run goes on: none of it changes what is learnt.
@@ -104,21 +116,42 @@ def parse(
 
     Parameters
     ----------
-    kind
-        The stage's settings class.
     stage
-        Its name: the section of the YAML file.
+        Its name: the section of the YAML file, and what stands behind `command`.
     about
         Text of ``--help``.
     arguments
         Of the command line; those of the process by default.
-    command
-        What stands before the stage's name on the command line.
+
+    Raises
+    ------
+    InputError
+        If a field is unknown, has the wrong type, or is missing.
     """
-    options = vars(_parser(kind, f"{command} {stage}", about).parse_args(arguments))
-    config = options.pop("config")
-    given = {name: value for name, value in options.items() if value is not None}
-    return build(kind, stage, config, given)
+    parser = argparse.ArgumentParser(
+        prog=f"{command} {stage}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="small, paper, or a YAML file with sections")
+    hints = get_type_hints(kind)
+    for one in fields(kind):
+        inner, many, _ = _taken_apart(hints[one.name])
+        shown = one.default not in (None, False, (), MISSING)
+        help_ = one.metadata["about"] + (f" (default: {one.default})" if shown else "")
+        how: dict[str, Any] = {"type": inner, "nargs": "+" if many else None}
+        if inner is bool:
+            how = {"action": argparse.BooleanOptionalAction, "default": None}
+        parser.add_argument("--" + one.name.replace("_", "-"), help=help_, **how)
+    known, unknown = parser.parse_known_args(arguments)
+    for name in unknown:
+        if name.startswith("--"):
+            raise _unknown("command line", name[2:].partition("=")[0].replace("-", "_"), kind)
+    if unknown:
+        raise InputError(f"{parser.prog}: {unknown[0]!r} belongs to no option. See --help.")
+    options = {name: value for name, value in vars(known).items() if value is not None}
+    return build(kind, stage, options.pop("config", None), options)
 
 
 def build(kind: type[Settings], stage: str, config: str | None, given: dict[str, Any]) -> Settings:
@@ -129,12 +162,20 @@ def build(kind: type[Settings], stage: str, config: str | None, given: dict[str,
     InputError
         If a field is unknown, has the wrong type, or is missing.
     """
-    types_ = get_type_hints(kind)
-    values = {
-        name: _convert(name, value, types_.get(name), config)
-        for name, value in (_sections(config, stage) if config else {}).items()
-    }
-    values |= given
+    hints = get_type_hints(kind)
+    sections = read_config(config) if config else {}
+    values = {**sections.get(EVERY_STAGE, {}), **sections.get(stage, {}), **given}
+    for name, value in values.items():
+        if name not in hints:
+            raise _unknown(config or stage, name, kind)
+        try:
+            values[name] = _converted(value, hints[name])
+        except (TypeError, ValueError) as error:
+            inner, many, _ = _taken_apart(hints[name])
+            raise InputError(
+                f"{config}: {name} = {value!r}; expected {'a list of ' * many}{inner.__name__}. "
+                "See --help."
+            ) from error
     for one in fields(kind):
         if one.name not in values and one.default is MISSING:
             about = one.metadata["about"]
@@ -163,71 +204,28 @@ def read_config(config: str) -> dict[str, Any]:
     return sections
 
 
-def _sections(config: str, stage: str) -> dict[str, Any]:
-    sections = read_config(config)
-    return {**sections.get(EVERY_STAGE, {}), **sections.get(stage, {})}
+def _taken_apart(hint: Any) -> tuple[type, bool, bool]:
+    """The type of one value, whether there are many, and whether None is allowed."""
+    choices = [one for one in get_args(hint) if one is not types.NoneType]
+    optional = get_origin(hint) is types.UnionType
+    many = get_origin(hint) is tuple
+    return choices[0] if optional or many else hint, many, optional
 
 
-def _parser(kind: type[LoopSettings], prog: str, about: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", help="small, paper, or a YAML file with sections")
-    types_ = get_type_hints(kind)
-    for one in fields(kind):
-        inner, _ = _inner(types_[one.name])
-        shown = one.default not in (None, False, (), MISSING)
-        help_ = one.metadata["about"] + (f" (default: {one.default})" if shown else "")
-        name = "--" + one.name.replace("_", "-")
-        if inner is bool:
-            parser.add_argument(
-                name, action=argparse.BooleanOptionalAction, default=None, help=help_
-            )
-        elif get_origin(inner) is tuple:
-            one_type = get_args(inner)[0]
-            parser.add_argument(name, type=one_type, nargs="+", action=_Tuple, help=help_)
-        else:
-            parser.add_argument(name, type=inner, help=help_)
-    return parser
+def _converted(value: Any, hint: Any) -> Any:
+    inner, many, optional = _taken_apart(hint)
+    if many:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return tuple(_converted(item, inner) for item in value)
+    if type(value) is inner or (value is None and optional):
+        return value
+    if inner in (bool, int) or isinstance(value, bool | list | dict | None):
+        raise TypeError
+    return inner(value)  # YAML takes 1e-4 for text and 1 for a whole number
 
 
-class _Tuple(argparse.Action):
-    """Several values become a tuple, as in the dataclass."""
-
-    def __call__(self, _parser: Any, namespace: Any, values: Any, _option: Any = None) -> None:
-        """Keep the values."""
-        setattr(namespace, self.dest, tuple(values))
-
-
-def _inner(hint: Any) -> tuple[Any, bool]:
-    """A type without ``| None``, and whether None is allowed."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return next(a for a in get_args(hint) if a is not types.NoneType), True
-    return hint, False
-
-
-def _convert(name: str, value: Any, hint: Any, config: str | None) -> Any:
-    if hint is None:
-        raise InputError(
-            f"{config}: unknown setting {name!r} = {value!r}. Remove it, or see --help."
-        )
-    inner, optional = _inner(hint)
-    if value is None and optional:
-        return None
-    try:
-        if get_origin(inner) is tuple and isinstance(value, list):
-            return tuple(get_args(inner)[0](item) for item in value)
-        if inner is bool:
-            if isinstance(value, bool):
-                return value
-        elif inner is int:
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
-        elif not isinstance(value, bool | list | dict) and value is not None:
-            return inner(value)
-    except (TypeError, ValueError):
-        pass
-    shown = getattr(inner, "__name__", str(inner))
-    raise InputError(f"{config}: {name} = {value!r}; expected {shown}. See --help.")
+def _unknown(where: str, name: str, kind: type[LoopSettings]) -> InputError:
+    near = get_close_matches(name, [one.name for one in fields(kind)], n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"{where}: unknown setting {name!r}; {meant}See --help for all.")

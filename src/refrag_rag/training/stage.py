@@ -8,12 +8,14 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
 
+from refrag_rag.checkpoints.lora import attach
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.training.feedback import Watch
-from refrag_rag.training.loop import next_token_loss, train
-from refrag_rag.training.protocols import Objective, Source
+from refrag_rag.training.loop import train
+from refrag_rag.training.loss import Objective, next_token_loss
+from refrag_rag.training.protocols import Source
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings, setting
 from refrag_rag.training.state import whole_weights
@@ -36,13 +38,7 @@ class DataSettings(StageSettings):
     """What the stages that learn from a file have."""
 
     data: str = field(metadata={"about": "what `refrag train prepare` has written"})
-    batch_size: int = setting(32, "examples of a step, over all processes")
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data."""
-        super().__post_init__()
-        if self.batch_size < 1:
-            raise InputError(f"batch_size = {self.batch_size}; expected at least 1.")
+    batch_size: int = setting(32, "examples of a step, over all processes", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +48,11 @@ class TextSettings(DataSettings):
     chunks: int = setting(256, "longest context, in chunks")
     curriculum: str = setting("table8", "of lengths: table8, feedback, longest or shuffled")
     held_out: str | None = setting(None, "prepared text that feedback is measured on")
-    look_every: int = setting(50, "steps between looks at held-out text")
+    look_every: int = setting(50, "steps between looks at held-out text", least=1)
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         super().__post_init__()
-        if self.look_every < 1:
-            raise InputError(f"look_every = {self.look_every}; expected at least 1.")
         if self.curriculum == "feedback" and self.held_out is None:
             raise InputError("curriculum = 'feedback' needs text to watch; expected --held-out.")
 
@@ -111,6 +105,19 @@ def freeze(model: RefragModel, moving: Iterable[nn.Module]) -> None:
     model.requires_grad_(False)
     for module in moving:
         module.requires_grad_(True)
+
+
+def add_adapter(model: RefragModel, *, rank: int) -> None:
+    """Freeze the decoder and put a LoRA adapter of a rank into its linear layers."""
+    model.decoder.requires_grad_(False)
+    attach(
+        model.decoder,
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def run_stage(

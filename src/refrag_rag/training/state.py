@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -22,7 +23,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from refrag_rag.errors import TrainingError
+from refrag_rag.errors import InputError
+from refrag_rag.training import deepspeed
 
 STATE = "state.safetensors"
 ON_THE_FIRST = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -37,34 +39,54 @@ def whole_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def save_state(
+    accelerator: Accelerator,
     folder: Path,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Any,
     rest: dict[str, Any],
     *,
-    write: bool,
+    step: int,
 ) -> None:
-    """Save everything that resuming needs. All processes call it; one of them writes.
+    """Save everything that resuming needs. All processes call it; the first one writes.
 
     Raises
     ------
     TrainingError
         If it cannot be written; the state before it stays.
     """
-    tensors = {f"model/{name}": tensor for name, tensor in whole_weights(module).items()}
-    moments = _whole_optimizer(module, optimizer, ON_THE_FIRST).get("state", {})
-    for name, values in moments.items():
-        tensors |= {f"optimizer/{name}/{moment}": value for moment, value in values.items()}
-    if write:
-        # clones, since safetensors refuses tied weights
-        _write(folder, {name: tensor.detach().clone() for name, tensor in tensors.items()}, rest)
+    if deepspeed.is_used(accelerator):
+        deepspeed.save(accelerator, folder, rest, step=step)
+    else:
+        tensors = {f"model/{name}": tensor for name, tensor in whole_weights(module).items()}
+        moments = _whole_optimizer(module, optimizer.optimizer, ON_THE_FIRST).get("state", {})
+        for name, values in moments.items():
+            tensors |= {f"optimizer/{name}/{moment}": value for moment, value in values.items()}
+        if accelerator.is_main_process:
+            # clones, since safetensors refuses tied weights
+            _write(
+                folder, {name: tensor.detach().clone() for name, tensor in tensors.items()}, rest
+            )
+    accelerator.wait_for_everyone()
 
 
 def load_state(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator, folder: Path, module: nn.Module, optimizer: Any
 ) -> dict[str, Any] | None:
-    """Restore what `save_state` wrote; None if there is no state."""
-    path = folder / STATE
+    """Restore what `save_state` wrote, and give its `rest`; None if there is no state.
+
+    Raises
+    ------
+    InputError
+        If the state was written with DeepSpeed and this run goes without, or the other way.
+    """
+    path, zero = folder / STATE, deepspeed.is_used(accelerator)
+    if (path if zero else folder / deepspeed.LATEST).exists():
+        raise InputError(
+            f"The run in {folder} was started {'without' if zero else 'with'} DeepSpeed, "
+            "whose states are its own; expected the same now, or another run folder."
+        )
+    if zero:
+        return deepspeed.load(accelerator, folder)
     if not path.exists():
         return None
     with safe_open(path, "pt") as file:
@@ -72,11 +94,11 @@ def load_state(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     weights = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
     set_model_state_dict(module, weights, options=EVERYWHERE)
-    whole = _whole_optimizer(module, optimizer, EVERYWHERE)
+    whole = _whole_optimizer(module, optimizer.optimizer, EVERYWHERE)
     for name, values in whole["state"].items():
         for moment in values:
             values[moment] = tensors[f"optimizer/{name}/{moment}"]
-    set_optimizer_state_dict(module, optimizer, whole, options=EVERYWHERE)
+    set_optimizer_state_dict(module, optimizer.optimizer, whole, options=EVERYWHERE)
     return rest
 
 
@@ -91,13 +113,12 @@ def _write(folder: Path, tensors: dict[str, Tensor], rest: dict[str, Any]) -> No
     beside = folder / f"{STATE}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, beside, metadata={"rest": json.dumps(rest)})
+        # clones, since safetensors refuses tied weights
+        whole = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        save_file(whole, beside, metadata={"rest": json.dumps(rest)})
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(folder / STATE)
     except Exception as error:  # safetensors raises its own errors for a full disk
         beside.unlink(missing_ok=True)
-        raise TrainingError(
-            f"The state in {folder} cannot be written ({error}); the one before it is kept. "
-            "Make room and start the same command again: it goes on there."
-        ) from error
+        raise deepspeed.unwritten(folder, error) from error

@@ -12,10 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from refrag_rag.engine import Refrag
+from refrag_rag.training.data.folder import PreparationReport
 from refrag_rag.training.data.questions import load_questions, prepare_questions
+from refrag_rag.training.data.reading import Skipped
 from refrag_rag.training.data.records import QuestionRecord
-from refrag_rag.training.data.report import PreparationReport
-from refrag_rag.training.data.skipping import Skipped
 from refrag_rag.training.prompts import PLAIN
 from refrag_rag.training.question_sources import QuestionLayout
 
@@ -33,26 +33,15 @@ def write_answers(
 ) -> PreparationReport:
     """Write question records anew, with the teacher's answer in place of their own.
 
+    The teacher reads every chunk as text. Questions that it could not read or did not answer are
+    left out and counted.
+
     Parameters
     ----------
-    source
-        Questions; see `load_questions`.
     out
         Folder for `finetune`.
-    teacher
-        Reads every chunk as text.
     max_passages
         Most passages of a prompt; gold ones are kept first.
-    max_new_tokens
-        Longest answer.
-    batch_size
-        Prompts read at once.
-
-    Returns
-    -------
-    PreparationReport
-        Counts; questions that the teacher could not read or did not answer are left out and
-        counted.
 
     Raises
     ------

@@ -16,11 +16,10 @@ from recipes.tiny.tasks import Level, Mix, Tasks
 from recipes.tiny.world import World
 from refrag_rag.errors import InputError
 from refrag_rag.model.compiling import compiled, missing_tools
-from refrag_rag.training.batches import arrange, collate
-from refrag_rag.training.examples import gold
-from refrag_rag.training.loop import next_token_loss
-from refrag_rag.training.lora import add_adapter
+from refrag_rag.training.batches import arrange, collate, gold
+from refrag_rag.training.loss import next_token_loss
 from refrag_rag.training.reading import Reader, embed_chosen
+from refrag_rag.training.stage import add_adapter
 from tests.conftest import build_model
 
 LEVEL = Level(3, 3)

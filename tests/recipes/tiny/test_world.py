@@ -13,7 +13,7 @@ from recipes.tiny.tasks import MAX_ANSWER_TOKENS, Level, Mix, Tasks
 from recipes.tiny.world import World
 from recipes.tiny.world.factbook import load_factbook
 from recipes.tiny.world.names import is_held_out, stem
-from refrag_rag.training.lengths import LengthCurriculum, length_weights
+from refrag_rag.training.lengths import LengthCurriculum
 
 
 def test_every_fact_can_be_read_and_asked():
@@ -96,7 +96,8 @@ def test_a_level_is_left_when_it_is_mastered():
 
 def test_length_weights_are_the_papers_table():
     table = {1: (1333, 0), 2: (333, 137), 4: (83, 447), 8: (20, 1719), 16: (5, 2125)}
-    first, last = length_weights(list(table), 0.0), length_weights(list(table), 1.0)
+    curriculum = LengthCurriculum(list(table))
+    first, last = curriculum.weights(0.0), curriculum.weights(1.0)
     for (begins, ends), start, end in zip(table.values(), first, last, strict=True):
         assert start == begins
         assert end == pytest.approx(ends, rel=0.03, abs=1)

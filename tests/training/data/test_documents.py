@@ -1,4 +1,4 @@
-"""Token files hold exactly the ids, can be read at any place, and are complete or not there."""
+"""Prepared texts hold exactly the ids, can be read at any place, and are complete or not there."""
 
 import json
 import os
@@ -8,16 +8,16 @@ from random import Random
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from datasets.arrow_writer import ArrowWriter
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from refrag_rag.errors import InputError
 from refrag_rag.text.tokenization import PlainTokenizer
 from refrag_rag.training.data.documents import Documents, prepare_documents
-from refrag_rag.training.data.records import TextRecord
-from refrag_rag.training.data.report import PreparationReport
-from refrag_rag.training.data.skipping import Skipped
-from refrag_rag.training.data.writing import streamed_array
+from refrag_rag.training.data.folder import PreparationReport
+from refrag_rag.training.data.reading import Skipped
 
 TEXTS = [
     "Velmora makes clocks. " * 3,
@@ -35,7 +35,7 @@ def ids(tokenizer):
 
 @pytest.fixture
 def folder(tokenizer, tmp_path):
-    prepare_documents(map_records(TEXTS), tokenizer, tmp_path / "data", sources=["a.jsonl"])
+    prepare_documents(TEXTS, tokenizer, tmp_path / "data", sources=["a.jsonl"])
     return tmp_path / "data"
 
 
@@ -44,8 +44,8 @@ def documents(folder, tokenizer):
     return Documents.open(folder, tokenizer)
 
 
-def map_records(texts):
-    return (TextRecord(text=text, title="left out") for text in texts)
+def kind_of(folder):
+    return Dataset.from_file(str(folder / "tokens.arrow")).features["ids"].feature.dtype
 
 
 def content(folder):
@@ -53,9 +53,8 @@ def content(folder):
 
 
 def stored(folder):
-    """Token ids of every document, straight from the files."""
-    tokens, offsets = (np.load(folder / name) for name in ("tokens.npy", "offsets.npy"))
-    return [part.tolist() for part in np.split(tokens, offsets[1:-1])]
+    """Token ids of every document, straight from the file."""
+    return list(Dataset.from_file(str(folder / "tokens.arrow"))["ids"])
 
 
 def test_documents_are_the_ids_of_their_texts(folder, documents, ids):
@@ -73,12 +72,12 @@ def test_the_report_counts(folder, documents, tokenizer, ids):
         "longest": max(map(len, ids)),
         "characters": sum(map(len, TEXTS)),
     }
-    assert report.sources == ("a.jsonl",)
+    assert report.sources == ["a.jsonl"]
     assert report.skipped == {}
     assert report.tokenizer["vocabulary"] == len(tokenizer)
     assert json.loads((folder / "report.json").read_text("utf-8"))["kind"] == "text"
-    assert sorted(content(folder)) == ["offsets.npy", "report.json", "tokens.npy"]
-    assert np.load(folder / "tokens.npy").dtype == np.uint16
+    assert sorted(content(folder)) == ["report.json", "tokens.arrow"]
+    assert kind_of(folder) == "uint16"
 
 
 def test_control_tokens_never_come_out(folder, tokenizer):
@@ -93,23 +92,14 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
     parts = {"version": "1.0", "added_tokens": [], "model": model}
     parts["pre_tokenizer"] = {"type": "Whitespace"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)))
-    prepare_documents([TextRecord(text="w69999 w1")], tokenizer, tmp_path / "data")
-    assert np.load(tmp_path / "data" / "tokens.npy").dtype == np.uint32
+    prepare_documents(["w69999 w1"], tokenizer, tmp_path / "data")
+    assert kind_of(tmp_path / "data") == "uint32"
     assert Documents.open(tmp_path / "data", tokenizer).run(Random(0), 2).tolist() == [69_999, 1]
     skipped = Skipped()
-    texts = [TextRecord(text="w2"), TextRecord(text="\u2003")]  # the second gives no token
+    texts = ["w2", "\u2003"]  # the second gives no token
     report = prepare_documents(texts, tokenizer, tmp_path / "data", skipped=skipped)
     assert report.skipped == {"text: no tokens": 1}
     assert report.counts["documents"] == 1
-
-
-def test_arrays_of_unknown_length(tmp_path):
-    for length in (0, 1, 7, 123_456):
-        with streamed_array(tmp_path / "a.npy", "<i8") as append:
-            append(range(length))
-            append([])
-        read = np.load(tmp_path / "a.npy", allow_pickle=False)
-        assert np.array_equal(read, np.arange(length))
 
 
 @pytest.mark.parametrize("length", [1, 6, 20])
@@ -155,12 +145,8 @@ def test_too_long_runs_name_what_there_is(documents):
     longest = documents.longest
     with pytest.raises(InputError, match=rf"{longest + 1} tokens was asked.*has {longest};"):
         documents.continuation(Random(0), longest, 1)
-    for call in (
-        lambda: documents.run(Random(0), 0),
-        lambda: documents.continuation(Random(0), 4, -1),
-    ):
-        with pytest.raises(InputError, match="expected a whole number of at least 1"):
-            call()
+    with pytest.raises(InputError, match="A run of 0 tokens"):
+        documents.run(Random(0), 0)
 
 
 def test_the_same_tokenizer_read_again_is_the_same(folder, tokenizer, tmp_path, ids):
@@ -177,23 +163,22 @@ def test_another_tokenizer_is_refused(folder, tokenizer, tmp_path):
         Documents.open(folder, other)
 
 
-def rewrite(name, array):
-    def damage(folder):
-        np.save(folder / name, array(np.load(folder / name)))
-
-    return damage
+def fewer(folder):
+    """Another file of the same form, which lacks the last document."""
+    whole = Dataset.from_file(str(folder / "tokens.arrow"))
+    with ArrowWriter(path=str(folder / "part"), features=whole.features) as writer:
+        for row in list(whole)[:-1]:
+            writer.write(row)
+        writer.finalize()
+    (folder / "part").replace(folder / "tokens.arrow")
 
 
 DAMAGE = {
-    "no tokens": lambda folder: (folder / "tokens.npy").unlink(),
-    "cut tokens": lambda folder: os.truncate(folder / "tokens.npy", 140),
-    "fewer tokens": rewrite("tokens.npy", lambda a: a[:-1]),
-    "signed tokens": rewrite("tokens.npy", lambda a: a.astype(np.int64)),
-    "no header": lambda folder: (folder / "offsets.npy").write_bytes(b"\x93NUMPY"),
-    "empty offsets": lambda folder: (folder / "offsets.npy").write_bytes(b""),
-    "fewer offsets": rewrite("offsets.npy", lambda a: a[:-1]),
-    "flat offsets": rewrite("offsets.npy", lambda a: np.minimum(a, a[-1] - 1) * (a < a[-1])),
-    "repeated offsets": rewrite("offsets.npy", lambda a: np.where(a == a[1], 0, a)),
+    "no tokens": lambda folder: (folder / "tokens.arrow").unlink(),
+    "cut tokens": lambda folder: os.truncate(folder / "tokens.arrow", 700),
+    "no content": lambda folder: (folder / "tokens.arrow").write_bytes(b""),
+    "another file": lambda folder: (folder / "tokens.arrow").write_bytes(b"\x93NUMPY" * 99),
+    "fewer documents": fewer,
     "no report": lambda folder: (folder / "report.json").unlink(),
     "half a report": lambda folder: os.truncate(folder / "report.json", 30),
     "another report": lambda folder: (folder / "report.json").write_text('{"kind": "text"}'),
@@ -208,14 +193,8 @@ def test_damage_is_found(folder, tokenizer, damage):
         Documents.open(folder, tokenizer)
 
 
-def test_pickled_arrays_are_not_loaded(folder, tokenizer):
-    np.save(folder / "tokens.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="damaged"):
-        Documents.open(folder, tokenizer)
-
-
 def breaking():
-    yield TextRecord(text="one that is written")
+    yield "one that is written"
     raise KeyboardInterrupt
 
 
@@ -223,7 +202,7 @@ def breaking():
 def test_an_error_in_the_middle_changes_nothing(tokenizer, tmp_path, old):
     folder = tmp_path / "data"
     if old:
-        prepare_documents(map_records(TEXTS), tokenizer, folder)
+        prepare_documents(TEXTS, tokenizer, folder)
         before = content(folder)
     with pytest.raises(KeyboardInterrupt):
         prepare_documents(breaking(), tokenizer, folder)
@@ -235,7 +214,7 @@ def test_an_error_in_the_middle_changes_nothing(tokenizer, tmp_path, old):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_kill_in_the_middle_changes_nothing(folder, tokenizer):
     def killed():
-        yield TextRecord(text="one that is written")
+        yield "one that is written"
         os.kill(os.getpid(), signal.SIGKILL)
 
     before = content(folder)
@@ -247,12 +226,12 @@ def test_a_kill_in_the_middle_changes_nothing(folder, tokenizer):
             os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert content(folder) == before
-    prepare_documents(map_records(["new"]), tokenizer, folder)
+    prepare_documents(["new"], tokenizer, folder)
     assert len(Documents.open(folder, tokenizer)) == 1
 
 
 def test_what_is_open_stays_readable_when_it_is_replaced(folder, tokenizer, documents, ids):
-    prepare_documents(map_records(["new"]), tokenizer, folder)
+    prepare_documents(["new"], tokenizer, folder)
     drawn = documents.run(Random(0), documents.longest).tolist()
     assert drawn in ids
     assert PreparationReport.read(folder).counts["documents"] == 1
@@ -262,13 +241,13 @@ def test_what_is_open_stays_readable_when_it_is_replaced(folder, tokenizer, docu
 def test_other_files_are_not_replaced(folder, tokenizer, tmp_path):
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds notes\.txt; expected a new or empty folder"):
-        prepare_documents(map_records(TEXTS), tokenizer, folder)
+        prepare_documents(TEXTS, tokenizer, folder)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="holds file; expected a new"):
-        prepare_documents(map_records(TEXTS), tokenizer, tmp_path / "file")
+        prepare_documents(TEXTS, tokenizer, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
     with pytest.raises(InputError, match="cannot be written"):
-        prepare_documents(map_records(TEXTS), tokenizer, tmp_path / "file" / "below")
+        prepare_documents(TEXTS, tokenizer, tmp_path / "file" / "below")
 
 
 def test_nothing_to_prepare_is_an_error(tokenizer, tmp_path):

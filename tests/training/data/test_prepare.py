@@ -9,22 +9,22 @@ from refrag_rag.text.tokenization import PlainTokenizer
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.data.prepare import prepare
 from refrag_rag.training.data.questions import load_questions
+from refrag_rag.training.data.reading import Skipped, read_records
+from refrag_rag.training.data.records import question_record
 from tests.training.data.test_documents import stored
 
 TEXTS = [{"text": "One.", "title": "First"}, {"text": "Two."}, {"text": "Three."}]
 QUESTION = {"question": "Who?", "contexts": ["Ann did."], "answers": ["Ann"]}
 
 
-@pytest.mark.parametrize("titles", [False, True])
-def test_texts_of_several_sources(write, tokenizer, tmp_path, titles):
+def test_texts_of_several_sources(write, tokenizer, tmp_path):
     sources = [write("b.jsonl", TEXTS[:1]), str(write("a.jsonl.gz", TEXTS[1:]))]
-    report = prepare(sources, tokenizer, tmp_path / "out", titles=titles)
+    report = prepare(sources, tokenizer, tmp_path / "out")
     documents = Documents.open(tmp_path / "out", tokenizer)
-    texts = ["First\nOne." if titles else "One.", "Two.", "Three."]
-    expected = [PlainTokenizer(tokenizer).encode(text)[0] for text in texts]
+    expected = [PlainTokenizer(tokenizer).encode(text["text"])[0] for text in TEXTS]
     assert stored(tmp_path / "out") == expected
     assert documents.report == report
-    assert report.sources == tuple(map(str, sources))
+    assert report.sources == list(map(str, sources))
 
 
 def test_files_and_datasets_together(write, tokenizer, tmp_path):
@@ -42,7 +42,7 @@ def test_what_is_left_out_is_in_the_report(write, tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"a\.jsonl, line 2"):
         prepare([path], tokenizer, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    prepare([path], tokenizer, tmp_path / "out", on_bad="skip")
+    prepare([path], tokenizer, tmp_path / "out", skip_bad=True)
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert report["skipped"] == {"line: not JSON": 1, "text: empty": 2, "text: missing": 1}
     assert report["counts"]["documents"] == 1
@@ -50,9 +50,10 @@ def test_what_is_left_out_is_in_the_report(write, tokenizer, tmp_path):
 
 def test_questions(write, tmp_path, tokenizer):
     path = write("a.jsonl", [QUESTION, {**QUESTION, "answers": 1}])
-    report = prepare([path], None, tmp_path / "out", "questions", on_bad="skip")
+    report = prepare([path], None, tmp_path / "out", "questions", skip_bad=True)
     assert report.skipped == {"answers: wrong type": 1}
-    assert load_questions(tmp_path / "out") == load_questions(path, on_bad="skip")
+    found = list(read_records([path], question_record, skipped=Skipped()))
+    assert load_questions(tmp_path / "out") == found
     with pytest.raises(InputError, match="holds prepared questions; expected text"):
         Documents.open(tmp_path / "out", tokenizer)
 

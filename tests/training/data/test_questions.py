@@ -4,8 +4,8 @@ import pytest
 
 from refrag_rag.errors import InputError
 from refrag_rag.training.data.questions import load_questions, prepare_questions
-from refrag_rag.training.data.records import Passage, QuestionRecord
-from refrag_rag.training.data.skipping import Skipped
+from refrag_rag.training.data.reading import Skipped, read_records
+from refrag_rag.training.data.records import Passage, QuestionRecord, question_record
 
 
 def record(number, gold=None):
@@ -32,7 +32,7 @@ def test_a_dataset_gives_the_same_questions(write, tmp_path):
     datasets.Dataset.from_list(records).save_to_disk(tmp_path / "saved")
     questions = load_questions(write("a.jsonl", records))
     assert load_questions(f"hf:{tmp_path / 'saved'}") == questions
-    assert load_questions(f"hf:{tmp_path / 'a.jsonl'}", split="train") == questions
+    assert load_questions(f"hf:{tmp_path / 'a.jsonl'}") == questions
 
 
 def test_gold_passages_are_kept_first(write):
@@ -50,14 +50,14 @@ def test_bad_questions_are_named_or_counted(write):
     with pytest.raises(InputError, match=r"a\.jsonl, line 2: .*not JSON"):
         load_questions(path)
     skipped = Skipped()
-    assert len(load_questions(path, on_bad="skip", skipped=skipped)) == 1
-    assert skipped.reasons == {
+    assert len(list(read_records([path], question_record, skipped=skipped))) == 1
+    assert skipped == {
         "answers: empty": 1,
         "line: not JSON": 1,
         "question: wrong type": 1,
     }
-    with pytest.raises(InputError, match=r"no question \(left out: \{'line: not JSON': 1\}\)"):
-        load_questions(write("b.jsonl", [b"{"]), on_bad="skip")
+    with pytest.raises(InputError, match="There is no question"):
+        load_questions(write("b.jsonl", []))
 
 
 def test_what_is_prepared_is_read_as_it_was(write, tmp_path):
@@ -90,5 +90,7 @@ def test_an_error_in_the_middle_changes_nothing(tmp_path):
         prepare_questions(breaking(), tmp_path / "data")
     with pytest.raises(InputError, match="There is no question"):
         prepare_questions([], tmp_path / "data")
+    with pytest.raises(InputError, match=r"left out: \{'line: not JSON': 1\}"):
+        prepare_questions([], tmp_path / "data", skipped=Skipped({"line: not JSON": 1}))
     assert (tmp_path / "data" / "questions.jsonl").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -6,14 +6,14 @@ import logging
 import pytest
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.data.reading import read_records
-from refrag_rag.training.data.skipping import Skipped
+from refrag_rag.training.data.reading import Skipped, read_records
+from refrag_rag.training.data.records import text_record
 
 RECORDS = [{"id": str(n), "text": f"Text {n} \u2028 é 🙂"} for n in range(5)]
 
 
 def records_of(source, **options):
-    return [located.record for located in read_records(source, **options)]
+    return list(read_records([source], dict, **options))
 
 
 @pytest.fixture
@@ -33,27 +33,24 @@ def test_a_folder_is_read_in_the_order_of_names(write, tmp_path):
     write("b.jsonl.xz", RECORDS[3:])
     write("a.jsonl.gz", RECORDS[:3])
     (tmp_path / "readme.txt").write_text("not read")
-    located = list(read_records(tmp_path))
-    assert [one.record for one in located] == RECORDS
-    assert located[3].place == f"{tmp_path / 'b.jsonl.xz'}, line 1"
+    assert records_of(tmp_path) == RECORDS
 
 
 def test_byte_order_mark_blank_lines_and_line_ends(write):
     lines = [json.dumps(record).encode() for record in RECORDS]
     path = write("a.jsonl", [b"\xef\xbb\xbf" + lines[0] + b"\r", b"", b"  ", *lines[1:]])
-    located = list(read_records(path))
-    assert [one.record for one in located] == RECORDS  # the last line has no line end
-    assert located[1].place.endswith("line 4")
+    assert records_of(path) == RECORDS  # the last line has no line end
 
 
 def test_saved_datasets_read_the_same(saved):
     from_list, folder = saved
     from_list(RECORDS).save_to_disk(folder)
-    located = list(read_records(f"hf:{folder}"))
-    assert [one.record for one in located] == RECORDS
-    assert located[4].place == f"hf:{folder}, row 4"
-    with pytest.raises(InputError, match=r"split='train' was given"):
-        read_records(f"hf:{folder}", split="train")
+    assert records_of(f"hf:{folder}") == RECORDS
+    from_list([*RECORDS, {"id": "5", "text": ""}]).save_to_disk(f"{folder}-bad")
+    with pytest.raises(InputError, match=rf"^hf:{folder}-bad, row 5: field 'text' is ''"):
+        list(read_records([f"hf:{folder}-bad"], text_record))
+    with pytest.raises(InputError, match=r"split 'train'\) cannot be loaded"):
+        records_of(f"hf:{folder}", split="train")
 
 
 def test_saved_splits_are_chosen_by_name(saved):
@@ -64,9 +61,9 @@ def test_saved_splits_are_chosen_by_name(saved):
     datasets.DatasetDict(both).save_to_disk(folder)
     assert records_of(f"hf:{folder}", split="test") == RECORDS[2:]
     with pytest.raises(InputError, match=r"has the splits train, test; expected one"):
-        read_records(f"hf:{folder}")
-    with pytest.raises(InputError, match=r"no split 'dev'; expected one of train, test"):
-        read_records(f"hf:{folder}", split="dev")
+        records_of(f"hf:{folder}")
+    with pytest.raises(InputError, match=r"splits train, test; expected one of them, not 'dev'"):
+        records_of(f"hf:{folder}", split="dev")
 
 
 @pytest.mark.parametrize("split", [None, "train"])
@@ -77,7 +74,7 @@ def test_files_of_the_datasets_library_read_the_same(write, saved, tmp_path, spl
     assert records_of(f"hf:{path}", split=split) == RECORDS
     assert records_of(f"hf:{write('rows.jsonl', RECORDS)}", split=split) == RECORDS
     with pytest.raises(InputError, match=r"split 'dev'\) cannot be loaded"):
-        read_records(f"hf:{path}", split="dev")
+        records_of(f"hf:{path}", split="dev")
 
 
 def test_a_damaged_dataset_names_the_row(write, saved):
@@ -96,22 +93,29 @@ BAD = [
 
 @pytest.mark.parametrize(("line", "reason", "message"), BAD)
 def test_a_bad_line_is_named_or_counted(write, line, reason, message, caplog):
-    path = write("a.jsonl", [RECORDS[0], line, b"", line, RECORDS[1]])
+    path = write("a.jsonl", [b"\xef\xbb\xbf" + json.dumps(RECORDS[0]).encode(), line, b"", line])
     with pytest.raises(InputError, match=rf"a\.jsonl, line 2: .*{message}.*expected one JSON obj"):
         records_of(path)
     skipped = Skipped()
     with caplog.at_level(logging.WARNING):
-        assert records_of(path, on_bad="skip", skipped=skipped) == RECORDS[:2]
-    assert skipped.reasons == {reason: 2}
-    assert skipped.total == 2
+        assert records_of(path, skipped=skipped) == RECORDS[:1]
+    assert skipped == {reason: 2}
     assert "line 4" in caplog.text
+
+
+def test_a_bad_field_is_named_with_what_is_there(write):
+    write("b.jsonl", [*RECORDS, {"body": "x", "id": 1}])
+    path = write("a.jsonl", RECORDS)
+    expected = r"b\.jsonl, line 6: field 'text' is missing; .*\(there: 'body', 'id'\)\. Correct the"
+    with pytest.raises(InputError, match=expected):
+        list(read_records([path.parent], text_record))
 
 
 def test_not_every_bad_line_is_logged(write, caplog):
     path = write("a.jsonl", [b"{"] * 50)
     skipped = Skipped()
-    assert records_of(path, on_bad="skip", skipped=skipped) == []
-    assert skipped.total == 50
+    assert records_of(path, skipped=skipped) == []
+    assert skipped.total() == 50
     assert len(caplog.records) == 4
 
 
@@ -120,27 +124,25 @@ def test_a_file_that_was_cut_off_is_an_error_in_every_mode(write, name):
     path = write(name, [{"text": str(n) * 50} for n in range(2000)])
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=rf"{name} cannot be read after line \d+ "):
-        records_of(path, on_bad="skip")
+        records_of(path, skipped=Skipped())
 
 
 def test_sources_are_looked_for_at_once(tmp_path):
     with pytest.raises(InputError, match=r"gone\.jsonl does not exist; expected a \.jsonl"):
-        read_records(tmp_path / "gone.jsonl")
-    with pytest.raises(InputError, match=r"has no \.jsonl, \.jsonl\.gz or \.jsonl\.xz file in it"):
-        read_records(tmp_path)
+        records_of(tmp_path / "gone.jsonl")
+    with pytest.raises(InputError, match=r"has no \.jsonl, \.jsonl\.gz, \.jsonl\.xz file in it"):
+        records_of(tmp_path)
     (tmp_path / "a.csv").write_text("text")
     with pytest.raises(InputError, match=r"a\.csv is of no known kind.*hf:"):
-        read_records(tmp_path / "a.csv")
+        records_of(tmp_path / "a.csv")
     (tmp_path / "a.zip").write_text("?")
-    with pytest.raises(InputError, match=r"a\.zip is of no known kind"):
-        read_records(f"hf:{tmp_path / 'a.zip'}")
+    with pytest.raises(InputError, match=r"a\.zip \(config None.*cannot be loaded"):
+        records_of(f"hf:{tmp_path / 'a.zip'}")
 
 
 def test_options_are_checked(write):
     path = write("a.jsonl", RECORDS)
-    with pytest.raises(InputError, match=r"on_bad is 'ignore'; expected 'raise' or 'skip'"):
-        read_records(path, on_bad="ignore")
     with pytest.raises(InputError, match="expected them only for data sets"):
-        read_records(path, split="train")
-    with pytest.raises(InputError, match=r"name='en' was given"):
-        read_records(f"hf:{path}", name="en")
+        records_of(path, split="train")
+    with pytest.raises(InputError, match=r"config 'en'.*cannot be loaded"):
+        records_of(f"hf:{path}", name="en")

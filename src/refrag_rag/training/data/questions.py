@@ -1,40 +1,27 @@
-"""Questions with passages: read, checked and counted."""
+"""Questions with passages: read, shortened around the gold passages, and written."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.data.reading import read_records
+from refrag_rag.training.data.folder import PreparationReport, replaced_folder
+from refrag_rag.training.data.reading import Skipped, read_records
 from refrag_rag.training.data.records import Passage, QuestionRecord, question_record
-from refrag_rag.training.data.report import PreparationReport
-from refrag_rag.training.data.skipping import OnBad, Skipped, sift
-from refrag_rag.training.data.writing import replaced_folder
 
 QUESTIONS = "questions.jsonl"
 
 
-def load_questions(
-    source: str | Path,
-    *,
-    split: str | None = None,
-    name: str | None = None,
-    max_passages: int | None = None,
-    on_bad: OnBad = "raise",
-    skipped: Skipped | None = None,
-) -> list[QuestionRecord]:
+def load_questions(source: str | Path, *, max_passages: int | None = None) -> list[QuestionRecord]:
     """Read all questions of a source, or of a folder that `prepare_questions` has written.
 
     Parameters
     ----------
-    source, split, name
+    source
         See `read_records`.
     max_passages
         Keep as many passages of a question at most, gold ones before others, in their order.
-    on_bad
-        ``raise``, or ``skip`` to leave out records that cannot be used.
-    skipped
-        Counts what was left out.
 
     Raises
     ------
@@ -43,13 +30,12 @@ def load_questions(
     """
     if max_passages is not None and max_passages < 1:
         raise InputError(f"max_passages is {max_passages}; expected None or at least 1.")
-    skipped = Skipped() if skipped is None else skipped
-    located = read_records(source, split=split, name=name, on_bad=on_bad, skipped=skipped)
-    records = sift(located, question_record, on_bad=on_bad, skipped=skipped)
-    found = [_shortened(record, max_passages) for record in records]
+    found = list(read_records([source], question_record))
     if not found:
-        raise _nothing(skipped)
-    return found
+        raise _nothing({})
+    if max_passages is None:
+        return found
+    return [replace(one, passages=keep_passages(one.passages, max_passages)) for one in found]
 
 
 def prepare_questions(
@@ -65,14 +51,10 @@ def prepare_questions(
 
     Parameters
     ----------
-    records
-        The questions; one at a time is in memory.
     folder
         A new folder, or one of prepared data, which is replaced at the end.
-    sources
-        Where the questions come from, for the report.
-    skipped
-        Counts of records that were left out before, for the report.
+    sources, skipped
+        For the report: where the questions come from, and counts of what was left out.
 
     Raises
     ------
@@ -81,14 +63,22 @@ def prepare_questions(
     """
     skipped = Skipped() if skipped is None else skipped
     counts = dict.fromkeys(("questions", "passages", "answers", "with_gold", "characters"), 0)
-    with replaced_folder(Path(folder), (QUESTIONS,)) as part:
+    with replaced_folder(Path(folder), QUESTIONS) as part:
         with (part / QUESTIONS).open("w", encoding="utf-8", newline="\n") as file:
-            for record in _counted(records, counts):
+            for record in records:
                 file.write(json.dumps(record.to_record(), ensure_ascii=False) + "\n")
+                counts["questions"] += 1
+                counts["passages"] += len(record.passages)
+                counts["answers"] += len(record.answers)
+                counts["with_gold"] += any(passage.gold for passage in record.passages)
+                counts["characters"] += sum(len(passage.text) for passage in record.passages)
         if not counts["questions"]:
             raise _nothing(skipped)
         report = PreparationReport(
-            kind="questions", sources=tuple(sources), counts=counts, skipped=skipped.reasons
+            kind="questions",
+            sources=list(sources),
+            counts=counts,
+            skipped=dict(sorted(skipped.items())),
         )
         report.write(part)
     return report
@@ -100,25 +90,8 @@ def keep_passages(passages: Sequence[Passage], most: int) -> tuple[Passage, ...]
     return tuple(passages[place] for place in sorted(first[:most]))
 
 
-def _shortened(record: QuestionRecord, most: int | None) -> QuestionRecord:
-    if most is None or len(record.passages) <= most:
-        return record
-    kept = keep_passages(record.passages, most)
-    return QuestionRecord(**{**vars(record), "passages": kept})
-
-
-def _counted(records: Iterable[QuestionRecord], counts: dict[str, int]) -> Iterator[QuestionRecord]:
-    for record in records:
-        yield record
-        counts["questions"] += 1
-        counts["passages"] += len(record.passages)
-        counts["answers"] += len(record.answers)
-        counts["with_gold"] += any(passage.gold for passage in record.passages)
-        counts["characters"] += sum(len(passage.text) for passage in record.passages)
-
-
-def _nothing(skipped: Skipped) -> InputError:
+def _nothing(skipped: Mapping[str, int]) -> InputError:
     return InputError(
-        f"There is no question (left out: {skipped.reasons or 'nothing'}); expected at least one. "
+        f"There is no question (left out: {dict(skipped) or 'nothing'}); expected at least one. "
         "Check the source."
     )

@@ -1,39 +1,25 @@
-"""Texts and questions with passages, as training takes them."""
+"""Questions with passages, as training takes them, and the checks of a record's fields."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refrag_rag.training.data.fields import Fields, bad, checked_text
-from refrag_rag.training.data.reading import Located
+from refrag_rag.errors import InputError
 
 ROLES = {"user": "user", "assistant": "assistant", "agent": "assistant", "system": "system"}
+TEXT = "a text that is not empty"
 PASSAGES = "a list of passages, each a text or an object with 'text'"
 ANSWERS = "a list of texts with at least one (for a question without one: what shall be said)"
-HISTORY = "a list of turns with 'role' and 'text'"
+HISTORY = "a list of turns, each an object with 'role' and 'text'"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextRecord:
-    """A document.
+class BadRecordError(InputError):
+    """A record that cannot be used; `reason`, such as ``text: empty``, is what it counts as."""
 
-    Attributes
-    ----------
-    text
-        Not empty.
-    title
-        Not part of the text; `titled` puts it in front.
-    id
-        A name, if it has one.
-    """
-
-    text: str
-    title: str | None = None
-    id: str | None = None
-
-    def titled(self) -> str:
-        """The text with the title as its first line."""
-        return titled(self.text, self.title)
+    def __init__(self, message: str, reason: str = "bad record") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +41,8 @@ class Passage:
     gold: bool | None = None
 
     def titled(self) -> str:
-        """The text with the title as its first line."""
-        return titled(self.text, self.title)
+        """The text with the title, if it has one, as its first line."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,93 +79,132 @@ class QuestionRecord:
 
     def to_record(self) -> dict[str, Any]:
         """The record in its normal form, which `question_record` reads; unknown fields are out."""
-        record: dict[str, Any] = {
-            "id": self.id,
-            "question": self.question,
-            "contexts": [_present(vars(passage)) for passage in self.passages],
-            "answers": list(self.answers),
-            "history": [vars(turn) for turn in self.history] or None,
-        }
-        return _present(record)
+        return _present(
+            {
+                "id": self.id,
+                "question": self.question,
+                "contexts": [_present(vars(passage)) for passage in self.passages],
+                "answers": list(self.answers),
+                "history": [vars(turn) for turn in self.history] or None,
+            }
+        )
 
 
-def titled(text: str, title: str | None) -> str:
-    """A text with its title, if it has one, as the first line."""
-    return f"{title}\n{text}" if title else text
-
-
-def text_record(located: Located) -> TextRecord:
-    """Read ``text``, and ``title`` and ``id`` if they are there.
+def text_record(record: Mapping[str, Any]) -> str:
+    """Read ``text``.
 
     Raises
     ------
     BadRecordError
-        If a field is missing, of another type, or empty.
+        If it is missing, of another type, or empty.
     """
-    fields = Fields(values=located.record, place=located.place)
-    return TextRecord(
-        text=fields.text("text"), title=fields.optional_text("title"), id=fields.optional_id()
-    )
+    return _text(record.get("text"), "text")
 
 
-def question_record(located: Located) -> QuestionRecord:
+def question_record(record: Mapping[str, Any]) -> QuestionRecord:
     """Read a question.
 
     ``question``; ``contexts`` or ``passages`` (texts, or objects with ``text`` and perhaps
     ``title`` and ``gold``); ``answers`` (a list) or ``answer`` (a text); perhaps ``id`` and
     ``history`` (objects with ``role`` and ``text`` or ``content``). The first name counts where
-    both are there.
+    both are there; a field that is null is missing.
 
     Raises
     ------
     BadRecordError
         If a field is missing, of another type, or empty.
     """
-    fields = Fields(values=located.record, place=located.place)
+    contexts = _name(record, "contexts", "passages")
     return QuestionRecord(
-        question=fields.text("question"),
-        passages=tuple(_passages(fields)),
-        answers=tuple(_answers(fields)),
-        id=fields.optional_id(),
-        history=tuple(_history(fields)),
+        question=_text(record.get("question"), "question"),
+        passages=tuple(_passage(item, at) for at, item in _items(record, contexts, PASSAGES)),
+        answers=tuple(_answers(record)),
+        id=_id(record.get("id")),
+        history=tuple(_turn(item, at) for at, item in _history(record)),
     )
 
 
-def _passages(fields: Fields) -> Iterator[Passage]:
-    name = "contexts" if fields.has("contexts") or not fields.has("passages") else "passages"
-    for label, item in fields.items(name, PASSAGES):
-        if isinstance(item, dict):
-            inner = Fields(values=item, place=fields.place, prefix=f"{label}.")
-            yield Passage(
-                text=inner.text("text"),
-                title=inner.optional_text("title"),
-                gold=inner.optional_flag("gold"),
-            )
-        else:
-            yield Passage(text=checked_text(item, label, fields.place))
+def _answers(record: Mapping[str, Any]) -> list[str]:
+    if _name(record, "answers", "answer") == "answer":
+        return [_text(record["answer"], "answer")]
+    return [_text(item, field) for field, item in _items(record, "answers", ANSWERS)]
 
 
-def _answers(fields: Fields) -> Iterator[str]:
-    if fields.has("answer") and not fields.has("answers"):
-        yield fields.text("answer")
-        return
-    for label, item in fields.items("answers", ANSWERS):
-        yield checked_text(item, label, fields.place)
+def _passage(item: Any, field: str) -> Passage:
+    if not isinstance(item, dict):
+        return Passage(text=_text(item, field))
+    gold = item.get("gold")
+    if not isinstance(gold, bool | None):
+        raise _bad(f"{field}.gold", gold, "true or false")
+    return Passage(
+        text=_text(item.get("text"), f"{field}.text"),
+        title=_optional_text(item.get("title"), f"{field}.title"),
+        gold=gold,
+    )
 
 
-def _history(fields: Fields) -> Iterator[Turn]:
-    if not fields.has("history") or fields.values["history"] == []:
-        return
-    for label, item in fields.items("history", HISTORY):
-        if not isinstance(item, dict):
-            raise bad(fields.place, label, item, "an object with 'role' and 'text'")
-        inner = Fields(values=item, place=fields.place, prefix=f"{label}.")
-        role = inner.text("role")
-        if role not in ROLES:
-            expected = f"one of {', '.join(ROLES)}"
-            raise bad(fields.place, f"{label}.role", role, expected, problem="unknown")
-        yield Turn(role=ROLES[role], text=inner.text("text" if inner.has("text") else "content"))
+def _history(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    if record.get("history") in (None, []):
+        return iter(())
+    return _items(record, "history", HISTORY)
 
 
-def _present(record: dict[str, Any]) -> dict[str, Any]:
+def _turn(item: Any, field: str) -> Turn:
+    if not isinstance(item, dict):
+        raise _bad(field, item, "an object with 'role' and 'text'")
+    role, name = _text(item.get("role"), f"{field}.role"), _name(item, "text", "content")
+    if role not in ROLES:
+        raise _bad(f"{field}.role", role, f"one of {', '.join(ROLES)}", "unknown")
+    return Turn(role=ROLES[role], text=_text(item.get(name), f"{field}.{name}"))
+
+
+def _name(record: Mapping[str, Any], first: str, second: str) -> str:
+    """Which of two names of one field counts."""
+    return second if record.get(first) is None and record.get(second) is not None else first
+
+
+def _id(value: Any) -> str | None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if whole else _optional_text(value, "id")
+
+
+def _optional_text(value: Any, field: str) -> str | None:
+    return None if value is None or value == "" else _text(value, field)
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _bad(field, value, TEXT)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
+        raise _bad(field, value, "whole characters", "not UTF-8") from error
+    return value
+
+
+def _items(record: Mapping[str, Any], field: str, expected: str) -> Iterator[tuple[str, Any]]:
+    """The elements of a list that is not empty, each with its name."""
+    values = record.get(field)
+    if not isinstance(values, list) or not values:
+        raise _bad(field, values, expected)
+    for number, item in enumerate(values):
+        yield f"{field}[{number}]", item
+
+
+def _bad(field: str, value: Any, expected: str, problem: str = "") -> BadRecordError:
+    """The error for a field that is missing, or holds something else than it should."""
+    if value is None:
+        problem, found = "missing", "missing"
+    else:
+        empty = value == [] or (isinstance(value, str) and not value.strip())
+        problem = problem or ("empty" if empty else "wrong type")
+        shown = repr(value)
+        shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
+        found = f"{shown} ({type(value).__name__})"
+    pattern = re.sub(r"\[\d+\]", "[]", field)
+    message = f"field '{field}' is {found}; expected {expected}"
+    return BadRecordError(message, f"{pattern}: {problem}")
+
+
+def _present(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if value is not None}
