@@ -42,7 +42,6 @@ def vectors(chunks=64, width=768, seed=0):
 def there_and_back(name, given):
     form = get_format(name)
     data = form.encode(given)
-    assert len(data) == form.size(*given.shape)
     out = np.empty(given.shape, form.dtype)
     form.decode(data, out)
     return out
@@ -169,10 +168,10 @@ def test_one_record_a_passage(tmp_path):
     with LMDBStore(tmp_path) as store:
         for chunks in (1, 8, 16, 24):
             store.put("a", {"x": entry(chunks=chunks, width=768)})
-            assert store.scan(lambda transaction: transaction.stat()["entries"]) == 1
+            assert [key for key, _ in store.scan(lambda _key, _data: None)] == [b"a/x"]
             assert same(store.get("a", ["x"])[0], entry(chunks=chunks, width=768))
         assert store.delete("a", ["x"]) == 1
-        assert store.map_info()["used_pages"] <= 1
+        assert store._environment().db.stat()["overflow_pages"] == 0
 
 
 def test_read_entries_may_be_changed_and_put_again(tmp_path):
