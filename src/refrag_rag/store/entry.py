@@ -150,8 +150,9 @@ def read_sizes(data: Buffer) -> tuple[str, int, int, int, int, int]:
     """
     if len(data) < HEADER or bytes(data[: len(MAGIC)]) != MAGIC:
         raise _damaged("it does not begin as one of this version")
-    name, *sizes = SIZES.unpack_from(data, START.size)
-    return name.rstrip(b"\0").decode(errors="replace"), *sizes
+    name, chunks, width, tokens, scores, names = SIZES.unpack_from(data, START.size)
+    form = name.rstrip(b"\0").decode(errors="replace")
+    return form, chunks, width, tokens, scores, names
 
 
 def check_finite(embeddings: Vectors) -> None:

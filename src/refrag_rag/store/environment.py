@@ -61,16 +61,7 @@ class Gate:
 class Environment:
     """An LMDB environment of this process, with a shared lock that tells others it is open.
 
-    Parameters
-    ----------
-    path
-        Its folder.
-    read_only
-        Do not write.
-    map_size
-        First size of the memory map in bytes.
-    read_ahead
-        Whether the kernel reads ahead.
+    The parameters are those of `LMDBStore`.
 
     Attributes
     ----------

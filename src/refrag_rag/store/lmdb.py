@@ -145,8 +145,10 @@ class LMDBStore:
         while True:
             with self._reading() as transaction, transaction.cursor() as cursor:
                 more = cursor.set_range(found[-1][0] + b"\0") if found else cursor.first()
-                values = islice(cursor.iternext(), AT_ONCE) if more else ()
-                found = [(bytes(key), work(bytes(key), data)) for key, data in values]
+                values = cursor.iternext() if more else ()
+                found = [
+                    (bytes(key), work(bytes(key), data)) for key, data in islice(values, AT_ONCE)
+                ]
             if not found:
                 return
             yield from found

@@ -31,7 +31,7 @@ class OpenEnvironments:
         handle
             Who uses it, until it is given back.
         map_size, read_ahead
-            See `Environment`; those of the first handle hold.
+            Those of the first handle hold.
 
         Raises
         ------
