@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from refrag_rag import StoreError
-from refrag_rag.store import LMDBStore, MemoryStore, PassageEntry
+from refrag_rag.store import LMDBStore, PassageEntry
 from refrag_rag.store.formats import FORMATS, get_format
 from tests.store.test_stores import entry, same
 
@@ -22,13 +22,6 @@ DIGESTS = {
     "bf16": "2382c2888bc378ba",
     "int8": "7372e85339bf0940",
 }
-
-
-@pytest.fixture(params=["memory", "lmdb"])
-def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else LMDBStore(tmp_path / "store")
-    yield made
-    made.close()
 
 
 def vectors(chunks=64, width=768, seed=0):
@@ -132,18 +125,6 @@ def test_numbers_read_back_are_bit_equal_to_those_of_the_format(tmp_path):
             found = store.get("a", ["x"])[0]
         digests[name] = hashlib.sha256(found.embeddings.tobytes()).hexdigest()[:16]
     assert digests == DIGESTS
-
-
-def test_entries_that_are_missing_are_none(store):
-    made = [entry(chunks=3, seed=5), entry(chunks=5, seed=6)]
-    store.put("a", {"x": made[0], "y": made[1]})
-    found = store.get("a", ["no", "y", "neither", "x", "y"])
-    assert [one is None for one in found] == [True, False, True, False, False]
-    assert same(found[1], made[1])
-    assert same(found[3], made[0])
-    assert same(found[4], made[1])
-    assert store.get("a", ["no"]) == [None]
-    assert store.get("a", []) == []
 
 
 def test_an_empty_value_is_no_entry(tmp_path):

@@ -15,7 +15,7 @@ from refrag_rag.checkpoints.card import model_card
 from refrag_rag.checkpoints.delta import DELTA
 from refrag_rag.checkpoints.groups import rounded
 from refrag_rag.checkpoints.lora import factors
-from refrag_rag.checkpoints.native import CARD, CONFIG, DECODER, ENCODER, beside, check_target
+from refrag_rag.checkpoints.native import CARD, CONFIG, DECODER, ENCODER, beside
 from refrag_rag.checkpoints.parts import Placement, read_decoder, read_tokenizer
 from refrag_rag.checkpoints.policy import write_policies
 from refrag_rag.checkpoints.resolve import resolve
@@ -57,7 +57,6 @@ def save_delta(
     CheckpointError
         If the decoder is not the base's, or the folder cannot be written.
     """
-    check_target(folder)
     place = resolve(base, revision=revision)
     of_hub = None if Path(base).exists() else (str(base), revision)
     about = Base.of(place, name=Path(base).name, repository=of_hub, distribution=distribution)
@@ -109,29 +108,24 @@ def _shared(encoder: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[s
     """Which of the encoder's tensors equal one of the base's, and which."""
     found = {}
     for name, tensor in encoder.items():
-        for other, theirs in base.items():
-            same = tensor.shape == theirs.shape and tensor.numel() >= LEAST
-            if same and _same(tensor, theirs):
+        if tensor.numel() >= LEAST:
+            equal = (other for other, theirs in base.items() if _same(tensor, theirs))
+            if other := next(equal, None):
                 found[name] = other
-                break
     return found
 
 
-def _same(ours: Tensor, theirs: Tensor) -> bool:
+def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
     """Whether they are equal in the coarser of their dtypes."""
+    if ours is None or theirs is None or ours.shape != theirs.shape:
+        return False
     coarser = min(ours.dtype, theirs.dtype, key=lambda dtype: dtype.itemsize)
     return torch.equal(ours.to(theirs.device, coarser), theirs.to(coarser))
 
 
-def _check_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Any], base: Base) -> None:
-    wrong = [
-        name
-        for name in sorted({*ours, *theirs})
-        if name not in ours
-        or name not in theirs
-        or ours[name].shape != theirs[name].shape
-        or not _same(ours[name], theirs[name])
-    ]
+def _check_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], base: Base) -> None:
+    names = sorted({*ours, *theirs})
+    wrong = [name for name in names if not _same(ours.get(name), theirs.get(name))]
     if wrong:
         raise CheckpointError(
             f"The decoder is not {base.name} with a LoRA adapter: {len(wrong)} tensors differ "

@@ -49,24 +49,8 @@ def save(model: RefragModel, folder: Path, *, weights: Mapping[str, Tensor] | No
     CheckpointError
         If the folder cannot be written, or exists and is no checkpoint of this layout.
     """
-    check_target(folder)
     with beside(folder) as part:
         write(model, part, weights=weights)
-
-
-def check_target(folder: Path) -> None:
-    """Refuse to write over other files than a checkpoint.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder holds some.
-    """
-    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists():
-        raise CheckpointError(
-            f"{folder} holds other files; expected a new folder or a refrag-rag checkpoint. "
-            "Choose another folder."
-        )
 
 
 def write(model: RefragModel, part: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -147,14 +131,18 @@ def beside(folder: Path, *, advice: str = "Choose another folder.") -> Iterator[
     Raises
     ------
     CheckpointError
-        If it cannot be made or written; the message ends with the advice.
+        If it cannot be made or written; the message ends with the advice. If `folder` holds other
+        files than a checkpoint of ours, which stay.
     """
+    part = None
     try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+            raise CheckpointError(
+                f"{folder} holds other files; expected a new folder or a refrag-rag checkpoint. "
+                "Choose another folder."
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise _unwritable(folder, error, advice) from error
-    try:
         yield part
         part.chmod(0o755)
         if folder.exists():
@@ -167,13 +155,11 @@ def beside(folder: Path, *, advice: str = "Choose another folder.") -> Iterator[
     except Exception as error:
         # safetensors and tokenizers wrap what the disk says, the latter in the class itself
         if isinstance(error, OSError | SafetensorError) or type(error) is Exception:
-            raise _unwritable(folder, error, advice) from error
+            raise CheckpointError(
+                f"{folder} cannot be written ({error}); expected room and permission there. "
+                f"{advice}"
+            ) from error
         raise
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _unwritable(folder: Path, error: Exception, advice: str) -> CheckpointError:
-    return CheckpointError(
-        f"{folder} cannot be written ({error}); expected room and permission there. {advice}"
-    )
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)

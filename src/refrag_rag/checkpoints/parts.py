@@ -294,6 +294,6 @@ def damaged(place: Path, error: Exception) -> CheckpointError:
     """The error for what cannot be read."""
     return CheckpointError(
         f"{place} cannot be loaded ({type(error).__name__}: {error}). "
-        "It is damaged, holds no safetensors, or is of a newer architecture: download or save it "
-        "again."
+        "It is missing or damaged, holds no safetensors, or is of a newer architecture: download "
+        "or save it again."
     )
