@@ -149,11 +149,11 @@ def test_what_a_killed_process_left_is_removed_and_built_again(made, cache):
 
 
 def test_only_the_same_checkpoints_rest_is_removed(cache):
-    for name in (".a-1.x", ".a-1-apart.x", ".a-2.x", "a-3", "thesis"):
+    for name in (".a-1.x", ".a-1-bare.x", ".a-2.x", "a-3", "thesis"):
         (cache / name).mkdir(parents=True)
         (cache / name / "file").write_text("x")
     cached("a-1", lambda folder: folder.mkdir())
-    assert folders(cache) == [".a-1-apart.x", ".a-2.x", "a-1", "a-3", "thesis"]
+    assert folders(cache) == [".a-1-bare.x", ".a-2.x", "a-1", "a-3", "thesis"]
 
 
 def test_a_failed_build_is_tried_again(cache):

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from refrag_rag import CheckpointError, Refrag, RefragModel
-from refrag_rag.checkpoints import parts
+from refrag_rag.checkpoints.compose import sentence_modules
 from tests.architectures import DECODERS, ENCODERS
 from tests.engine.test_engine import PASSAGES, messages
 
@@ -140,10 +140,10 @@ def test_sentence_modules_that_cannot_be_read(encoder):
     folder = sentence_folder(encoder, "pooling_mode_mean_tokens")
     (folder / "modules.json").write_text("[]")
     with pytest.raises(CheckpointError, match="Transformer"):
-        parts.sentence_modules(folder)
+        sentence_modules(folder)
     (folder / "modules.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"modules\.json"):
-        parts.sentence_modules(folder)
+        sentence_modules(folder)
 
 
 def test_a_model_is_uploaded_in_our_layout(model, monkeypatch):

@@ -16,7 +16,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3Rot
 from recipes.tiny.tokenizer import train_tokenizer
 from recipes.tiny.world import World
 from refrag_rag import CheckpointError, Refrag, RefragModel
-from refrag_rag.model.norm_projector import NormProjector
+from refrag_rag.model.projector import NormProjector
 from refrag_rag.spans import wrap
 
 K, WINDOW = 4, 16

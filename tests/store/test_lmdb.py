@@ -101,26 +101,6 @@ def test_compaction_removes_deleted_bytes(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.mdb", "in-use", "lock.mdb"]
 
 
-def test_compaction_refuses_while_another_process_has_it_open(tmp_path):
-    with LMDBStore(tmp_path) as store:
-        store.put("a", {"x": entry()})
-        waiting, go = os.pipe()
-
-        def hold(say):
-            with LMDBStore(tmp_path):
-                say(0)
-                os.read(waiting, 1)
-
-        other = Child(hold)
-        other.first()
-        with pytest.raises(StoreError, match="another process"):
-            store.compact()
-        os.write(go, b"!")
-        other.wait()
-        store.compact()
-        assert same(store.get("a", ["x"])[0], entry())
-
-
 def test_a_read_only_store_writes_nothing(tmp_path):
     with LMDBStore(tmp_path) as store:
         store.put("a", {"x": entry()})

@@ -2,6 +2,7 @@
 
 import logging
 
+import lmdb
 import pytest
 
 from refrag_rag import Refrag, StoreError
@@ -65,12 +66,21 @@ def test_others_see_a_store_that_became_writable_as_open(path):
 
 
 def test_a_place_that_cannot_be_written_stays_open_to_read(path, monkeypatch):
+    real = lmdb.open
+
+    def refuse(*arguments, readonly, **named):
+        if not readonly:
+            raise lmdb.ReadonlyError("Permission denied")
+        return real(*arguments, readonly=readonly, **named)
+
     with LMDBStore(path, read_only=True) as reader:
-        (path / "in-use").unlink()
-        (path / "in-use").mkdir()
-        with pytest.raises(StoreError, match="can be written"):
-            LMDBStore(path)
-        assert reader.get("a", ["x"])[0] is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(lmdb, "open", refuse)
+            with pytest.raises(StoreError, match="can be written"):
+                LMDBStore(path)
+            assert reader.get("a", ["x"])[0] is not None
+        with LMDBStore(path) as writer:
+            assert writer.delete("a", ["x"]) == 1
 
 
 @pytest.fixture

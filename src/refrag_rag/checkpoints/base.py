@@ -85,7 +85,8 @@ class Base:
                 if given.get(name)
             }
             base = cls(**{**given, **pairs})
-            base._check()
+            if not base._usable():
+                raise ValueError("a name, checksum or version that is none")
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"refrag_config.json describes no base that can be used ({error}); expected "
@@ -93,20 +94,18 @@ class Base:
             ) from error
         return base
 
-    def _check(self) -> None:
-        if not isinstance(self.name, str):
-            raise TypeError(f"name {self.name!r}")
-        known = all(FILE.fullmatch(n) and SHA256.fullmatch(d) for n, d in self.files.items())
-        if not self.files or not known:
-            raise ValueError("no file names with their checksums")
-        if self.distribution is not None:
-            name, version = self.distribution
-            if not NAME.fullmatch(name) or not VERSION.fullmatch(version):
-                raise ValueError(f"distribution {self.distribution!r}")
-        if self.repository is not None:
-            repository, revision = self.repository
-            if not isinstance(repository, str) or not isinstance(revision, str | None):
-                raise TypeError(f"repository {self.repository!r}")
+    def _usable(self) -> bool:
+        distribution, version = self.distribution or ("none", "0")
+        repository, revision = self.repository or ("none", None)
+        return bool(
+            self.files
+            and all(FILE.fullmatch(n) and SHA256.fullmatch(d) for n, d in self.files.items())
+            and NAME.fullmatch(distribution)
+            and VERSION.fullmatch(version)
+            and isinstance(self.name, str)
+            and isinstance(repository, str)
+            and isinstance(revision, str | None)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What is known, ready for JSON."""
@@ -137,13 +136,10 @@ class Base:
         """
         if given is not None:
             return self.check(Path(given))
-        found = self.installed()
-        if found is None:
-            found = self._downloaded(local_files_only)
-        return self.check(found)
+        return self.check(self.installed() or self._downloaded(local_files_only))
 
     def installed(self) -> Path | None:
-        """The file of an installed distribution, or its folder where there are several."""
+        """The folder of an installed distribution that holds the files."""
         if self.distribution is None:
             return None
         try:
@@ -152,25 +148,18 @@ class Base:
             return None
         places = [Path(str(f.locate())).parent for f in listed if f.name in self.files]
         whole = (p for p in places if all((p / name).is_file() for name in self.files))
-        folder = next(whole, None)
-        one = len(self.files) == 1
-        return folder / next(iter(self.files)) if folder is not None and one else folder
+        return next(whole, None)
 
     def check(self, path: Path) -> Path:
-        """Compare the files with their checksums.
-
-        Returns
-        -------
-        Path
-            The GGUF file, or the folder.
+        """The GGUF file or folder, whose files are compared with their checksums.
 
         Raises
         ------
         CheckpointError
             If a file is missing or differs.
         """
-        (name, digest), *rest = self.files.items()
-        if not rest and name.endswith(GGUF):
+        (name, digest), *others = self.files.items()
+        if not others and name.endswith(GGUF):
             file = path / name if path.is_dir() else path
             self._compare(file, digest)
             return file

@@ -1,5 +1,7 @@
 """A new, untrained model from any encoder and any decoder."""
 
+import json
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,17 +9,20 @@ from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.checkpoints.parts import (
     Placement,
+    build,
+    damaged,
     read_decoder,
     read_encoder,
     read_tokenizer,
-    sentence_modules,
 )
 from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.config import Chunking, Pooling, RefragConfig
+from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
-from refrag_rag.model.encoder import ChunkEncoder, build_pooling
-from refrag_rag.model.projector import Projector
 from refrag_rag.text.tokenization import same_vocabulary
+
+SENTENCE_MODULES = "modules.json"
+logger = logging.getLogger(__name__)
 
 
 def compose(  # noqa: PLR0913 - the settings of a config, by name
@@ -69,12 +74,11 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
         fits = own == "mean" or (own == "cls" and window == k)
         pooling = cast(Pooling, own) if fits else "mean"
     decoder_model = read_decoder(decoder_folder, placement)
-    place = decoder_model.get_input_embeddings().weight.device
-    encoder_model = read_encoder(encoder_folder, placement).to(place)
-    tokenizers: list[PreTrainedTokenizerBase] = [
+    encoder_model = read_encoder(encoder_folder, placement)
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] = (
         read_tokenizer(encoder_folder),
         read_tokenizer(decoder_folder, decoder_model.config),
-    ]
+    )
     config = RefragConfig(
         name=name or f"{Path(str(encoder)).name}-{Path(str(decoder)).name}",
         k=k,
@@ -88,17 +92,11 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
         encoder_width=encoder_model.config.hidden_size,
         decoder_width=decoder_model.get_input_embeddings().weight.shape[1],
     )
-    projector = Projector(config.chunk_width, config.decoder_width, config.projector_width)
-    learned = build_pooling(config)
-    if learned is not None:
-        learned.start().to(place, encoder_model.dtype)
-    return RefragModel(
-        config=config,
-        encoder=ChunkEncoder(encoder_model, tokenizers[0], config, learned),
-        projector=projector.to(place, decoder_model.dtype),
-        decoder=decoder_model,
-        tokenizer=tokenizers[1],
-    ).eval()
+    model = build(config, encoder_model, decoder_model, tokenizers)
+    learned = model.encoder.pooling
+    if learned is not None:  # rotations are drawn on the CPU, in float32
+        learned.cpu().float().start().to(model.device, encoder_model.dtype)
+    return model
 
 
 def _full_name(encoder: str | Path) -> str | Path:
@@ -110,6 +108,50 @@ def _full_name(encoder: str | Path) -> str | Path:
 def _split(options: dict[str, Any]) -> tuple[Placement, dict[str, Any]]:
     """What is for loading parts, and what is for the hub."""
     placing = {"dtype", "device", "device_map", "attn_implementation"} & options.keys()
-    chosen = {name: options[name] for name in placing}
     hub = {name: value for name, value in options.items() if name not in placing}
-    return Placement(**{**chosen, "exact": False}), hub
+    return Placement(exact=False, **{name: options[name] for name in placing}), hub
+
+
+def sentence_modules(folder: Path) -> tuple[Path, str | None]:
+    """The transformer of a sentence-transformers folder, and how it pools.
+
+    Returns
+    -------
+    tuple
+        The transformer's folder (`folder` itself if it is an ordinary one), and ``mean``, ``cls``
+        or None where the model's own pooling is another or none.
+
+    Raises
+    ------
+    CheckpointError
+        If the modules cannot be read, or there is no transformer among them.
+    """
+    path = folder / SENTENCE_MODULES
+    if not path.is_file():
+        return folder, None
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        places = {str(m["type"]).rpartition(".")[2]: folder / str(m["path"]) for m in modules}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise damaged(path, error) from error
+    if "Transformer" not in places:
+        raise CheckpointError(
+            f"{folder} has the modules {', '.join(places)}; expected a Transformer among them. "
+            "Pass the folder of an ordinary encoder."
+        )
+    if ignored := sorted(set(places) - {"Transformer", "Pooling", "Normalize"}):
+        logger.warning("%s: modules %s are not used for chunk embeddings", folder, ignored)
+    return places["Transformer"], _own_pooling(places.get("Pooling"))
+
+
+def _own_pooling(folder: Path | None) -> str | None:
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise damaged(folder, error) from error
+    for name, ours in (("mean_tokens", "mean"), ("cls_token", "cls")):
+        if settings.get(f"pooling_mode_{name}"):
+            return ours
+    return None

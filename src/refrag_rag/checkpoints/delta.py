@@ -7,39 +7,42 @@ says what the base is, with checksums.
 """
 
 import hashlib
+import io
 import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from tqdm import tqdm
 
-from refrag_rag.checkpoints.assembly import assemble
 from refrag_rag.checkpoints.base import Base, sha256
-from refrag_rag.checkpoints.cache import cached
-from refrag_rag.checkpoints.card import model_card
-from refrag_rag.checkpoints.groups import restored, rounded
-from refrag_rag.checkpoints.lora import factors
-from refrag_rag.checkpoints.native import CARD, CONFIG, ENCODER, beside, check_target
+from refrag_rag.checkpoints.cache import VARIABLE, cached
+from refrag_rag.checkpoints.groups import restored
+from refrag_rag.checkpoints.lora import merge
+from refrag_rag.checkpoints.native import CARD, CONFIG, DECODER, ENCODER, below, beside, write
 from refrag_rag.checkpoints.native import read as read_assembled
-from refrag_rag.checkpoints.parts import Placement, read_decoder, read_tokenizer
-from refrag_rag.checkpoints.policy import write_policies
-from refrag_rag.checkpoints.resolve import resolve
+from refrag_rag.checkpoints.parts import (
+    Placement,
+    build,
+    fill,
+    new_encoder,
+    read_decoder,
+    read_tokenizer,
+)
+from refrag_rag.checkpoints.policy import read_policies
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
-from refrag_rag.text.tokenization import description
 
 NAME = "delta"
 DELTA = "delta.safetensors"
-LEAST = 2**14  # numbers of a matrix that is worth rounding
-ROUNDED = ("encoder.", "adapter.")
+STEPS = ("reading the base", "reading its tokenizer", "filling", "writing")
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,14 @@ class Manifest:
     key: str
 
     def folder_name(self, *, merged: bool = True) -> str:
-        """Name of the folder in the cache, with the adapter merged or beside the decoder."""
+        """Name of the folder in the cache, with the adapter merged or left out."""
         name = re.sub(r"[^\w.-]", "-", self.config.name).lstrip(".")[:60]
-        return f"{name}-{self.key}{'' if merged else '-apart'}"
+        return f"{name}-{self.key}{'' if merged else '-bare'}"
 
 
-def recognises(folder: Path) -> bool:
-    """Whether a folder claims to be of this layout."""
-    return (folder / DELTA).is_file()
-
-
-def root(folder: Path) -> Path:
-    """Where the parts lie."""
-    return folder
+def find(folder: Path) -> Path | None:
+    """Where the parts lie, if a folder claims to be of this layout."""
+    return folder if (folder / DELTA).is_file() else None
 
 
 def read(folder: Path, placement: Placement) -> RefragModel:
@@ -99,7 +97,7 @@ def assembled(folder: Path, placement: Placement | None = None) -> Path:
     """The ordinary checkpoint folder of a delta checkpoint, made if it is not in the cache.
 
     With the placement's ``adapter`` the LoRA adapter is merged into the decoder; without, the
-    base's decoder is as it was, bit for bit, and the adapter lies beside it.
+    base's decoder is as it was, bit for bit.
 
     Raises
     ------
@@ -110,16 +108,8 @@ def assembled(folder: Path, placement: Placement | None = None) -> Path:
     manifest = read_manifest(folder)
     if placement.k is not None:
         manifest.config.with_k(placement.k)  # before anything is made
-
-    def build(target: Path) -> None:
-        base = manifest.base.find(placement.base, local_files_only=placement.local_files_only)
-        weights, shared = _read_delta(folder / DELTA, manifest.digest)
-        assemble(
-            folder, target, base=base, config=manifest.config, dtype=manifest.dtype,
-            weights=weights, shared=shared, merged=placement.adapter,
-        )  # fmt: skip
-
-    return cached(manifest.folder_name(merged=placement.adapter), build)
+    name = manifest.folder_name(merged=placement.adapter)
+    return cached(name, lambda target: _put_together(folder, target, manifest, placement))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -148,66 +138,39 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(config, Base.from_json(base), dtype, digest, key)
 
 
-def save_delta(
-    model: RefragModel,
-    folder: Path,
-    *,
-    base: str | Path,
-    revision: str | None = None,
-    distribution: tuple[str, str] | None = None,
-) -> None:
-    """Write a delta checkpoint: small enough to share, and put together again by `load`.
-
-    Large matrices of encoder and adapter are rounded to eight bits: measure what comes out.
-
-    Parameters
-    ----------
-    model
-        Its decoder is the base's, with or without a LoRA adapter.
-    folder
-        New, or an older checkpoint of ours.
-    base
-        The base's GGUF file, folder or hub id.
-    revision
-        Of the hub id.
-    distribution
-        Name and version of a Python package that carries the base's file.
-
-    Raises
-    ------
-    CheckpointError
-        If the decoder is not the base's, or the folder cannot be written.
-    """
-    check_target(folder)
-    place = resolve(base, revision=revision)
-    of_hub = None if Path(base).exists() else (str(base), revision)
-    about = Base.of(place, name=Path(base).name, repository=of_hub, distribution=distribution)
-    adapter, original = factors(model.decoder)
-    decoder = read_decoder(place, Placement(dtype="auto", device=model.device))
-    theirs = decoder.state_dict()
-    _check_same(original, theirs, about)
-    encoder = model.encoder.model.state_dict()
-    shared = _shared(encoder, theirs)
-    weights = {f"encoder.{n}": t for n, t in encoder.items() if n not in shared}
-    if model.encoder.pooling is not None:
-        weights |= model.encoder.pooling.state_dict(prefix="pooling.")
-    weights |= model.projector.state_dict(prefix="projector.") | adapter
-    own = _features(read_tokenizer(place))
-    with beside(folder) as part:
-        save_file(_packed(weights), part / DELTA, metadata={"shared": json.dumps(shared)})
-        model.encoder.model.config.save_pretrained(part / ENCODER)
-        for tokenizer, name in ((model.encoder.tokenizer, ENCODER), (model.tokenizer, "decoder")):
-            if _features(tokenizer) != own:
-                tokenizer.save_pretrained(part / name)
-        write_policies(model.policies, part)
-        values = json.loads(model.config.to_json())
-        values["delta"] = {
-            "base": about.to_json(),
-            "dtype": str(model.decoder.dtype).removeprefix("torch."),
-            "sha256": sha256(part / DELTA),
-        }
-        (part / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        (part / CARD).write_text(model_card(model), encoding="utf-8")
+def _put_together(folder: Path, target: Path, manifest: Manifest, placement: Placement) -> None:
+    """Build the ordinary checkpoint beside `target` and rename it into place."""
+    base = manifest.base.find(placement.base, local_files_only=placement.local_files_only)
+    weights, shared = _read_delta(folder / DELTA, manifest.digest)
+    with _bar(manifest.config.name) as step:
+        step("reading the base")
+        decoder = read_decoder(base, Placement(dtype="auto"))
+        step("reading its tokenizer")
+        own = read_tokenizer(base, decoder.config)
+        first, second = (
+            read_tokenizer(folder / part) if (folder / part / "tokenizer.json").is_file() else own
+            for part in (ENCODER, DECODER)
+        )
+        step("filling")
+        encoder = new_encoder(folder / ENCODER)
+        model = build(manifest.config, encoder, decoder, (first, second))
+        model.encoder.to(manifest.dtype)
+        model.projector.to(manifest.dtype)
+        theirs = decoder.state_dict()
+        reused = {name: theirs[other] for name, other in shared.items() if other in theirs}
+        fill(model.encoder.model, folder / DELTA, reused | below(weights, "encoder."))
+        fill(model.projector, folder / DELTA, below(weights, "projector."))
+        if model.encoder.pooling is not None:
+            fill(model.encoder.pooling, folder / DELTA, below(weights, "pooling."))
+        if placement.adapter:
+            merge(decoder, below(weights, "adapter."))
+            decoder.to(manifest.dtype)
+        model.policies.update(read_policies(folder, chunk_width=manifest.config.chunk_width))
+        step("writing")
+        with beside(target, advice=f"Set {VARIABLE} to another folder.") as part:
+            write(model, part)
+            if (folder / CARD).is_file():
+                shutil.copyfile(folder / CARD, part / CARD)
 
 
 def _read_delta(path: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -225,52 +188,15 @@ def _read_delta(path: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, s
         ) from error
 
 
-def _features(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
-    """What a tokenizer must have for a prompt to become the same tokens, and to end at the same."""
-    names = ("chat_template", "bos_token", "eos_token", "pad_token")
-    return (description(tokenizer), *(getattr(tokenizer, name) for name in names))
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[str], None]]:
+    """One bar over all steps, instead of those that transformers shows on standard error."""
+    shape = "{desc} {bar} {elapsed}"
+    with tqdm(total=len(STEPS), bar_format=shape) as bar, redirect_stderr(io.StringIO()):
 
+        def step(what: str) -> None:
+            bar.update(STEPS.index(what) - bar.n)
+            bar.set_description(f"putting {name} together, once: {what}")
 
-def _packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    packed: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        if name.startswith(ROUNDED) and tensor.ndim > 1 and tensor.numel() >= LEAST:
-            packed |= rounded(name, tensor)
-        else:
-            packed[name] = tensor.detach().half().cpu().contiguous()
-    return packed
-
-
-def _shared(encoder: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, str]:
-    """Which of the encoder's tensors equal one of the base's, and which."""
-    found = {}
-    for name, tensor in encoder.items():
-        for other, theirs in base.items():
-            same = tensor.shape == theirs.shape and tensor.numel() >= LEAST
-            if same and _same(tensor, theirs):
-                found[name] = other
-                break
-    return found
-
-
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether they are equal in the coarser of their dtypes."""
-    coarser = min(ours.dtype, theirs.dtype, key=lambda dtype: dtype.itemsize)
-    return torch.equal(ours.to(theirs.device, coarser), theirs.to(coarser))
-
-
-def _check_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Any], base: Base) -> None:
-    wrong = [
-        name
-        for name in sorted({*ours, *theirs})
-        if name not in ours
-        or name not in theirs
-        or ours[name].shape != theirs[name].shape
-        or not _same(ours[name], theirs[name])
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"The decoder is not {base.name} with a LoRA adapter: {len(wrong)} tensors differ "
-            f"({', '.join(wrong[:3])}). A decoder that was trained as a whole is saved whole: "
-            "save_pretrained(folder)."
-        )
+        yield step
+        bar.update(len(STEPS) - bar.n)

@@ -11,6 +11,7 @@ from typing import Any
 
 from refrag_rag.checkpoints.parts import (
     Placement,
+    build,
     fill,
     read_decoder,
     read_encoder,
@@ -19,8 +20,6 @@ from refrag_rag.checkpoints.parts import (
 from refrag_rag.config import ProjectorKind, RefragConfig
 from refrag_rag.errors import CheckpointError, InputError
 from refrag_rag.model import RefragModel
-from refrag_rag.model.encoder import ChunkEncoder
-from refrag_rag.model.projector import build_projector
 from refrag_rag.text.tokenization import backend, same_vocabulary, token_id
 
 NAME = "LCLM"
@@ -34,9 +33,19 @@ KINDS: dict[str, ProjectorKind] = {
 _NUMBERED = re.compile(r"checkpoint_(\d+)")
 
 
-def recognises(folder: Path) -> bool:
-    """Whether a folder claims to be of this layout."""
-    return (root(folder) / CONFIG).is_file()
+def find(folder: Path) -> Path | None:
+    """Where the parts lie, if a folder claims to be of this layout.
+
+    In some uploads that is the newest ``checkpoint_N``.
+    """
+    if not (folder / "adapter").is_dir():
+        numbered = {
+            int(match[1]): path
+            for path in folder.iterdir()
+            if path.is_dir() and (match := _NUMBERED.fullmatch(path.name))
+        }
+        folder = numbered[max(numbered)] if numbered else folder
+    return folder if (folder / CONFIG).is_file() else None
 
 
 def read(folder: Path, placement: Placement) -> RefragModel:
@@ -47,49 +56,23 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     CheckpointError
         If files, settings, tensors or tokens are missing or do not fit together.
     """
-    folder = root(folder)
-    for needed in (ADAPTER, "encoder/config.json", "decoder/config.json"):
-        if not (folder / needed).is_file():
-            raise CheckpointError(
-                f"{folder} has no {needed}; expected encoder/, adapter/ and decoder/ beside "
-                f"{CONFIG}. The folder is incomplete: download it again."
-            )
-    tokenizer, reader = (read_tokenizer(folder / part) for part in ("decoder", "encoder"))
+    tokenizers = read_tokenizer(folder / "encoder"), read_tokenizer(folder / "decoder")
     for name in (*MARKERS, "<|memory|>"):
-        token_id(backend(tokenizer), name)  # raises where there is none
+        token_id(backend(tokenizers[1]), name)  # raises where there is none
     decoder = read_decoder(folder / "decoder", placement)
-    place = decoder.get_input_embeddings().weight.device
-    encoder = read_encoder(folder / "encoder", placement).to(place)
+    encoder = read_encoder(folder / "encoder", placement)
     config = _config(
         folder,
         name=folder.name,
         encoder_width=encoder.config.hidden_size,
         decoder_width=decoder.get_input_embeddings().weight.shape[1],
-        shared_vocabulary=same_vocabulary(tokenizer, reader),
+        shared_vocabulary=same_vocabulary(*tokenizers),
     )
     if placement.k is not None:
         config = config.with_k(placement.k)
-    projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
-    fill(projector, folder / ADAPTER)
-    return RefragModel(
-        config=config,
-        encoder=ChunkEncoder(encoder, reader, config),
-        projector=projector.to(place, decoder.dtype),
-        decoder=decoder,
-        tokenizer=tokenizer,
-    ).eval()
-
-
-def root(folder: Path) -> Path:
-    """Where the parts lie; in some uploads that is the newest ``checkpoint_N``."""
-    if (folder / "adapter").is_dir():
-        return folder
-    numbered = {
-        int(match[1]): path
-        for path in folder.iterdir()
-        if path.is_dir() and (match := _NUMBERED.fullmatch(path.name))
-    }
-    return numbered[max(numbered)] if numbered else folder
+    model = build(config, encoder, decoder, tokenizers)
+    fill(model.projector, folder / ADAPTER)
+    return model
 
 
 def _config(folder: Path, **parts: Any) -> RefragConfig:

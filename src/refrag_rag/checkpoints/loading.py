@@ -23,14 +23,11 @@ class Layout(Protocol):
 
     NAME: str
 
-    def recognises(self, folder: Path) -> bool:
-        """Whether a folder is of this layout; looks at names of files only."""
-
-    def root(self, folder: Path) -> Path:
-        """Where the parts lie."""
+    def find(self, folder: Path) -> Path | None:
+        """Where the parts lie, None if a folder is of another layout; looks at names of files."""
 
     def read(self, folder: Path, placement: Placement) -> RefragModel:
-        """Load it."""
+        """Load it from there."""
 
 
 LAYOUTS: tuple[Layout, ...] = (delta, native, lclm)
@@ -98,7 +95,8 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         base=base,
         local_files_only=local_files_only,
     )
-    return _layout(folder).read(folder, placement)
+    layout, folder = _layout(folder)
+    return layout.read(folder, placement)
 
 
 def layout_of(folder: Path) -> tuple[str, Path]:
@@ -109,14 +107,14 @@ def layout_of(folder: Path) -> tuple[str, Path]:
     CheckpointError
         If the layout is unknown.
     """
-    layout = _layout(folder)
-    return layout.NAME, layout.root(folder)
+    layout, place = _layout(folder)
+    return layout.NAME, place
 
 
-def _layout(folder: Path) -> Layout:
+def _layout(folder: Path) -> tuple[Layout, Path]:
     for layout in LAYOUTS:
-        if layout.recognises(folder):
-            return layout
+        if place := layout.find(folder):
+            return layout, place
     raise CheckpointError(
         f"{folder} has neither refrag_config.json (our layout) nor model_config.json (LCLM's); "
         "expected a checkpoint of one of them. An encoder and a decoder of their own are put "

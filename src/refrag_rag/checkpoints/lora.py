@@ -4,7 +4,6 @@
 out.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,26 +128,6 @@ def merge(decoder: PreTrainedModel, adapter: Mapping[str, Tensor]) -> None:
                 f"{tuple(place.shape)}; expected the base that it was trained on."
             )
         place.data += product.to(place)
-
-
-def write_factors(adapter: Mapping[str, Tensor], folder: Path) -> None:
-    """Write factors, as `factors` gives them, as peft's adapter beside the decoder."""
-    place = folder / ADAPTER
-    place.mkdir()
-    names = sorted({name[:-2] for name in adapter})
-    ranks = {name: len(adapter[f"{name}.A"]) for name in names}
-    usual = max(ranks.values())
-    others = {name: rank for name, rank in ranks.items() if rank != usual}
-    settings = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "lora_dropout": 0.0,
-        "r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": others,
-        "target_modules": names,
-    }  # fmt: skip
-    (place / "adapter_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    tensors = {f"{PREFIX}{name}.lora_A.weight": adapter[f"{name}.A"].contiguous() for name in names}
-    for name in names:
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = adapter[f"{name}.B"].T.contiguous()
-    save_file(tensors, place / WEIGHTS)
 
 
 def _peft() -> Any:

@@ -19,6 +19,7 @@ from refrag_rag.checkpoints.card import model_card
 from refrag_rag.checkpoints.lora import has_adapter, read_adapter, split, write_adapter
 from refrag_rag.checkpoints.parts import (
     Placement,
+    build,
     fill,
     read_decoder,
     read_encoder,
@@ -28,8 +29,6 @@ from refrag_rag.checkpoints.policy import read_policies, write_policies
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
-from refrag_rag.model.encoder import ChunkEncoder, build_pooling
-from refrag_rag.model.projector import build_projector
 
 CONFIG, CARD = "refrag_config.json", "README.md"
 PROJECTOR, POOLING = "projector.safetensors", "pooling.safetensors"
@@ -50,49 +49,28 @@ def save(model: RefragModel, folder: Path, *, weights: Mapping[str, Tensor] | No
     CheckpointError
         If the folder cannot be written, or exists and is no checkpoint of this layout.
     """
-    check_target(folder)
     with beside(folder) as part:
         write(model, part, weights=weights)
-
-
-def check_target(folder: Path) -> None:
-    """Refuse to write over other files than a checkpoint.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder holds some.
-    """
-    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists():
-        raise CheckpointError(
-            f"{folder} holds other files; expected a new folder or a refrag-rag checkpoint. "
-            "Choose another folder."
-        )
 
 
 def write(model: RefragModel, part: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the parts of a checkpoint into a folder."""
     _save_decoder(model, part, weights)
     model.tokenizer.save_pretrained(part / DECODER)
-    encoder = weights and _below(weights, "encoder.model.")
+    encoder = weights and below(weights, "encoder.model.")
     model.encoder.model.save_pretrained(part / ENCODER, state_dict=encoder)
     model.encoder.tokenizer.save_pretrained(part / ENCODER)
     for prefix, name in (("projector.", PROJECTOR), ("encoder.pooling.", POOLING)):
-        if own := _below(weights or model.state_dict(), prefix):
+        if own := below(weights or model.state_dict(), prefix):
             save_file({name: tensor.contiguous() for name, tensor in own.items()}, part / name)
     write_policies(model.policies, part)
     (part / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
     (part / CARD).write_text(model_card(model), encoding="utf-8")
 
 
-def recognises(folder: Path) -> bool:
-    """Whether a folder claims to be of this layout."""
-    return (folder / CONFIG).is_file()
-
-
-def root(folder: Path) -> Path:
-    """Where the parts lie."""
-    return folder
+def find(folder: Path) -> Path | None:
+    """Where the parts lie, if a folder claims to be of this layout."""
+    return folder if (folder / CONFIG).is_file() else None
 
 
 def read(folder: Path, placement: Placement) -> RefragModel:
@@ -105,36 +83,19 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     InputError
         If the placement asks for a k that the model was not trained on.
     """
-    for needed in (CONFIG, PROJECTOR, f"{ENCODER}/config.json", f"{DECODER}/config.json"):
-        if not (folder / needed).is_file():
-            raise CheckpointError(
-                f"{folder} has no {needed}; expected {CONFIG}, {PROJECTOR}, {ENCODER}/ and "
-                f"{DECODER}/. The folder is incomplete: download or save it again."
-            )
     config = RefragConfig.from_json((folder / CONFIG).read_text(encoding="utf-8"))
     if placement.k is not None:
         config = config.with_k(placement.k)
     decoder = read_decoder(folder / DECODER, placement)
     if placement.adapter:
         read_adapter(decoder, folder)
-    place = decoder.get_input_embeddings().weight.device
-    encoder = read_encoder(folder / ENCODER, placement).to(place)
-    projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
-    fill(projector, folder / PROJECTOR)
-    pooling = build_pooling(config)
-    if pooling is not None:
-        fill(pooling, folder / POOLING)
-        pooling.to(place, encoder.dtype)
-    tokenizers = _tokenizers(folder)
-    model = RefragModel(
-        config=config,
-        encoder=ChunkEncoder(encoder, tokenizers[0], config, pooling),
-        projector=projector.to(place, decoder.dtype),
-        decoder=decoder,
-        tokenizer=tokenizers[1],
-    )
+    encoder = read_encoder(folder / ENCODER, placement)
+    model = build(config, encoder, decoder, _tokenizers(folder))
+    fill(model.projector, folder / PROJECTOR)
+    if model.encoder.pooling is not None:
+        fill(model.encoder.pooling, folder / POOLING)
     model.policies.update(read_policies(folder, chunk_width=config.chunk_width))
-    return model.eval()
+    return model
 
 
 def _tokenizers(folder: Path) -> tuple[Any, Any]:
@@ -150,15 +111,15 @@ def _tokenizers(folder: Path) -> tuple[Any, Any]:
 def _save_decoder(model: RefragModel, part: Path, weights: Mapping[str, Tensor] | None) -> None:
     """The decoder without its adapter, and the adapter beside it."""
     if not has_adapter(model.decoder):
-        own = weights and _below(weights, "decoder.")
+        own = weights and below(weights, "decoder.")
         model.decoder.save_pretrained(part / DECODER, state_dict=own)
         return
-    original, adapter = split(_below(weights or model.state_dict(), "decoder."))
+    original, adapter = split(below(weights or model.state_dict(), "decoder."))
     model.decoder.save_pretrained(part / DECODER, state_dict=original)
     write_adapter(model.decoder, adapter, part)
 
 
-def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors below a prefix, without it."""
     return {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
 
@@ -170,14 +131,18 @@ def beside(folder: Path, *, advice: str = "Choose another folder.") -> Iterator[
     Raises
     ------
     CheckpointError
-        If it cannot be made or written; the message ends with the advice.
+        If it cannot be made or written; the message ends with the advice. If `folder` holds other
+        files than a checkpoint of ours, which stay.
     """
+    part = None
     try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+            raise CheckpointError(
+                f"{folder} holds other files; expected a new folder or a refrag-rag checkpoint. "
+                "Choose another folder."
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise _unwritable(folder, error, advice) from error
-    try:
         yield part
         part.chmod(0o755)
         if folder.exists():
@@ -190,13 +155,11 @@ def beside(folder: Path, *, advice: str = "Choose another folder.") -> Iterator[
     except Exception as error:
         # safetensors and tokenizers wrap what the disk says, the latter in the class itself
         if isinstance(error, OSError | SafetensorError) or type(error) is Exception:
-            raise _unwritable(folder, error, advice) from error
+            raise CheckpointError(
+                f"{folder} cannot be written ({error}); expected room and permission there. "
+                f"{advice}"
+            ) from error
         raise
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _unwritable(folder: Path, error: Exception, advice: str) -> CheckpointError:
-    return CheckpointError(
-        f"{folder} cannot be written ({error}); expected room and permission there. {advice}"
-    )
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)

@@ -1,19 +1,19 @@
 """Encoders, decoders and tokenizers from ordinary Hugging Face folders."""
 
-import json
-import logging
 import shutil
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,43 +22,34 @@ from transformers import (
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from refrag_rag.checkpoints.base import GGUF
+from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError, InputError, MissingExtraError, need
+from refrag_rag.model import RefragModel
+from refrag_rag.model.encoder import ChunkEncoder, build_pooling
+from refrag_rag.model.projector import build_projector
 
 LOADING_ERRORS = (
     OSError, ValueError, KeyError, IndexError, SafetensorError, RuntimeError, OverflowError,
     struct.error,
 )  # fmt: skip
-SENTENCE_MODULES = "modules.json"
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how parts are loaded.
+    """Where and how parts are loaded; see `load` for what is not said here.
 
     Attributes
     ----------
-    dtype
-        Of all parts. Default: float32 on CPUs, as stored elsewhere.
-    device, device_map
-        One device, or a map of the decoder's modules; the other parts follow its embeddings.
-    attn_implementation
-        As in ``from_pretrained`` of transformers.
     exact
         Whether tensors that a part has no place for are an error. They are ordinary where a model
         is taken out of a larger one, such as an encoder with a head.
-    adapter
-        Whether to load the decoder's LoRA adapter, if there is one.
-    k
-        One of the model's chunk sizes; its usual one if None.
-    base
-        Where the base of a delta checkpoint lies.
     local_files_only
-        Do not ask the hub for that base.
+        Do not ask the hub for the base of a delta checkpoint.
 
     Raises
     ------
@@ -135,10 +126,7 @@ def read_encoder(folder: Path, placement: Placement) -> PreTrainedModel:
         If the folder holds none that can be read.
     """
     _, auto = _encoder_class(folder)
-    try:
-        return _read(auto, folder, placement, add_pooling_layer=False)
-    except TypeError:  # most architectures have no such layer to leave out
-        return _read(auto, folder, placement)
+    return _without_pooler(partial(_read, auto, folder, placement))
 
 
 def new_encoder(folder: Path) -> PreTrainedModel:
@@ -150,19 +138,21 @@ def new_encoder(folder: Path) -> PreTrainedModel:
         If the folder describes none.
     """
     config, auto = _encoder_class(folder)
-    encoder: PreTrainedModel
+    return _without_pooler(partial(auto.from_config, config, dtype=torch.float32))
+
+
+def _without_pooler(make: Callable[..., PreTrainedModel]) -> PreTrainedModel:
     try:
-        encoder = auto.from_config(config, dtype=torch.float32, add_pooling_layer=False)
-    except TypeError:  # as above
-        encoder = auto.from_config(config, dtype=torch.float32)
-    return encoder
+        return make(add_pooling_layer=False)
+    except TypeError:  # most architectures have no such layer to leave out
+        return make()
 
 
 def _encoder_class(folder: Path) -> tuple[PretrainedConfig, Any]:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except LOADING_ERRORS as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
     texts_only = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
     return config, AutoModelForTextEncoding if texts_only else AutoModel
 
@@ -187,90 +177,64 @@ def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> Any:
             )
     except MissingExtraError:
         raise
-    except Exception as error:  # of tokenizers that is the class itself
+    except Exception as error:  # tokenizers raises the class itself
         raise CheckpointError(
             f"No tokenizer in {folder} ({error}); expected tokenizer.json, or a whole GGUF file. "
             "Download or save it again."
         ) from error
 
 
-def fill(module: nn.Module, path: Path) -> None:
-    """Copy a file's tensors into a module, one at a time.
+def fill(module: nn.Module, source: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Copy tensors into a module.
+
+    Parameters
+    ----------
+    source
+        File in safetensors.
+    weights
+        What was read of it already, by the module's names.
 
     Raises
     ------
     CheckpointError
-        If tensors are missing, too many or of another shape.
+        If the file is damaged, or tensors are missing, too many or of another shape.
     """
-    places = module.state_dict()
     try:
-        with safe_open(path, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _check_fit(path, found, {name: tuple(t.shape) for name, t in places.items()})
-            for name, place in places.items():
-                place.copy_(file.get_tensor(name))
+        module.load_state_dict(load_file(source) if weights is None else dict(weights))
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _check_fit(
-    path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
-) -> None:
-    wrong = [
-        f"{name} {found.get(name, 'missing')} instead of {expected.get(name, 'none')}"
-        for name in sorted({*found, *expected})
-        if found.get(name) != expected.get(name)
-    ]
-    if wrong:
+        raise damaged(source, error) from error
+    except RuntimeError as error:
         raise CheckpointError(
-            f"{path} does not fit the config and the other parts: {'; '.join(wrong[:5])}. "
+            f"{source} does not fit the config and the other parts: {error} "
             "Save or download the whole checkpoint again."
-        )
+        ) from error
 
 
-def sentence_modules(folder: Path) -> tuple[Path, str | None]:
-    """The transformer of a sentence-transformers folder, and how it pools.
+def build(
+    config: RefragConfig,
+    encoder: PreTrainedModel,
+    decoder: PreTrainedModel,
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
+) -> RefragModel:
+    """Put parts together, with a projector and a pooling to be filled; in evaluation mode.
 
-    Returns
-    -------
-    tuple
-        The transformer's folder (`folder` itself if it is an ordinary one), and ``mean``, ``cls``
-        or None where the model's own pooling is another or none.
-
-    Raises
-    ------
-    CheckpointError
-        If the modules cannot be read, or there is no transformer among them.
+    Parameters
+    ----------
+    tokenizers
+        The encoder's and the decoder's.
     """
-    path = folder / SENTENCE_MODULES
-    if not path.is_file():
-        return folder, None
-    try:
-        modules = json.loads(path.read_text(encoding="utf-8"))
-        places = {str(m["type"]).rpartition(".")[2]: folder / str(m["path"]) for m in modules}
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise _damaged(path, error) from error
-    if "Transformer" not in places:
-        raise CheckpointError(
-            f"{folder} has the modules {', '.join(places)}; expected a Transformer among them. "
-            "Pass the folder of an ordinary encoder."
-        )
-    if ignored := sorted(set(places) - {"Transformer", "Pooling", "Normalize"}):
-        logger.warning("%s: modules %s are not used for chunk embeddings", folder, ignored)
-    return places["Transformer"], _own_pooling(places.get("Pooling"))
-
-
-def _own_pooling(folder: Path | None) -> str | None:
-    if folder is None or not (folder / "config.json").is_file():
-        return None
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(folder, error) from error
-    for name, ours in (("mean_tokens", "mean"), ("cls_token", "cls")):
-        if settings.get(f"pooling_mode_{name}"):
-            return ours
-    return None
+    place = decoder.get_input_embeddings().weight.device
+    projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
+    pooling = build_pooling(config)
+    if pooling is not None:
+        pooling.to(place, encoder.dtype)
+    return RefragModel(
+        config=config,
+        encoder=ChunkEncoder(encoder.to(place), tokenizers[0], config, pooling),
+        projector=projector.to(place, decoder.dtype),
+        decoder=decoder,
+        tokenizer=tokenizers[1],
+    ).eval()
 
 
 def _read(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreTrainedModel:
@@ -289,7 +253,7 @@ def _read(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreT
     except MissingExtraError:
         raise
     except LOADING_ERRORS as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
     # transformers only warns, and fills what is missing with random numbers.
     _refuse(folder, "lacks the tensors", found["missing_keys"])
     if placement.exact:
@@ -326,9 +290,10 @@ def _refuse(folder: Path, what: str, keys: Collection[str]) -> None:
         )
 
 
-def _damaged(place: Path, error: Exception) -> CheckpointError:
+def damaged(place: Path, error: Exception) -> CheckpointError:
+    """The error for what cannot be read."""
     return CheckpointError(
         f"{place} cannot be loaded ({type(error).__name__}: {error}). "
-        "It is damaged, holds no safetensors, or is of a newer architecture: download or save it "
-        "again."
+        "It is missing or damaged, holds no safetensors, or is of a newer architecture: download "
+        "or save it again."
     )

@@ -45,19 +45,20 @@ def read_policies(folder: Path, *, chunk_width: int) -> dict[str, Policy]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             shapes = file.metadata() or {}
         for name, text in shapes.items():
-            network = PolicyNetwork(NetworkShape(**json.loads(text)))
+            shape = NetworkShape(**json.loads(text))
+            if shape.chunk_width != chunk_width:
+                raise CheckpointError(
+                    f"{path}: {name} reads embeddings {shape.chunk_width} wide, the model makes "
+                    f"{chunk_width}; the file belongs to another model. Train the policy again."
+                )
+            network = PolicyNetwork(shape)
             own = {k.partition("/")[2]: t for k, t in tensors.items() if k.startswith(f"{name}/")}
             network.load_state_dict(own)
             found[name] = ExpandLearned(network)
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} cannot be loaded ({error}). It is damaged: download or save it again."
         ) from error
-    for name, policy in found.items():
-        width = policy.network.shape.chunk_width if isinstance(policy, ExpandLearned) else 0
-        if width != chunk_width:
-            raise CheckpointError(
-                f"{path}: {name} reads embeddings {width} wide, the model makes {chunk_width}; "
-                "the file belongs to another model. Train the policy again."
-            )
     return found

@@ -16,7 +16,7 @@ from refrag_rag.errors import InputError, StoreError
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import QUESTION
 from refrag_rag.store import ChunkStore, PassageEntry, passage_key
-from refrag_rag.store.layout import check_finite
+from refrag_rag.store.entry import check_finite
 from refrag_rag.text.chunking import ChunkedPassage
 
 VectorType = Literal["float16", "float32"]

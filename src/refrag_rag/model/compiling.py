@@ -35,17 +35,10 @@ def compile_model(model: PreTrainedModel) -> None:
 
 @contextmanager
 def compiled(module: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Let the Hugging Face models of a module run compiled while it is trained.
+    """Let the Hugging Face models in a module run compiled while it is trained, if that is wanted.
 
     Names and values of parameters stay as they are, and so does everything around the models:
     projector, mixing and loss. Compiling takes a minute or two, at the first step of each kind.
-
-    Parameters
-    ----------
-    module
-        Holds the models.
-    wanted
-        False leaves everything as it is.
 
     Raises
     ------

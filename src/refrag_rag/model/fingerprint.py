@@ -19,7 +19,9 @@ def weights_state(module: nn.Module) -> State:
     tensor that is exchanged. Only what is written through ``tensor.data`` leaves no trace.
     """
     tensors = [*module.parameters(), *module.buffers()]
-    return tuple((id(one), _version(one), one.data_ptr()) for one in tensors)
+    return tuple(
+        (id(one), 0 if one.is_inference() else one._version, one.data_ptr()) for one in tensors
+    )
 
 
 def digest_weights(weights: Mapping[str, Tensor], *others: Any, length: int) -> str:
@@ -41,7 +43,3 @@ def digest_weights(weights: Mapping[str, Tensor], *others: Any, length: int) -> 
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:length]
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version

@@ -13,8 +13,7 @@ from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model.encoder import ChunkEncoder
 from refrag_rag.model.fingerprint import State, digest_weights, weights_state
-from refrag_rag.model.norm_projector import NormProjector
-from refrag_rag.model.projector import Projector
+from refrag_rag.model.projector import NormProjector, Projector
 from refrag_rag.policies.base import Policy
 from refrag_rag.prompt import VECTOR, CompressedPrompt, TextSegment
 from refrag_rag.text.chunking import ChunkedPassage, Chunker
@@ -71,8 +70,7 @@ class RefragModel(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         super().__init__()
-        _check_decoder(decoder)
-        _check_widths(config, encoder, projector, decoder)
+        _check_parts(config, encoder, projector, decoder)
         self.config = config
         self.encoder = encoder
         self.projector = projector
@@ -95,8 +93,7 @@ class RefragModel(nn.Module):
     @property
     def max_positions(self) -> int:
         """The decoder's window."""
-        text_config = self.decoder.config.get_text_config()
-        return int(text_config.max_position_embeddings)
+        return int(self.decoder.config.get_text_config().max_position_embeddings)
 
     @property
     def pad_id(self) -> int:
@@ -111,7 +108,7 @@ class RefragModel(nn.Module):
         return self.encoder.encode(passages, batch_size=batch_size)
 
     def embed(self, input_ids: Tensor, vector_mask: Tensor, embeddings: Tensor) -> Tensor:
-        """Exchange placeholders for projected chunk embeddings.
+        """The decoder's input: embeddings of tokens, with projected vectors among them.
 
         Parameters
         ----------
@@ -151,8 +148,9 @@ class RefragModel(nn.Module):
             *Shape:* (B, T, vocabulary)
         """
         embeds = self.embed(input_ids, vector_mask, embeddings)
-        output = self.decoder(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)
-        logits: Tensor = output.logits
+        logits: Tensor = self.decoder(
+            inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False
+        ).logits
         return logits
 
     def decoder_inputs(self, prompts: Sequence[CompressedPrompt]) -> DecoderInputs:
@@ -201,9 +199,8 @@ class RefragModel(nn.Module):
         return self._fingerprint[1]
 
     def _make_fingerprint(self) -> str:
-        config = self.config
         names = ("k", "chunking", "window", "pooling", "shared_vocabulary", "chunked_by", "mask")
-        settings = [getattr(config, name) for name in (*names, "overlap")]
+        settings = [getattr(self.config, name) for name in (*names, "overlap")]
         weights = self.encoder.model.state_dict()
         if self.encoder.pooling is not None:
             weights |= self.encoder.pooling.state_dict(prefix="pooling.")
@@ -271,34 +268,26 @@ def _boundary(
     return first, last
 
 
-def _check_decoder(decoder: PreTrainedModel) -> None:
-    text_config = decoder.config.get_text_config()
-    if getattr(text_config, "hidden_size_per_layer_input", None):
-        raise CheckpointError(
-            f"{type(decoder).__name__} looks token ids up again in every layer, where a vector has "
-            "none; expected a decoder that reads input embeddings alone. Choose another decoder."
-        )
-
-
-def _check_widths(
+def _check_parts(
     config: RefragConfig,
     encoder: ChunkEncoder,
     projector: Projector | NormProjector,
     decoder: PreTrainedModel,
 ) -> None:
-    width_in, width_out = projector.widths
-    found = {
-        "encoder width": (encoder.model.config.hidden_size, config.encoder_width),
-        "projector input": (width_in, config.chunk_width),
-        "projector output": (width_out, config.decoder_width),
-        "decoder width": (
-            decoder.get_input_embeddings().weight.shape[1],
-            config.decoder_width,
-        ),
-    }
-    for part, (value, expected) in found.items():
-        if value != expected:
+    if getattr(decoder.config.get_text_config(), "hidden_size_per_layer_input", None):
+        raise CheckpointError(
+            f"{type(decoder).__name__} looks token ids up again in every layer, where a vector has "
+            "none; expected a decoder that reads input embeddings alone. Choose another decoder."
+        )
+    input_width = decoder.get_input_embeddings().weight.shape[1]
+    for part, found, expected in (
+        ("encoder width", encoder.model.config.hidden_size, config.encoder_width),
+        ("projector input", projector.widths[0], config.chunk_width),
+        ("projector output", projector.widths[1], config.decoder_width),
+        ("decoder width", input_width, config.decoder_width),
+    ):
+        if found != expected:
             raise CheckpointError(
-                f"{part} is {value}, the config says {expected}. "
+                f"{part} is {found}, the config says {expected}. "
                 "The parts do not belong together: save the model again as a whole."
             )

@@ -40,20 +40,18 @@ def id_windows(
         The token whose states are read with ``eos`` pooling: one for each chunk, at the end of the
         window.
     """
-    chunks = passage.chunk_ids()
-    marked = config.pooling == "eos"
     done = 0
     for first, last in groups(passage.chunk_lengths, room(config, limit)):
         lengths = passage.chunk_lengths[first:last]
         stop = done + sum(lengths)
         start = max(0, done - config.overlap)
-        right = passage.token_ids[stop : stop + (0 if config.mask == "causal" else config.overlap)]
-        ids = (*passage.token_ids[start:stop], *right)
-        if marked:
-            shares = tuple((((len(ids) + i, 1.0),)) for i in range(len(lengths)))
-            yield Window((*ids, *[marker] * len(lengths)), shares)
+        right = stop if config.mask == "causal" else stop + config.overlap
+        ids = passage.token_ids[start:right]
+        if config.pooling == "eos":
+            shares = [((len(ids) + i, 1.0),) for i in range(len(lengths))]
+            yield Window((*ids, *[marker] * len(lengths)), tuple(shares))
         else:
-            yield Window(ids, tuple(_shares(chunks[first:last], done - start)))
+            yield Window(tuple(ids), tuple(_shares(lengths, done - start)))
         done = stop
 
 
@@ -91,10 +89,10 @@ def groups(lengths: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
         yield first, len(lengths)
 
 
-def _shares(chunks: Sequence[Sequence[int]], start: int) -> Iterator[Share]:
-    for chunk in chunks:
-        yield tuple((start + i, 1 / len(chunk)) for i in range(len(chunk)))
-        start += len(chunk)
+def _shares(lengths: Sequence[int], start: int) -> Iterator[Share]:
+    for length in lengths:
+        yield tuple((start + i, 1 / length) for i in range(length))
+        start += length
 
 
 def _fitting(texts: Sequence[str], tokenizer: PlainTokenizer, limit: int) -> Iterator[Window]:

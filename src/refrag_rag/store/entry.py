@@ -1,7 +1,13 @@
-"""PassageEntry: what a store keeps of one passage, and its bytes."""
+"""PassageEntry: what a store keeps of one passage, and its bytes.
+
+The bytes are little-endian: a header, three runs of int32, the scores' numbers and names, then the
+chunk embeddings in some format. A damaged or foreign value is found by its magic and its checksum.
+"""
 
 import hashlib
 import logging
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.errors import StoreError
-from refrag_rag.store.formats import get_format
-from refrag_rag.store.layout import Buffer, SmallArrays, pack, unpack
+from refrag_rag.store.formats import Buffer, Vectors, get_format
 
+MAGIC = b"RfE3"  # the digit is the version of the layout
+START = struct.Struct("<4sI")  # magic; CRC-32 of all that follows
+SIZES = struct.Struct("<8s5I")  # format, chunks, width, tokens, scores, bytes of their names
+HEADER = START.size + SIZES.size
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +52,7 @@ class PassageEntry:
         If shapes or types do not fit together.
     """
 
-    embeddings: NDArray[np.float16] | NDArray[np.float32]
+    embeddings: Vectors
     token_ids: NDArray[np.int32]
     chunk_lengths: NDArray[np.int32]
     char_ends: NDArray[np.int32]
@@ -79,9 +88,21 @@ class PassageEntry:
         StoreError
             If a number is not finite or too large for the format.
         """
-        name = format or ("fp16" if self.embeddings.dtype == np.float16 else "fp32")
-        small = SmallArrays(self.token_ids, self.chunk_lengths, self.char_ends, dict(self.scores))
-        return pack(self.embeddings, small, get_format(name))
+        check_finite(self.embeddings)
+        form = get_format(format or ("fp16" if self.embeddings.dtype == np.float16 else "fp32"))
+        names = "\0".join(self.scores).encode()
+        sizes = (*self.embeddings.shape, len(self.token_ids), len(self.scores), len(names))
+        integers = (self.token_ids, self.chunk_lengths, self.char_ends)
+        body = b"".join(
+            (
+                SIZES.pack(form.name.encode(), *sizes),
+                *(array.astype("<i4").tobytes() for array in integers),
+                *(array.astype("<f4").tobytes() for array in self.scores.values()),
+                names,
+                form.encode(self.embeddings),
+            )
+        )
+        return START.pack(MAGIC, zlib.crc32(body)) + body
 
     @classmethod
     def from_bytes(cls, data: Buffer) -> "PassageEntry":
@@ -92,8 +113,61 @@ class PassageEntry:
         StoreError
             If the bytes are damaged.
         """
-        embeddings, small = unpack(data)
-        return cls(embeddings, **small._asdict())
+        name, chunks, width, tokens, count, spelled = read_sizes(data)
+        view = memoryview(data)
+        if zlib.crc32(view[START.size :]) != START.unpack_from(view)[1]:
+            raise _damaged("its checksum differs")
+        form = get_format(name)
+        scores_at = HEADER + 4 * (tokens + 2 * chunks)
+        names_at = scores_at + 4 * count * chunks
+        try:
+            integers = np.frombuffer(view, "<i4", tokens + 2 * chunks, HEADER).astype(np.int32)
+            numbers = np.frombuffer(view, "<f4", count * chunks, scores_at).astype(np.float32)
+            names = bytes(view[names_at : names_at + spelled]).decode().split("\0")
+            vectors: Vectors = np.empty((chunks, width), form.dtype)
+            form.decode(view[names_at + spelled :], vectors)
+        except ValueError as error:
+            raise _damaged(str(error)) from error
+        return cls(
+            vectors,
+            token_ids=integers[:tokens].copy(),
+            chunk_lengths=integers[tokens : tokens + chunks].copy(),
+            char_ends=integers[tokens + chunks :].copy(),
+            scores={
+                name: scores.copy()
+                for name, scores in zip(names, numbers.reshape(count, chunks), strict=False)
+            },
+        )
+
+
+def read_sizes(data: Buffer) -> tuple[str, int, int, int, int, int]:
+    """Format, L, D_enc, n, number of scores and bytes of their names, unchecked.
+
+    Raises
+    ------
+    StoreError
+        If the bytes do not begin as an entry.
+    """
+    if len(data) < HEADER or bytes(data[: len(MAGIC)]) != MAGIC:
+        raise _damaged("it does not begin as one of this version")
+    name, chunks, width, tokens, scores, names = SIZES.unpack_from(data, START.size)
+    form = name.rstrip(b"\0").decode(errors="replace")
+    return form, chunks, width, tokens, scores, names
+
+
+def check_finite(embeddings: Vectors) -> None:
+    """Refuse what no decoder can read.
+
+    Raises
+    ------
+    StoreError
+        If a number is not finite.
+    """
+    if not np.isfinite(embeddings).all():
+        raise StoreError(
+            "Chunk embeddings with NaN or infinity cannot be kept; expected finite numbers. "
+            "Check the encoder's weights and dtype; float16 ends at 65,504."
+        )
 
 
 def sound_entry(data: Buffer | None, address: str) -> PassageEntry | None:
@@ -115,3 +189,7 @@ def sound_entry(data: Buffer | None, address: str) -> PassageEntry | None:
     except StoreError as error:
         logger.warning("The entry %s counts as missing: %s", address, error)
         return None
+
+
+def _damaged(reason: str) -> StoreError:
+    return StoreError(f"A damaged entry ({reason}). Delete it and index again.")

@@ -13,12 +13,13 @@ from typing import Any
 import lmdb
 
 from refrag_rag.errors import StoreError
+from refrag_rag.store.pages import missing_page
 
 DATA, IN_USE, BESIDE = "data.mdb", "in-use", "compacting"
 
 
 class Gate:
-    """Threads that read or write pass together (``with gate``); one that moves the map, alone.
+    """A read-write lock: transactions pass together (``with gate``), what moves the map alone.
 
     LMDB unmaps the file when the map grows: a value that another thread is reading would be gone.
     """
@@ -60,35 +61,34 @@ class Gate:
 class Environment:
     """An LMDB environment of this process, with a shared lock that tells others it is open.
 
-    Parameters
-    ----------
-    path
-        Its folder.
-    read_only
-        Do not write.
-    map_size
-        First size of the memory map in bytes.
-    read_ahead
-        Whether the kernel reads ahead.
+    The parameters are those of `LMDBStore`.
 
     Attributes
     ----------
+    process
+        Whose it is; a forked child must not use it.
     handles
         Stores that use it.
+
+    Raises
+    ------
+    StoreError
+        If the file is truncated.
     """
 
-    def __init__(
-        self, path: Path, *, read_only: bool, map_size: int, read_ahead: bool = False
-    ) -> None:
-        self.path, self.read_only = path, read_only
+    def __init__(self, path: Path, *, read_only: bool, map_size: int, read_ahead: bool) -> None:
+        self.path, self.read_only, self.process = path, read_only, os.getpid()
         self.handles: weakref.WeakSet[object] = weakref.WeakSet()
         self._map_size, self._read_ahead = map_size, read_ahead
         self._gate = Gate()
-        self._lock = self._take_lock()
+        self.db: Any = None
+        self._lock = os.open(path / IN_USE, os.O_RDONLY if read_only else os.O_RDONLY | os.O_CREAT)
         try:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)  # waits for a compaction that is going on
             self._open()
+            self._refuse_truncated()
         except BaseException:
-            os.close(self._lock)
+            self.close()
             raise
 
     @contextmanager
@@ -134,15 +134,8 @@ class Environment:
         if not self.read_only:
             return
         with self._gate.alone():
-            self.read_only = False
-            try:
-                lock = self._take_lock()
-            except OSError:
-                self.read_only = True
-                raise
-            os.close(self._lock)
-            self._lock = lock
             self.db.close()
+            self.read_only = False
             try:
                 self._open()
             except (OSError, lmdb.Error):
@@ -160,8 +153,13 @@ class Environment:
         """
         with self._gate.alone():
             try:
-                self._become_the_only_one()
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._rewrite()
+            except BlockingIOError as error:
+                raise StoreError(
+                    f"{self.path} is open in another process; compaction needs it alone. "
+                    "Close the other process and try again."
+                ) from error
             except (OSError, lmdb.Error) as error:
                 raise StoreError(
                     f"{self.path} cannot be compacted ({error}). Nothing was changed."
@@ -175,29 +173,9 @@ class Environment:
 
     def close(self) -> None:
         """Close files and lock."""
-        self.db.close()
+        if self.db is not None:
+            self.db.close()
         os.close(self._lock)
-
-    def _take_lock(self) -> int:
-        """Open the lock file and take the shared lock; waits for a compaction that is going on."""
-        lock = os.open(
-            self.path / IN_USE, os.O_RDONLY if self.read_only else os.O_RDWR | os.O_CREAT
-        )
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        except BaseException:
-            os.close(lock)
-            raise
-        return lock
-
-    def _become_the_only_one(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"{self.path} is open in another process; compaction needs it alone. "
-                "Close the other process and try again."
-            ) from error
 
     def _rewrite(self) -> None:
         beside = self.path / BESIDE
@@ -223,6 +201,21 @@ class Environment:
         )
         if not self.read_only:
             self.db.reader_check()  # a killed reader would keep old pages from being used again
+
+    def _refuse_truncated(self) -> None:
+        """Check a file that is shorter than its pages: entries may be gone, or unused pages."""
+        missing = self.shortfall()
+        if not missing:
+            return
+        with open(self.path / DATA, "rb") as file, self.transaction():
+            page = missing_page(file.fileno(), self.db.stat()["psize"])
+        if page is not None:
+            raise StoreError(
+                f"{self.path} is truncated: {missing} bytes are missing, and page {page} is in "
+                "use. Restore it from a copy, or delete it and index again."
+            )
+        if not self.read_only:
+            self.lengthen()
 
 
 def _to_disk(path: Path) -> None:

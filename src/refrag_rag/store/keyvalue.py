@@ -171,23 +171,19 @@ def _ask(what: str, work: Callable[[], Any]) -> Any:
 
 def _seal(place: str, data: bytes) -> bytes:
     """A digest of address and value in front tells what was really put there."""
-    return _digest(place, data) + data
+    key = hashlib.sha256(place.encode()).digest()
+    return hashlib.blake2b(data, digest_size=DIGEST, key=key).digest() + data
 
 
 def _unseal(place: str, sealed: object) -> PassageEntry | None:
     if sealed is None:
         return None
     if isinstance(sealed, bytes | bytearray | memoryview):
-        data = bytes(sealed)
-        if _digest(place, data[DIGEST:]) == data[:DIGEST]:
-            return sound_entry(data[DIGEST:], place)  # whole, but perhaps of a newer version
+        data = bytes(sealed)[DIGEST:]
+        if sealed == _seal(place, data):
+            return sound_entry(data, place)  # whole, but perhaps of a newer version
     logger.warning("The value at %s is not what was put there; it counts as missing.", place)
     return None
-
-
-def _digest(place: str, data: bytes) -> bytes:
-    key = hashlib.sha256(place.encode()).digest()
-    return hashlib.blake2b(data, digest_size=DIGEST, key=key).digest()
 
 
 def _from_json(value: object) -> object:

@@ -6,8 +6,8 @@ Keys are ``namespace/key`` in one database. Deleted bytes stay in the file until
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import lmdb
@@ -20,6 +20,8 @@ from refrag_rag.store.opening import open_environments
 
 FIRST_MAP = 64 << 20
 LONGEST_KEY = 511
+META_PAGES = 2
+AT_ONCE = 1000  # a read transaction keeps old pages in use, so a long scan takes many
 T = TypeVar("T")
 
 
@@ -63,7 +65,7 @@ class LMDBStore:
         self.path = Path(path).expanduser().resolve()
         self.read_only = read_only
         self._map_size, self._read_ahead = map_size, read_ahead
-        self._held: tuple[int, Environment] | None = None
+        self._held: Environment | None = None
         self._environment()
 
     def get(self, namespace: str, keys: Sequence[str]) -> list[PassageEntry | None]:
@@ -134,22 +136,30 @@ class LMDBStore:
                 more = cursor.set_range(name + b"0")  # '0' follows '/'
         return found
 
-    def scan(self, work: Callable[[Any], T]) -> T:
-        """Run `work` on a read transaction whose values are views; none may leave it."""
-        with self._reading() as transaction:
-            return work(transaction)
+    def scan(self, work: Callable[[bytes, memoryview], T]) -> Iterator[tuple[bytes, T]]:
+        """Every key with what `work` makes of its value, a view that must not leave it.
 
-    def map_info(self) -> dict[str, int]:
-        """LMDB's own numbers: page size, pages in use, pages counted, size of map and file."""
+        New pages are not held up for long: each thousand entries are a snapshot of their own.
+        """
+        found: list[tuple[bytes, T]] = []
+        while True:
+            with self._reading() as transaction, transaction.cursor() as cursor:
+                more = cursor.set_range(found[-1][0] + b"\0") if found else cursor.first()
+                values = cursor.iternext() if more else ()
+                found = [
+                    (bytes(key), work(bytes(key), data)) for key, data in islice(values, AT_ONCE)
+                ]
+            if not found:
+                return
+            yield from found
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Bytes of the file, of the memory map, and of the file's pages that nothing uses."""
         database = self._environment().db
         stat, info = database.stat(), database.info()
-        return {
-            "page": stat["psize"],
-            "used_pages": stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"],
-            "pages": info["last_pgno"] + 1,
-            "map": info["map_size"],
-            "file": (self.path / DATA).stat().st_size,
-        }
+        used = META_PAGES + stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        free = max(0, info["last_pgno"] + 1 - used) * stat["psize"]
+        return (self.path / DATA).stat().st_size, info["map_size"], free
 
     def compact(self) -> int:
         """Rewrite the file without deleted entries; returns the bytes saved.
@@ -167,35 +177,29 @@ class LMDBStore:
     def close(self) -> None:
         """Let go of the files; they close with the last handle of this process."""
         held, self._held = self._held, None
-        if held is not None and held[0] == os.getpid():
-            open_environments().give_back(self, held[1])
+        if held is not None and held.process == os.getpid():
+            open_environments().give_back(self, held)
 
     def __enter__(self) -> "LMDBStore":
         """Use as a context manager."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close."""
         self.close()
 
     def _environment(self) -> Environment:
         """What is open of this path; a handle that was closed, or came by a fork, opens anew."""
         held = self._held
-        if held is None or held[0] != os.getpid():
-            taken = open_environments().take(
+        if held is None or held.process != os.getpid():
+            held = self._held = open_environments().take(
                 self,
                 self.path,
                 read_only=self.read_only,
                 map_size=self._map_size,
                 read_ahead=self._read_ahead,
             )
-            held = self._held = (os.getpid(), taken)
-        return held[1]
+        return held
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:

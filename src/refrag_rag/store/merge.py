@@ -3,16 +3,14 @@
 To carry a store about, copy its folder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from refrag_rag.store.entry import PassageEntry, sound_entry
-from refrag_rag.store.layout import read_header
-from refrag_rag.store.lmdb import LMDBStore
-
-AT_ONCE = 1000
+from refrag_rag.store.entry import read_sizes, sound_entry
+from refrag_rag.store.lmdb import AT_ONCE, LMDBStore
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,10 @@ class Merged:
     """
 
     stores: int
-    entries: int
-    new: int
-    scored: int
-    damaged: int
+    entries: int = 0
+    new: int = 0
+    scored: int = 0
+    damaged: int = 0
 
 
 def merge_stores(store: LMDBStore, folders: Sequence[str | Path]) -> Merged:
@@ -55,54 +53,38 @@ def merge_stores(store: LMDBStore, folders: Sequence[str | Path]) -> Merged:
         If a folder is no store or is truncated: then nothing is written. If the store cannot be
         written.
     """
-    done = Merged(len(folders), 0, 0, 0, 0)
     for folder in folders:
         with LMDBStore(folder, read_only=True) as other:
             other.namespaces()  # a database of something else is refused
+    done: Counter[str] = Counter()
     for folder in folders:
-        for namespace, values in _parts(folder):
-            change, new, damaged = _changes(store, namespace, values)
-            store.put_bytes(namespace, change)
-            done = replace(
-                done,
-                entries=done.entries + len(values),
-                new=done.new + new,
-                scored=done.scored + len(change) - new,
-                damaged=done.damaged + damaged,
-            )
-    return done
+        with LMDBStore(folder, read_only=True) as other:
+            for namespace in other.namespaces():
+                left = other.keys(namespace)
+                while keys := list(islice(left, AT_ONCE)):
+                    done += _put(store, other, namespace, keys)
+    return Merged(len(folders), **done)
 
 
-def _parts(folder: str | Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    with LMDBStore(folder, read_only=True) as store:
-        for namespace in store.namespaces():
-            left = store.keys(namespace)
-            while keys := list(islice(left, AT_ONCE)):
-                found = zip(keys, store.get_bytes(namespace, keys), strict=True)
-                yield namespace, {key: value for key, value in found if value is not None}
-
-
-def _changes(
-    store: LMDBStore, namespace: str, values: Mapping[str, bytes]
-) -> tuple[dict[str, bytes], int, int]:
-    """What to write, how many of it are new, and how many of the others' are damaged."""
-    change, new, damaged = {}, 0, 0
-    stored = store.get_bytes(namespace, list(values))
-    for (key, value), have in zip(values.items(), stored, strict=True):
-        theirs, address = sound_entry(value, f"{namespace}/{key}"), f"{store.path}: {key}"
-        if theirs is None:
-            damaged += 1
+def _put(store: LMDBStore, other: LMDBStore, namespace: str, keys: list[str]) -> Counter[str]:
+    """Write what the store lacks; counts by the names in `Merged`."""
+    done: Counter[str] = Counter()
+    change: dict[str, bytes] = {}
+    stored, found = store.get_bytes(namespace, keys), other.get_bytes(namespace, keys)
+    for key, have, value in zip(keys, stored, found, strict=True):
+        if value is None:  # deleted meanwhile
             continue
-        ours = sound_entry(have, address)
-        if have is None or ours is None:
+        done["entries"] += 1
+        theirs = sound_entry(value, f"{other.path}: {namespace}/{key}")
+        ours = sound_entry(have, f"{store.path}: {namespace}/{key}")
+        if theirs is None:
+            done["damaged"] += 1
+        elif have is None or ours is None:
+            done["new"] += 1
             change[key] = value
-            new += 1
         elif theirs.scores.keys() - ours.scores.keys():
-            change[key] = _scored(have, ours, theirs)
-    return change, new, damaged
-
-
-def _scored(have: bytes, ours: PassageEntry, theirs: PassageEntry) -> bytes:
-    """Our entry with the scores that only theirs has, in the format that it is kept in."""
-    both = replace(ours, scores={**theirs.scores, **ours.scores})
-    return both.to_bytes(read_header(have).format.name)
+            done["scored"] += 1
+            both = replace(ours, scores={**theirs.scores, **ours.scores})
+            change[key] = both.to_bytes(read_sizes(have)[0])  # in the format that it is kept in
+    store.put_bytes(namespace, change)
+    return done

@@ -1,4 +1,4 @@
-"""The environments that this process has open, and the check of a file before it is used."""
+"""The environments that this process has open."""
 
 import os
 import shutil
@@ -8,8 +8,7 @@ from pathlib import Path
 import lmdb
 
 from refrag_rag.errors import StoreError
-from refrag_rag.store.environment import DATA, Environment
-from refrag_rag.store.pages import missing_page
+from refrag_rag.store.environment import Environment
 
 
 class OpenEnvironments:
@@ -32,7 +31,7 @@ class OpenEnvironments:
         handle
             Who uses it, until it is given back.
         map_size, read_ahead
-            See `Environment`; those of the first handle hold.
+            Those of the first handle hold.
 
         Raises
         ------
@@ -47,15 +46,9 @@ class OpenEnvironments:
                 if environment is None:
                     if not read_only:
                         path.mkdir(parents=True, exist_ok=True)
-                    environment = Environment(
+                    environment = self._by_path[path] = Environment(
                         path, read_only=read_only, map_size=map_size, read_ahead=read_ahead
                     )
-                    try:
-                        refuse_truncated(environment)
-                    except BaseException:
-                        environment.close()
-                        raise
-                    self._by_path[path] = environment
                 elif not read_only:
                     environment.make_writable()
             except (OSError, lmdb.Error) as error:
@@ -94,29 +87,3 @@ def open_environments() -> OpenEnvironments:
 def _forget_parents() -> None:
     for process in [process for process in _of_process if process != os.getpid()]:
         _of_process.pop(process).close_all()
-
-
-def refuse_truncated(environment: Environment) -> None:
-    """Check a file that is shorter than its pages: entries may be gone, or only unused pages.
-
-    Raises
-    ------
-    StoreError
-        If entries are gone.
-    """
-    missing = environment.shortfall()
-    if not missing:
-        return
-    file = os.open(environment.path / DATA, os.O_RDONLY)
-    try:
-        with environment.transaction():
-            page = missing_page(file, environment.db.stat()["psize"])
-    finally:
-        os.close(file)
-    if page is not None:
-        raise StoreError(
-            f"{environment.path} is truncated: {missing} bytes are missing, and page {page} is in "
-            "use. Restore it from a copy, or delete it and index again."
-        )
-    if not environment.read_only:
-        environment.lengthen()

@@ -1,22 +1,17 @@
 """Looking after a store: how much is there, is it sound, and what may go."""
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from refrag_rag.errors import StoreError
 from refrag_rag.store.base import ChunkStore
-from refrag_rag.store.entry import PassageEntry
-from refrag_rag.store.layout import Buffer, read_header
-from refrag_rag.store.lmdb import LMDBStore
-
-AT_ONCE = 1000  # a read transaction keeps old pages in use, so a long scan takes many
-META_PAGES = 2
-T = TypeVar("T")
+from refrag_rag.store.entry import PassageEntry, read_sizes
+from refrag_rag.store.formats import Buffer
+from refrag_rag.store.lmdb import AT_ONCE, LMDBStore
 
 
-@dataclass(frozen=True)
+@dataclass
 class NamespaceStat:
     """What one model's chunk embeddings take.
 
@@ -29,11 +24,11 @@ class NamespaceStat:
     """
 
     namespace: str
-    passages: int
-    chunks: int
-    tokens: int
-    bytes: int
-    formats: dict[str, int]
+    passages: int = 0
+    chunks: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
 
     @property
     def bytes_per_token(self) -> float:
@@ -99,28 +94,22 @@ def stat(store: LMDBStore) -> StoreStat:
         If the store cannot be read.
     """
     spaces: dict[str, NamespaceStat] = {}
-    for key, (form, chunks, tokens, size) in _each(store, _numbers):
+    for key, (form, chunks, tokens, size) in store.scan(_numbers):
         name = key.partition(b"/")[0].decode()
-        one = spaces.setdefault(name, NamespaceStat(name, 0, 0, 0, 0, {}))
-        one.formats[form] = one.formats.get(form, 0) + 1
-        spaces[name] = NamespaceStat(
-            name,
-            one.passages + 1,
-            one.chunks + chunks,
-            one.tokens + tokens,
-            one.bytes + size,
-            one.formats,
-        )
-    info = store.map_info()
-    free = (info["pages"] - META_PAGES - info["used_pages"]) * info["page"]
-    return StoreStat(tuple(spaces.values()), info["file"], info["map"], max(0, free))
+        one = spaces.setdefault(name, NamespaceStat(name))
+        one.passages += 1
+        one.chunks += chunks
+        one.tokens += tokens
+        one.bytes += size
+        one.formats[form] += 1
+    return StoreStat(tuple(spaces.values()), *store.sizes())
 
 
 def verify(store: LMDBStore) -> Verification:
     """Read every entry and compare its checksum."""
     read, damaged = 0, []
     try:
-        for key, reason in _each(store, _damage_of):
+        for key, reason in store.scan(_damage_of):
             read += 1
             if reason:
                 name, _, rest = key.decode(errors="backslashreplace").partition("/")
@@ -170,27 +159,13 @@ def collect_garbage(
     return found
 
 
-def _each(store: LMDBStore, work: Callable[[bytes, Buffer], T]) -> Iterator[tuple[bytes, T]]:
-    """Every key with what `work` makes of its value; new pages are not held up for long."""
-    found: list[tuple[bytes, T]] = []
-
-    def part(transaction: Any) -> list[tuple[bytes, T]]:
-        with transaction.cursor() as cursor:
-            more = cursor.set_range(found[-1][0] + b"\0") if found else cursor.first()
-            values = cursor.iternext() if more else ()
-            return [(bytes(key), work(bytes(key), data)) for key, data in islice(values, AT_ONCE)]
-
-    while found := store.scan(part):
-        yield from found
-
-
 def _numbers(_key: bytes, data: Buffer) -> tuple[str, int, int, int]:
     """Format, chunks, tokens and bytes of a value."""
     try:
-        header = read_header(data)
+        form, chunks, _, tokens, *_ = read_sizes(data)
     except StoreError:
         return "damaged", 0, 0, len(data)
-    return header.format.name, header.chunks, header.tokens, header.total
+    return form, chunks, tokens, len(data)
 
 
 def _damage_of(key: bytes, data: Buffer) -> str:
