@@ -20,10 +20,9 @@ from refrag_rag.errors import need
 need("langchain", "refrag_rag.langchain", ["langchain_core"])
 
 from refrag_rag.langchain.chat import ChatRefrag
+from refrag_rag.langchain.compressor import RefragCompressor
 from refrag_rag.langchain.documents import (
-    RefragCompressor,
     RefragIndexer,
-    forget_documents,
     precompute_documents,
     span_text,
     strip_documents,
@@ -38,7 +37,6 @@ __all__ = [
     "RefragCompressor",
     "RefragIndexer",
     "RefragLLM",
-    "forget_documents",
     "precompute_documents",
     "span_text",
     "strip_documents",

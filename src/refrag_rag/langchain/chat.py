@@ -1,7 +1,7 @@
 """ChatRefrag: a LangChain chat model that reads marked documents as vectors."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -13,17 +13,16 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
-from refrag_rag.adapters import choose_tools
+from refrag_rag.adapters.arguments import choose_tools
+from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
+from refrag_rag.generation.answer import Answer
+from refrag_rag.generation.request import ARGUMENTS
 from refrag_rag.generation.threads import read_in_thread
 from refrag_rag.langchain.messages import as_prompt
 from refrag_rag.langchain.settings import GenerationSettings
 from refrag_rag.langchain.structured import parsed_json
 from refrag_rag.langchain.tool_calls import ChunkMaker, answer_message
-
-if TYPE_CHECKING:
-    from refrag_rag.engine import Refrag
-    from refrag_rag.generation.answer import Answer
 
 AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
@@ -49,8 +48,9 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     streaming: bool = Field(default=False, description="Whether invoke reports tokens as it goes.")
+    _call_arguments: ClassVar = ARGUMENTS
 
-    def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
+    def __init__(self, engine: Refrag | None = None, **settings: Any) -> None:
         super().__init__(engine, **settings)
 
     @property
@@ -164,8 +164,8 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         # Read piece by piece: a caller that is cancelled stops the thread at the next token.
-        results = [one async for one in read_in_thread(lambda: self._steps(messages, stop, kwargs))]
-        return next(result for result in results if result is not None)
+        *_, result = [r async for r in read_in_thread(lambda: self._steps(messages, stop, kwargs))]
+        return cast(ChatResult, result)
 
     @override
     async def _astream(
@@ -192,12 +192,9 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> tuple[str | list[dict[str, Any]], dict[str, Any]]:
         """Return the engine's prompt and arguments."""
-        rest = {name: value for name, value in kwargs.items() if name != "tools"}
-        arguments = self._arguments(stop, rest)
-        if tools := kwargs.get("tools"):
-            arguments["tools"] = tools
-        return as_prompt(messages, is_chat_model=self.engine.is_chat_model), arguments
+        prompt = as_prompt(messages, is_chat_model=self.engine.is_chat_model)
+        return prompt, self._arguments(stop, kwargs)
 
-    def _result(self, answer: "Answer", arguments: Mapping[str, Any]) -> ChatResult:
+    def _result(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatResult:
         message = answer_message(answer, arguments.get("tools", ()), self.model_name)
         return ChatResult(generations=[ChatGeneration(message=message)])

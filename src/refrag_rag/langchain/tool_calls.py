@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.tool import (
@@ -12,21 +12,17 @@ from langchain_core.messages.tool import (
     tool_call_chunk,
 )
 
-from refrag_rag.adapters import tool_names
+from refrag_rag.adapters.arguments import tool_names
+from refrag_rag.generation.answer import Answer, Delta
 from refrag_rag.langchain.settings import report, usage
 from refrag_rag.text.tool_calls import AnswerStream, ParsedAnswer, parse_tool_calls
-
-if TYPE_CHECKING:
-    from refrag_rag.generation.answer import Answer, Delta
 
 Tools = Sequence[Mapping[str, Any]]
 
 
-def answer_message(answer: "Answer", tools: Tools, model_name: str) -> AIMessage:
+def answer_message(answer: Answer, tools: Tools, model_name: str) -> AIMessage:
     """Build the message of a whole answer; it is searched for calls if there were tools."""
-    parsed = ParsedAnswer(answer.text, [], [])
-    if tools:
-        parsed = parse_tool_calls(answer.text, tool_names(tools))
+    parsed = parse_tool_calls(answer.text, tool_names(tools))
     return AIMessage(
         content=parsed.text,
         tool_calls=[tool_call(name=c.name, args=c.arguments, id=c.id) for c in parsed.calls],
@@ -53,15 +49,15 @@ class ChunkMaker:
     """
 
     def __init__(self, tools: Tools, model_name: str) -> None:
-        self._stream = AnswerStream(tool_names(tools)) if tools else None
+        self._stream = AnswerStream(tool_names(tools))
         self._model_name = model_name
 
-    def chunk(self, delta: "Delta") -> AIMessageChunk | None:
+    def chunk(self, delta: Delta) -> AIMessageChunk | None:
         """Return the chunk for a piece of the answer, unless all of it is held back."""
-        text = delta.text if self._stream is None else self._stream.add(delta.text)
+        text = self._stream.add(delta.text)
         if delta.answer is None:
             return AIMessageChunk(content=text) if text else None
-        rest = ParsedAnswer("", [], []) if self._stream is None else self._stream.finish()
+        rest = self._stream.finish()
         # Chunks are added up by their readers: counts stand on the last one alone.
         return AIMessageChunk(
             content=text + rest.text,

@@ -3,15 +3,14 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
 
-if TYPE_CHECKING:
-    from refrag_rag.generation.answer import Answer
+from refrag_rag.generation.answer import Answer
 
 _handlers = threading.Lock()
 
@@ -29,14 +28,7 @@ class RefragAnswerEvent(BaseEvent):
 
     text: str
     metadata: dict[str, Any]
-    _answer: "Answer" = PrivateAttr()
-
-    @classmethod
-    def of(cls, answer: "Answer") -> "RefragAnswerEvent":
-        """Make the event of an answer."""
-        event = cls(text=answer.text, metadata=answer.metadata())
-        event._answer = answer
-        return event
+    _answer: Answer = PrivateAttr()
 
     @classmethod
     def class_name(cls) -> str:
@@ -44,7 +36,7 @@ class RefragAnswerEvent(BaseEvent):
         return "RefragAnswerEvent"
 
     @property
-    def answer(self) -> "Answer":
+    def answer(self) -> Answer:
         """The engine's answer, which Jupyter shows passage by passage; not part of a dump."""
         return self._answer
 
@@ -66,9 +58,11 @@ class _Collector(BaseEventHandler):
             self.events.append(event)
 
 
-def send(answer: "Answer") -> None:
+def send(answer: Answer) -> None:
     """Send the event of an answer to all handlers."""
-    get_dispatcher(__name__).event(RefragAnswerEvent.of(answer))
+    event = RefragAnswerEvent(text=answer.text, metadata=answer.metadata())
+    event._answer = answer
+    get_dispatcher(__name__).event(event)
 
 
 @contextmanager

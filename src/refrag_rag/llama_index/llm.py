@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_chat_prompt
 from llama_index.core.base.llms.types import (
@@ -20,27 +20,24 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
+from llama_index.core.tools.types import BaseTool
 
-from refrag_rag.adapters import EngineOwner, check_defaults, choose_tools, tool_names
+from refrag_rag.adapters.arguments import check_defaults, choose_tools, tool_names
+from refrag_rag.adapters.engine import EngineOwner
+from refrag_rag.engine import Refrag
+from refrag_rag.generation.answer import Answer, Delta
 from refrag_rag.generation.request import ALIASES, SAMPLING, known_arguments
 from refrag_rag.generation.threads import read_in_thread
 from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.events import send
 from refrag_rag.llama_index.messages import (
+    chat_response,
+    chat_responses,
     plain_messages,
-    reply,
     report,
-    stream_with_tool_calls,
-    tool_reply,
     tool_selections,
 )
-from refrag_rag.text.tool_calls import parse_tool_calls
-
-if TYPE_CHECKING:
-    from llama_index.core.tools.types import BaseTool
-
-    from refrag_rag.engine import Refrag
-    from refrag_rag.generation.answer import Answer, Delta
+from refrag_rag.text.chat_template import Prompt
 
 logger = logging.getLogger(__name__)
 UNCOUNTED = (
@@ -48,7 +45,6 @@ UNCOUNTED = (
     "fills the window. Set Settings.tokenizer = llm.tokenizer(), which counts the positions that "
     "they take."
 )
-Prompt = str | list[dict[str, Any]]
 Response = TypeVar("Response", CompletionResponse, ChatResponse)
 
 
@@ -88,7 +84,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
 
     _counting: bool = PrivateAttr(default=False)
 
-    def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
+    def __init__(self, engine: Refrag | None = None, **settings: Any) -> None:
         named = {name for name in settings if ALIASES.get(name, name) in SAMPLING}
         given = _arguments({name: settings.pop(name) for name in named})
         if "max_new_tokens" in given:
@@ -127,7 +123,8 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt; `formatted` says that it is not to be put into a template."""
-        return self._complete(prompt, formatted, kwargs)
+        answer = self._generate(self._completion_prompt(prompt, formatted), kwargs)
+        return CompletionResponse(text=answer.text, **report(answer))
 
     @llm_completion_callback()
     def stream_complete(
@@ -139,7 +136,9 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation."""
-        return self._chat(messages, kwargs)
+        options, names, parallel = self._tool_options(kwargs)
+        answer = self._generate(self._chat_prompt(messages), options)
+        return chat_response(answer, names, parallel=parallel)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -186,7 +185,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
 
     def _prepare_chat_with_tools(
         self,
-        tools: Sequence["BaseTool"],
+        tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,
         chat_history: list[ChatMessage] | None = None,
         verbose: bool = False,
@@ -196,10 +195,11 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Arguments of `chat`. A template cannot force a call: `tool_required` stays a wish."""
+        described = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
         asked = ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg
         return {
             "messages": [*(chat_history or ()), *([asked] if asked else ())],
-            "tools": choose_tools(_described(tools), tool_choice) or None,
+            "tools": choose_tools(described, tool_choice) or None,
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
         }
@@ -207,12 +207,6 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     @property
     def _is_chat(self) -> bool:
         return self.engine.is_chat_model if self.is_chat_model is None else self.is_chat_model
-
-    def _complete(
-        self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
-    ) -> CompletionResponse:
-        answer = self._generate(self._completion_prompt(prompt, formatted), kwargs)
-        return CompletionResponse(text=answer.text, **report(answer))
 
     def _stream_complete(
         self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
@@ -222,51 +216,37 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
             text += delta.text
             yield CompletionResponse(text=text, delta=delta.text, **report(delta.answer))
 
-    def _chat(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatResponse:
-        options = dict(kwargs)
-        parallel = options.pop("parallel_tool_calls", True)
-        answer = self._generate(self._chat_prompt(messages), options)
-        message = reply(answer.text)
-        if names := tool_names((self.generate_kwargs | options).get("tools")):
-            parsed = parse_tool_calls(answer.text, names)
-            message = tool_reply(parsed.text, parsed, parallel=parallel)
-        return ChatResponse(message=message, **report(answer))
-
     def _stream_chat(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
     ) -> ChatResponseGen:
+        options, names, parallel = self._tool_options(kwargs)
+        deltas = self._stream(self._chat_prompt(messages), options)
+        yield from chat_responses(deltas, names, parallel=parallel)
+
+    def _tool_options(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], bool]:
+        """A call's other arguments, the names of its tools, and whether it may call several."""
         options = dict(kwargs)
         parallel = options.pop("parallel_tool_calls", True)
-        deltas = self._stream(self._chat_prompt(messages), options)
-        if names := tool_names((self.generate_kwargs | options).get("tools")):
-            yield from stream_with_tool_calls(deltas, names, parallel)
-            return
-        text = ""
-        for delta in deltas:
-            text += delta.text
-            yield ChatResponse(message=reply(text), delta=delta.text, **report(delta.answer))
+        return options, tool_names((self.generate_kwargs | options).get("tools")), parallel
 
-    def _generate(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> "Answer":
+    def _generate(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> Answer:
         with visible_errors():
             answer = self.engine.generate(prompt, **self._settings(kwargs))
         self._report(answer)
         return answer
 
-    def _stream(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> "Iterator[Delta]":
+    def _stream(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> Iterator[Delta]:
         with visible_errors():
             for delta in self.engine.stream(prompt, **self._settings(kwargs)):
                 if delta.answer is not None:
                     self._report(delta.answer)
                 yield delta
 
-    def _report(self, answer: "Answer") -> None:
+    def _report(self, answer: Answer) -> None:
         send(answer)
-        window = self.context_window or self.engine.context_window
-        if (
-            answer.counts.spans
-            and not self._counting
-            and 2 * answer.counts.plain_positions > window
-        ):
+        if self._counting or not answer.counts.spans:
+            return
+        if 2 * answer.counts.plain_positions > (self.context_window or self.engine.context_window):
             self._counting = True  # told once
             logger.warning(UNCOUNTED)
 
@@ -311,11 +291,6 @@ def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     if sample is not None:
         options["temperature"] = (options.get("temperature") or 1.0) if sample else 0.0
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _described(tools: Sequence["BaseTool"]) -> list[dict[str, Any]]:
-    """Tools in OpenAI's shape."""
-    return [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
 
 
 async def _last(responses: AsyncGenerator[Response, None]) -> Response:

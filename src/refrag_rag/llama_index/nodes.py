@@ -98,21 +98,17 @@ def mark(
 ) -> BaseNode:
     """Make the node that shows its passage as a span to the LLM; the given node stays as it is.
 
+    It is of a subclass of the node's class, with the same fields. A node without a passage is
+    returned itself.
+
     Parameters
     ----------
-    node
-        Any node; one without a passage is returned itself.
     metadata
         Where its metadata goes.
     score
         Retrieval score, a hint for policies.
     short
         What to show in place of the span.
-
-    Returns
-    -------
-    BaseNode
-        Of a subclass of the node's class, with the same fields.
     """
     if passage_text(node, metadata) is None:
         return node

@@ -1,22 +1,18 @@
 """RefragTransform: encodes passages when they are indexed."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode, TransformComponent
 
-from refrag_rag.adapters import NOT_KEPT, EngineOwner, check_engine
-from refrag_rag.errors import InputError, StoreError
+from refrag_rag.adapters.engine import EngineOwner, check_engine
+from refrag_rag.adapters.passages import keep
+from refrag_rag.engine import Refrag
+from refrag_rag.errors import InputError
 from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.nodes import MetadataPlace, passage_text
-
-if TYPE_CHECKING:
-    from refrag_rag.engine import Refrag
-
-logger = logging.getLogger(__name__)
 
 
 class RefragTransform(EngineOwner, TransformComponent):
@@ -53,7 +49,7 @@ class RefragTransform(EngineOwner, TransformComponent):
 
     def __init__(
         self,
-        engine: "Refrag | None" = None,
+        engine: Refrag | None = None,
         *,
         metadata: MetadataPlace = "compressed",
         batch_size: int = 64,
@@ -80,12 +76,8 @@ class RefragTransform(EngineOwner, TransformComponent):
         A store that cannot be written stops no ingestion: that is logged as an error, and the
         passages are encoded when they are first asked for.
         """
-        engine = self.engine  # a store that cannot be opened is an error
         with visible_errors():
-            try:
-                engine.precompute(self._passages(nodes), batch_size=self.batch_size)
-            except StoreError as error:
-                logger.error(NOT_KEPT, error)
+            keep(self.engine, self._passages(nodes), batch_size=self.batch_size)
         return nodes
 
     def forget(self, nodes: Sequence[BaseNode], *, living: Sequence[BaseNode] = ()) -> int:

@@ -96,7 +96,7 @@ def parse_tool_calls(text: str, names: Collection[str] | None = None) -> ParsedA
         The whole answer.
     names
         Names of the tools; without a marker of its own, JSON counts as a call only if it names one
-        of them (any name, if none are given).
+        of them. None: any name will do. Without a tool, nothing is a call.
 
     Returns
     -------
@@ -105,7 +105,8 @@ def parse_tool_calls(text: str, names: Collection[str] | None = None) -> ParsedA
         marked as a call and cannot be read. One answer is read in one format: the one that finds
         something first, as what stands in the arguments of its calls is no call.
     """
-    found = [stretches for style in FORMATS.values() if (stretches := style.find(text, names))]
+    formats = FORMATS.values() if _offered(names) else ()
+    found = [stretches for style in formats if (stretches := style.find(text, names))]
     if not found:
         return ParsedAnswer(text, [], [])
     return _apart(text, min(found, key=lambda stretches: stretches[0].start))
@@ -126,8 +127,10 @@ class AnswerStream:
     def add(self, text: str) -> str:
         """Take a piece; give the text that is certainly no part of a call."""
         self._text += text
-        end = min(style.begin(self._text) for style in FORMATS.values())
-        end = len(self._text[:end].rstrip())  # white space before a call goes with the call
+        end = len(self._text)
+        if _offered(self._names):
+            end = min(style.begin(self._text) for style in FORMATS.values())
+            end = len(self._text[:end].rstrip())  # white space before a call goes with the call
         fresh = self._text[self._shown : end]
         self._shown = max(self._shown, end)
         return fresh
@@ -136,6 +139,10 @@ class AnswerStream:
         """Give the rest; joined with what `add` gave it is what `parse_tool_calls` finds."""
         parsed = parse_tool_calls(self._text, self._names)
         return parsed._replace(text=parsed.text[self._shown :])
+
+
+def _offered(names: Collection[str] | None) -> bool:
+    return names is None or bool(names)
 
 
 def _apart(text: str, stretches: list[Stretch]) -> ParsedAnswer:

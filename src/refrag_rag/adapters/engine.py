@@ -1,35 +1,16 @@
-"""What the adapters of both frameworks share: the engine behind a component, arguments, tools."""
+"""The engine behind a component: passed in, or loaded from settings when it is first needed."""
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
+from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError, RefragError
-from refrag_rag.generation.request import SAMPLING, Sampling, known_arguments
-from refrag_rag.policies import get_policy, limit_of
-from refrag_rag.text.chat_template import Tool
 
-if TYPE_CHECKING:
-    from refrag_rag.engine import Refrag
-
-# Names of roles in the frameworks, and those that chat templates know.
-ROLES = {
-    "human": "user",
-    "ai": "assistant",
-    "chatbot": "assistant",
-    "model": "assistant",
-    "developer": "system",
-    "function": "tool",
-}
-# Logged where a step of an ingestion goes on: the store only makes answers quicker.
-NOT_KEPT = (
-    "Passages are indexed, but their chunk embeddings are not kept: %s They are encoded when they "
-    "are first asked for, which makes those answers slower. Mend the store and precompute again."
-)
 _sharing = threading.Lock()
 _shared: "WeakValueDictionary[str, EngineHandle]" = WeakValueDictionary()
 
@@ -43,13 +24,20 @@ class EngineHandle:
         A built engine.
     settings
         Otherwise: the arguments of `Refrag.load`.
+
+    Attributes
+    ----------
+    given
+        Whether the engine was passed in.
+    loaded
+        The engine, if there is one already.
     """
 
     def __init__(
-        self, engine: "Refrag | None" = None, settings: Mapping[str, Any] | None = None
+        self, engine: Refrag | None = None, settings: Mapping[str, Any] | None = None
     ) -> None:
         self.given = engine is not None
-        self._engine = engine
+        self.loaded = engine
         self._settings = dict(settings or {})
         self._loading = threading.Lock()
 
@@ -63,12 +51,7 @@ class EngineHandle:
                 handle = _shared[key] = cls(settings=settings)
             return handle
 
-    @property
-    def loaded(self) -> "Refrag | None":
-        """The engine, if there is one already."""
-        return self._engine
-
-    def get(self) -> "Refrag":
+    def get(self) -> Refrag:
         """Return the engine, loaded by the first caller while the others wait.
 
         Raises
@@ -77,33 +60,22 @@ class EngineHandle:
             If it cannot be loaded.
         """
         with self._loading:
-            if self._engine is None:
-                # Imported here: whoever only marks documents needs no torch.
-                from refrag_rag.engine import Refrag
-
+            if self.loaded is None:
                 try:
-                    self._engine = Refrag.load(**self._settings)
+                    self.loaded = Refrag.load(**self._settings)
                 except (ValueError, TypeError) as error:
                     raise RefragError(
                         f"The engine cannot be loaded ({error}); expected arguments of "
                         "Refrag.load. Correct model_name, store or load_kwargs."
                     ) from error
-            return self._engine
+            return self.loaded
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "EngineHandle":
         """Share the engine between copies."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings without the engine, which the other process loads again.
-
-        Raises
-        ------
-        InputError
-            If the engine was passed in: the other process would quietly build a different one.
-        """
-        if self.given:
-            raise no_other_process()
+        """Pickle the settings; the other process loads the engine again."""
         return EngineHandle.shared, (self._settings,)
 
 
@@ -131,10 +103,10 @@ class EngineOwner(BaseModel):
     # A field, not a private attribute: LangChain's `configurable_fields` builds from fields.
     handle: EngineHandle | None = Field(default=None, exclude=True, repr=False)
 
-    def __init__(self, engine: "Refrag | None" = None, **data: Any) -> None:
+    def __init__(self, engine: Refrag | None = None, **data: Any) -> None:
         handle = data.get("handle")
         if engine is None and handle is not None and handle.given:
-            engine = handle.get()
+            engine = handle.loaded
         if isinstance(data.get("store"), os.PathLike):
             data["store"] = os.fspath(data["store"])
         if engine is not None:
@@ -145,7 +117,7 @@ class EngineOwner(BaseModel):
         self._hold()
 
     @property
-    def engine(self) -> "Refrag":
+    def engine(self) -> Refrag:
         """The engine; components with equal settings share one.
 
         Raises
@@ -165,7 +137,7 @@ class EngineOwner(BaseModel):
         Raises
         ------
         InputError
-            If the engine was passed in.
+            If the engine was passed in: the other process would quietly build a different one.
         """
         if self._hold().given:
             raise no_other_process()
@@ -195,68 +167,6 @@ def check_engine(engine: object) -> None:
         )
 
 
-def check_defaults(engine: "Refrag | None", **given: Any) -> None:
-    """Check generation arguments when a component is built, not at its first question.
-
-    Parameters
-    ----------
-    engine
-        Knows the policies of its model, if it is loaded already.
-    **given
-        Those that are None are passed over.
-
-    Raises
-    ------
-    InputError
-        If one is unknown or cannot be used.
-    """
-    options = known_arguments({name: one for name, one in given.items() if one is not None})
-    Sampling(**{name: options[name] for name in SAMPLING if name in options})
-    if "p" in options:
-        limit_of(options["p"], 0)
-    policy = options.get("policy")
-    if engine is not None:
-        engine.get_policy(policy)
-    elif policy is not None and not isinstance(policy, str):
-        get_policy(policy)
-
-
-def choose_tools(tools: Sequence[Tool], choice: Any) -> list[Tool]:
-    """The tools that are offered to the model.
-
-    Parameters
-    ----------
-    tools
-        In OpenAI's shape.
-    choice
-        ``"auto"``, ``"any"``, ``"required"``, True or None: all, since no model can be forced to
-        call one. ``"none"`` or False: none. A name, or OpenAI's dict with one: that one alone.
-
-    Raises
-    ------
-    InputError
-        If it names no tool.
-    """
-    if choice in (False, "none"):
-        return []
-    if choice is None or choice is True or choice in ("auto", "any", "required"):
-        return list(tools)
-    function = choice.get("function") if isinstance(choice, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else choice
-    chosen = [tool for tool in tools if tool["function"]["name"] == name]
-    if not chosen:
-        raise InputError(
-            f"tool_choice = {choice!r}; expected auto, any, none or the name of one of "
-            f"{tool_names(tools)}."
-        )
-    return chosen
-
-
-def tool_names(tools: Sequence[Tool] | None) -> list[str]:
-    """Names of tools in OpenAI's shape."""
-    return [tool["function"]["name"] for tool in tools or ()]
-
-
 def no_other_process() -> InputError:
     """The error for pickling a component that was given a built engine."""
     return InputError(
@@ -265,7 +175,7 @@ def no_other_process() -> InputError:
     )
 
 
-def _refuse_both(engine: "Refrag", data: Mapping[str, Any]) -> None:
+def _refuse_both(engine: Refrag, data: Mapping[str, Any]) -> None:
     names = [name for name in ("store", "load_kwargs") if data.get(name)]
     if data.get("model_name", engine.model_name) != engine.model_name:
         names.append("model_name")
