@@ -23,17 +23,8 @@ ROLES = {
 def check_defaults(engine: Refrag | None, **given: Any) -> None:
     """Check generation arguments when a component is built, not at its first question.
 
-    Parameters
-    ----------
-    engine
-        Knows the policies of its model, if it is loaded already.
-    **given
-        Those that are None are passed over.
-
-    Raises
-    ------
-    InputError
-        If one is unknown or cannot be used.
+    Those that are None are passed over. An engine knows the policies of its model, if it is loaded
+    already. One that is unknown or cannot be used is an `InputError`.
     """
     options = known_arguments({name: one for name, one in given.items() if one is not None})
     Sampling(**{name: options[name] for name in SAMPLING if name in options})
@@ -78,11 +69,5 @@ def choose_tools(tools: Sequence[Tool], choice: Any) -> list[Tool]:
 
 
 def tool_names(tools: Sequence[Tool] | None) -> list[str]:
-    """Names of tools.
-
-    Raises
-    ------
-    InputError
-        If one is no function in OpenAI's shape.
-    """
+    """Names of tools; one that is not in OpenAI's shape is an `InputError`."""
     return [tool["function"]["name"] for tool in check_tools(tools)]

@@ -16,14 +16,7 @@ _shared: "WeakValueDictionary[str, EngineHandle]" = WeakValueDictionary()
 
 
 class EngineHandle:
-    """An engine, or the settings of one that is loaded when it is first needed.
-
-    Parameters
-    ----------
-    engine
-        A built engine.
-    settings
-        Otherwise: the arguments of `Refrag.load`.
+    """An engine that was passed in, or settings of one that is loaded when it is first needed.
 
     Attributes
     ----------
@@ -33,32 +26,20 @@ class EngineHandle:
         The engine, if there is one already.
     """
 
-    def __init__(
-        self, engine: Refrag | None = None, settings: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, engine: Refrag | None, settings: dict[str, Any]) -> None:
         self.given = engine is not None
         self.loaded = engine
-        self._settings = dict(settings or {})
+        self._settings = settings
         self._loading = threading.Lock()
 
     @classmethod
-    def shared(cls, settings: Mapping[str, Any]) -> "EngineHandle":
+    def shared(cls, settings: dict[str, Any]) -> "EngineHandle":
         """Return the one handle for these settings, as long as somebody holds it."""
-        key = repr(sorted(settings.items()))
         with _sharing:
-            handle = _shared.get(key)
-            if handle is None:
-                handle = _shared[key] = cls(settings=settings)
-            return handle
+            return _shared.setdefault(repr(sorted(settings.items())), cls(None, settings))
 
     def get(self) -> Refrag:
-        """Return the engine, loaded by the first caller while the others wait.
-
-        Raises
-        ------
-        RefragError
-            If it cannot be loaded.
-        """
+        """Return the engine, loaded by the first caller while the others wait."""
         with self._loading:
             if self.loaded is None:
                 try:
@@ -81,11 +62,6 @@ class EngineHandle:
 
 class EngineOwner(BaseModel):
     """Mixin of components: settings as fields, and the engine beside them.
-
-    Parameters
-    ----------
-    engine
-        A built engine; then no other setting of this class may be given.
 
     Raises
     ------
@@ -112,7 +88,7 @@ class EngineOwner(BaseModel):
         if engine is not None:
             check_engine(engine)
             _refuse_both(engine, data)
-            data |= {"model_name": engine.model_name, "handle": EngineHandle(engine)}
+            data |= {"model_name": engine.model_name, "handle": EngineHandle(engine, {})}
         super().__init__(**data)
         self._hold()
 
@@ -134,10 +110,7 @@ class EngineOwner(BaseModel):
     def __getstate__(self) -> dict[Any, Any]:
         """Settings without the engine, which the receiving process loads again.
 
-        Raises
-        ------
-        InputError
-            If the engine was passed in: the other process would quietly build a different one.
+        An engine that was passed in is an `InputError`: that process would build a different one.
         """
         if self._hold().given:
             raise no_other_process()
@@ -153,13 +126,7 @@ class EngineOwner(BaseModel):
 
 
 def check_engine(engine: object) -> None:
-    """See that an engine is one.
-
-    Raises
-    ------
-    InputError
-        If it is not, such as the name of a model.
-    """
+    """Refuse what is no engine, such as the name of a model, with an `InputError`."""
     if not hasattr(engine, "precompute"):
         raise InputError(
             f"engine = {engine!r:.80}; expected an engine. Write Refrag.load({engine!r:.80}), or "

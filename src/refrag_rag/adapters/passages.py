@@ -46,8 +46,7 @@ class PassageStep(BaseModel):
         Without it passages are only marked. With it, those that the store does not know yet are
         encoded here, in one batch, and kept.
     output
-        ``spans`` for a model that reads them, ``text`` for others, see
-        `refrag_rag.engine.extract`; ``text`` needs an engine.
+        ``spans`` for our models; ``text``, which needs an engine, for others.
     p, policy
         For ``text``: the largest fraction of the chunks to keep, of all passages together, and who
         chooses them. None: the engine's.
@@ -76,13 +75,7 @@ class PassageStep(BaseModel):
         super().__init__(**{"engine": engine, **data})
 
     def __getstate__(self) -> dict[Any, Any]:
-        """State for another process.
-
-        Raises
-        ------
-        InputError
-            If there is an engine, which cannot go there.
-        """
+        """State for another process, where an engine cannot go (`InputError`)."""
         if self.engine is not None:
             raise no_other_process()
         return super().__getstate__()

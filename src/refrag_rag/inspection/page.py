@@ -38,12 +38,18 @@ def fragment(shown: Inspection) -> str:
 
 
 def _fill(template: str, shown: Inspection, title: str | None) -> str:
-    return _templates().get_template(template).render(
-        shown=shown,
-        heading=title or _heading(shown.question),
-        passages=list(zip(shown.layouts, shown.passages(), strict=True)),
-        times=[(name, f"time{place}", time) for place, (name, time) in enumerate(shown.seconds)],
-        milliseconds=_milliseconds,
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            shown=shown,
+            heading=title or _heading(shown.question),
+            passages=list(zip(shown.layouts, shown.passages(), strict=True)),
+            times=[
+                (name, f"time{place}", time) for place, (name, time) in enumerate(shown.seconds)
+            ],
+            milliseconds=_milliseconds,
+        )
     )
 
 

@@ -47,11 +47,7 @@ def __getattr__(name: str) -> Any:
     # Agents are a package of their own, which chains do without.
     if name != "RefragMiddleware":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from refrag_rag.langchain.middleware import RefragMiddleware
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"RefragMiddleware needs {error.name!r}; expected langchain 1.4 or newer. "
-            "Install refrag-rag[agents]."
-        ) from error
+    need("agents", f"{__name__}.{name}", ["langchain.agents.middleware"])
+    from refrag_rag.langchain.middleware import RefragMiddleware
+
     return RefragMiddleware

@@ -20,7 +20,7 @@ from refrag_rag.generation.answer import Answer
 from refrag_rag.generation.request import ARGUMENTS
 from refrag_rag.generation.threads import read_in_thread
 from refrag_rag.langchain.messages import as_prompt
-from refrag_rag.langchain.settings import GenerationSettings
+from refrag_rag.langchain.settings import GenerationSettings, Stop
 from refrag_rag.langchain.structured import parsed_json
 from refrag_rag.langchain.tool_calls import ChunkMaker, answer_message
 
@@ -30,11 +30,10 @@ AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 class ChatRefrag(GenerationSettings, BaseChatModel):
     """Chat model for chains, retrieval chains and graphs; spans in its messages become vectors.
 
-    Every answer carries its counts and timings in ``response_metadata``: positions used, positions
-    the plain text would have taken, cache hits and so on; ``usage_metadata`` counts positions as
-    input tokens. A call takes ``max_tokens`` (or ``max_new_tokens``), ``stop``, ``temperature``,
-    ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``p``, ``policy``, ``question`` and
-    ``tools``; an unknown name is an `InputError`.
+    Every answer carries its counts and timings in ``response_metadata``; ``usage_metadata`` counts
+    positions as input tokens. A call takes ``max_tokens`` (or ``max_new_tokens``), ``stop``,
+    ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``p``, ``policy``,
+    ``question`` and ``tools``; an unknown name is an `InputError`.
 
     Parameters
     ----------
@@ -73,8 +72,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         tools
             Tools, functions, pydantic classes or OpenAI's dicts.
         tool_choice
-            ``"auto"`` offers all tools, a name that tool alone, ``"none"`` no tool. ``"any"``
-            (``"required"``, ``True``) offers all: no model can be forced to call one.
+            See `choose_tools`.
         **kwargs
             Generation arguments to bind beside the tools.
 
@@ -127,11 +125,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
 
     @override
     def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Stop = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         prompt, arguments = self._request(messages, stop, kwargs)
         return self._result(self.engine.generate(prompt, **arguments), arguments)
@@ -140,7 +134,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
     def _stream(
         self,
         messages: list[BaseMessage],
-        stop: list[str] | None = None,
+        stop: Stop = None,
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
@@ -157,11 +151,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
 
     @override
     async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Stop = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
         # Read piece by piece: a caller that is cancelled stops the thread at the next token.
         *_, result = [r async for r in read_in_thread(lambda: self._steps(messages, stop, kwargs))]
@@ -171,7 +161,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
     async def _astream(
         self,
         messages: list[BaseMessage],
-        stop: list[str] | None = None,
+        stop: Stop = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
@@ -181,7 +171,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
             yield chunk
 
     def _steps(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+        self, messages: list[BaseMessage], stop: Stop, kwargs: Mapping[str, Any]
     ) -> Iterator[ChatResult | None]:
         """Yield nothing at every step, and the result in the end."""
         prompt, arguments = self._request(messages, stop, kwargs)
@@ -189,7 +179,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
             yield None if delta.answer is None else self._result(delta.answer, arguments)
 
     def _request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+        self, messages: list[BaseMessage], stop: Stop, kwargs: Mapping[str, Any]
     ) -> tuple[str | list[dict[str, Any]], dict[str, Any]]:
         """Return the engine's prompt and arguments."""
         prompt = as_prompt(messages, is_chat_model=self.engine.is_chat_model)

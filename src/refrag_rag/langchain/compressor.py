@@ -28,14 +28,7 @@ class RefragCompressor(PassageStep, BaseDocumentCompressor):
     Parameters
     ----------
     engine, output, p, policy, unchosen
-        See `PassageStep`.
-    **settings
-        The fields below.
-
-    Raises
-    ------
-    InputError
-        If the settings cannot be used.
+        See `PassageStep`, also for errors.
     """
 
     title_key: str | None = Field(
@@ -61,13 +54,7 @@ class RefragCompressor(PassageStep, BaseDocumentCompressor):
         query: str,
         callbacks: Callbacks | None = None,
     ) -> list[Document]:
-        """Mark or shorten documents; `acompress_documents` does the same in a thread.
-
-        Raises
-        ------
-        InputError
-            If something is not a document.
-        """
+        """Mark or shorten documents; `acompress_documents` does the same in a thread."""
         texts = span_texts(documents, self.title_key)
         plain = [as_document(document) for document in documents]
         scores = [self._score(document) for document in plain]

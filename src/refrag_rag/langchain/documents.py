@@ -25,8 +25,6 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
     ----------
     engine
         Built engine; or give `model_name` and `store`, and it is built on first use.
-    **settings
-        The fields below.
     """
 
     title_key: str | None = Field(default=None, description="The same as in RefragCompressor.")
@@ -40,22 +38,17 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
     def transform_documents(
         self, documents: Sequence[Document], **kwargs: Any
     ) -> Sequence[Document]:
-        """Precompute what the store does not have.
+        """Precompute what the store does not have; return the documents as they came.
 
         A store that cannot be written stops nothing: that is logged as an error, and the documents
         are encoded when they are first asked for.
-
-        Returns
-        -------
-        Sequence[Document]
-            The documents, as they came.
         """
         settings = {"batch_size": self.batch_size, "progress": self.progress, **kwargs}
         keep(self.engine, span_texts(documents, self.title_key), **settings)
         return documents
 
     def forget(self, documents: Sequence[Document], *, living: Sequence[Document] = ()) -> int:
-        """Remove the passages of deleted documents from the store; see `Refrag.forget`.
+        """Remove the passages of deleted documents from the store; return how many entries went.
 
         Call it where documents are deleted from the vector store, which tells nobody.
 
@@ -65,11 +58,6 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
             As they were indexed.
         living
             Documents that stay; passages that they share with deleted ones are kept.
-
-        Returns
-        -------
-        int
-            How many entries were removed.
         """
         gone, stay = (span_texts(some, self.title_key) for some in (documents, living))
         return self.engine.forget([text for text in gone if text], living=stay)
@@ -99,13 +87,12 @@ def span_text(document: AnyDocument, *, title_key: str | None = None) -> str:
     marked = _whole_span(document.page_content)
     if marked is not None:
         return neutralise(marked.text)
-    if not document.page_content.strip():
-        return ""
-    return neutralise(_title(document, title_key) + document.page_content)
+    text = document.page_content
+    return neutralise(_title(document, title_key) + text) if text.strip() else ""
 
 
 def span_texts(documents: Sequence[AnyDocument], title_key: str | None) -> list[str]:
-    """The `span_text` of each document."""
+    """The text in the span of each document."""
     return [span_text(document, title_key=title_key) for document in documents]
 
 
@@ -120,16 +107,7 @@ def precompute_documents(
     """Encode the documents that the engine's store does not have, in batches.
 
     Run it on the documents that go into the vector store, after splitting; again costs little.
-
-    Parameters
-    ----------
-    title_key
-        The same as in `RefragCompressor`.
-
-    Raises
-    ------
-    InputError
-        If something is not a document.
+    `title_key` is the same as in `RefragCompressor`; errors are those of `span_text`.
     """
     texts = [text for text in span_texts(documents, title_key) if text]
     return engine.precompute(texts, batch_size=batch_size, progress=progress)
@@ -140,15 +118,8 @@ def strip_documents(
 ) -> list[Document]:
     """Undo what `RefragCompressor` did: new documents without markers (and title).
 
-    Parameters
-    ----------
-    title_key
-        The same as in `RefragCompressor`; the title goes if the marked text begins with it.
-
-    Raises
-    ------
-    InputError
-        If something is not a document.
+    `title_key` is the same as there; the title goes if the marked text begins with it. Errors are
+    those of `span_text`.
     """
     stripped = []
     for document in map(as_document, documents):
@@ -167,13 +138,7 @@ def is_document(value: object) -> bool:
 
 
 def as_document(document: AnyDocument) -> Document:
-    """The document itself, or the one that a dict was.
-
-    Raises
-    ------
-    InputError
-        If it is neither.
-    """
+    """The document itself, or the one that a dict was; anything else is an `InputError`."""
     if isinstance(document, Document):
         return document
     if is_document(document):

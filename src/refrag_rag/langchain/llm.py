@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from refrag_rag.engine import Refrag
 from refrag_rag.generation.threads import read_in_thread
-from refrag_rag.langchain.settings import GenerationSettings, report, usage
+from refrag_rag.langchain.settings import GenerationSettings, Stop, report, usage
 
 
 class RefragLLM(GenerationSettings, BaseLLM):
@@ -34,11 +34,7 @@ class RefragLLM(GenerationSettings, BaseLLM):
 
     @override
     def _generate(
-        self,
-        prompts: list[str],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, prompts: list[str], stop: Stop = None, run_manager: Any = None, **kwargs: Any
     ) -> LLMResult:
         arguments = self._arguments(stop, kwargs)
         answers = self.engine.generate_batch([self._prompt(one) for one in prompts], **arguments)
@@ -54,7 +50,7 @@ class RefragLLM(GenerationSettings, BaseLLM):
     def _stream(
         self,
         prompt: str,
-        stop: list[str] | None = None,
+        stop: Stop = None,
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
@@ -70,7 +66,7 @@ class RefragLLM(GenerationSettings, BaseLLM):
     async def _astream(
         self,
         prompt: str,
-        stop: list[str] | None = None,
+        stop: Stop = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:

@@ -12,6 +12,7 @@ from refrag_rag.engine import Refrag
 from refrag_rag.generation.answer import Answer
 from refrag_rag.generation.request import SAMPLING, known_arguments
 
+Stop = list[str] | None
 _FIELDS = (
     *("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop"),
     *("p", "policy"),
@@ -68,13 +69,7 @@ class GenerationSettings(EngineOwner):
         return self.engine.tokenize(text)
 
     def _arguments(self, stop: Sequence[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of the engine: the fields, replaced by what the call gives.
-
-        Raises
-        ------
-        InputError
-            For a name that the engine does not take.
-        """
+        """Arguments of the engine: the fields, replaced by what the call gives."""
         # LangChain hands "stream" on, which decides about streaming.
         call = {name: value for name, value in kwargs.items() if name != "stream"} | {"stop": stop}
         chosen = known_arguments(self._defaults)

@@ -69,8 +69,7 @@ def send(answer: Answer) -> None:
 def collect_answers() -> Iterator[list[RefragAnswerEvent]]:
     """Collect the answers that any `RefragLLM` gives meanwhile, in the order of their ends.
 
-    Also those of other threads: ``tags`` of an event (`instrument_tags`) tell whose it is. A
-    streamed answer comes when it was read to its end.
+    Those of other threads too: ``tags`` of an event (`instrument_tags`) tell whose it is.
 
     Examples
     --------

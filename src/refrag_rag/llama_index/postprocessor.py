@@ -9,7 +9,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from refrag_rag.adapters.passages import PassageStep
 from refrag_rag.engine import Refrag
 from refrag_rag.llama_index.errors import visible_errors
-from refrag_rag.llama_index.nodes import MetadataPlace, Short, mark, passage_text
+from refrag_rag.llama_index.nodes import MetadataPlace, Short, View, mark, passage_text
 
 
 class RefragPostprocessor(PassageStep, BaseNodePostprocessor):
@@ -27,12 +27,7 @@ class RefragPostprocessor(PassageStep, BaseNodePostprocessor):
         What happens to the metadata that nodes show to the LLM: ``compressed`` with the text,
         printed before it as ``text``, or ``drop``.
     engine, output, p, policy, unchosen
-        See `PassageStep`.
-
-    Raises
-    ------
-    InputError
-        If the settings cannot be used.
+        See `PassageStep`, also for errors.
     """
 
     metadata: MetadataPlace = Field(
@@ -66,5 +61,6 @@ class RefragPostprocessor(PassageStep, BaseNodePostprocessor):
         ]
 
     def _marked(self, item: NodeWithScore, short: Short | None = None) -> NodeWithScore:
-        node = mark(item.node, self.metadata, item.score, short)
+        score = None if item.score is None else float(item.score)
+        node = mark(item.node, View(self.metadata, score, short))
         return item.model_copy(update={"node": node})

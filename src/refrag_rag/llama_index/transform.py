@@ -7,7 +7,7 @@ from typing import Any
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode, TransformComponent
 
-from refrag_rag.adapters.engine import EngineOwner, check_engine
+from refrag_rag.adapters.engine import EngineOwner
 from refrag_rag.adapters.passages import keep
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
@@ -26,12 +26,9 @@ class RefragTransform(EngineOwner, TransformComponent):
     ----------
     engine
         Built engine; or give `model_name` and `store`, and it is built on first use.
-    metadata
-        The mode that `RefragPostprocessor` will have.
-    batch_size
-        Passages encoded at once.
     **settings
-        ``model_name``, ``store``, ``load_kwargs``.
+        ``metadata``, the same as in `RefragPostprocessor`; ``batch_size``; ``model_name``,
+        ``store`` and ``load_kwargs``.
 
     Raises
     ------
@@ -47,23 +44,15 @@ class RefragTransform(EngineOwner, TransformComponent):
         default=None, description="Fingerprint of the given engine's encoder, for cache keys."
     )
 
-    def __init__(
-        self,
-        engine: Refrag | None = None,
-        *,
-        metadata: MetadataPlace = "compressed",
-        batch_size: int = 64,
-        **settings: Any,
-    ) -> None:
-        if engine is not None:
-            check_engine(engine)
-            settings["namespace"] = engine.namespace
-        elif settings.get("store") is None:
+    def __init__(self, engine: Refrag | None = None, **settings: Any) -> None:
+        if engine is None and settings.get("store") is None:
             raise InputError(
                 "RefragTransform got neither an engine nor a store, so its vectors would be lost; "
                 "give the engine that the LLM uses, or store=FOLDER."
             )
-        super().__init__(engine, metadata=metadata, batch_size=batch_size, **settings)
+        super().__init__(engine, **settings)
+        if engine is not None:
+            self.namespace = engine.namespace
 
     @classmethod
     def class_name(cls) -> str:
@@ -81,7 +70,7 @@ class RefragTransform(EngineOwner, TransformComponent):
         return nodes
 
     def forget(self, nodes: Sequence[BaseNode], *, living: Sequence[BaseNode] = ()) -> int:
-        """Remove the passages of deleted nodes from the store; see `Refrag.forget`.
+        """Remove the passages of deleted nodes from the store; return how many entries went.
 
         Call it where the nodes are deleted: LlamaIndex tells transformations nothing of that.
 
@@ -91,11 +80,6 @@ class RefragTransform(EngineOwner, TransformComponent):
             Nodes as they were indexed, before they are deleted.
         living
             Nodes that stay; passages that they share with deleted ones are kept.
-
-        Returns
-        -------
-        int
-            How many entries were removed.
         """
         with visible_errors():
             return self.engine.forget(self._passages(nodes), living=self._passages(living))

@@ -41,28 +41,20 @@ def description(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 def same_vocabulary(first: "PreTrainedTokenizerBase", second: "PreTrainedTokenizerBase") -> bool:
     """Whether two tokenizers give the same ids for text from documents (control tokens aside)."""
-    parts = [json.loads(backend(tokenizer).to_str()) for tokenizer in (first, second)]
-    return all(
-        parts[0].get(name) == parts[1].get(name)
-        for name in ("model", "normalizer", "pre_tokenizer")
-    )
+    one, other = (json.loads(backend(tokenizer).to_str()) for tokenizer in (first, second))
+    names = ("model", "normalizer", "pre_tokenizer")
+    return all(one.get(name) == other.get(name) for name in names)
 
 
 def readable(text: str) -> str:
-    """Replace halves of characters, which no tokenizer reads, one for one.
-
-    They come from JSON and PDF files that were cut between the two halves.
-    """
+    """Replace halves of characters, which no tokenizer reads and cut JSON or PDF files hold."""
     return _HALVES.sub("\ufffd", text)
 
 
 class PlainTokenizer:
     """Tokenises text from documents. Control tokens cannot come out, whatever the text says.
 
-    Parameters
-    ----------
-    tokenizer
-        Built again from the same file, without added tokens and without a post-processor.
+    The tokenizer is built again, without added tokens and without a post-processor.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -1,22 +1,21 @@
 """Tool calls in the text of an answer, in the formats of the common model families. Pure text.
 
-A format is a function that finds the calls in a whole text, and what its calls begin with; it is
-one entry in `FORMATS`.
+A format finds the calls in a whole text, and says where in a growing text one may begin; it is one
+entry in `FORMATS`.
 """
 
 import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 TOOL_MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>")
 _JSON = json.JSONDecoder()
 
 
-def new_id() -> str:
+def _new_id() -> str:
     """A fresh id of nine letters and digits: the only shape that every chat template takes."""
     return uuid4().hex[:9]
 
@@ -35,24 +34,16 @@ class ToolCall:
 
     name: str
     arguments: dict[str, Any]
-    id: str = field(default_factory=new_id)
+    id: str = field(default_factory=_new_id)
 
 
 @dataclass(frozen=True)
 class InvalidToolCall:
-    """A stretch marked as a call that cannot be read as one.
-
-    Attributes
-    ----------
-    text
-        The stretch as it was written, marker included.
-    error
-        What is wrong with it.
-    """
+    """A stretch marked as a call that cannot be read as one, marker included, and why."""
 
     text: str
     error: str
-    id: str = field(default_factory=new_id)
+    id: str = field(default_factory=_new_id)
 
 
 class ParsedAnswer(NamedTuple):
@@ -72,19 +63,14 @@ class Stretch(NamedTuple):
     error: str = ""
 
 
-class Format(NamedTuple):
-    """How a family of models writes calls.
+class Format(Protocol):
+    """How a family of models writes calls."""
 
-    Attributes
-    ----------
-    find
-        Finds the stretches, in order, given the names of the tools.
-    begin
-        Where in a growing text a call begins or may be about to; its length if nowhere.
-    """
+    def find(self, text: str, names: Collection[str] | None, /) -> list[Stretch]:
+        """Find the stretches, in order, given the names of the tools."""
 
-    find: Callable[[str, Collection[str] | None], list[Stretch]]
-    begin: Callable[[str], int]
+    def begin(self, text: str) -> int:
+        """Where in a growing text a call begins or may be about to; its length if nowhere."""
 
 
 def parse_tool_calls(text: str, names: Collection[str] | None = None) -> ParsedAnswer:
@@ -109,7 +95,13 @@ def parse_tool_calls(text: str, names: Collection[str] | None = None) -> ParsedA
     found = [stretches for style in formats if (stretches := style.find(text, names))]
     if not found:
         return ParsedAnswer(text, [], [])
-    return _apart(text, min(found, key=lambda stretches: stretches[0].start))
+    stretches = min(found, key=lambda some: some[0].start)
+    calls = [call for stretch in stretches for call in stretch.calls]
+    invalid = [InvalidToolCall(text[s.start : s.end], s.error) for s in stretches if s.error]
+    starts = [*(stretch.start for stretch in stretches[1:]), len(text)]
+    after = "".join(text[s.end : start] for s, start in zip(stretches, starts, strict=True))
+    before = text[: stretches[0].start]
+    return ParsedAnswer(before.rstrip() + after.rstrip(), calls, invalid)
 
 
 class AnswerStream:
@@ -145,16 +137,6 @@ def _offered(names: Collection[str] | None) -> bool:
     return names is None or bool(names)
 
 
-def _apart(text: str, stretches: list[Stretch]) -> ParsedAnswer:
-    calls = [call for stretch in stretches for call in stretch.calls]
-    invalid = [InvalidToolCall(text[s.start : s.end], s.error) for s in stretches if s.error]
-    ends = [stretch.end for stretch in stretches]
-    starts = [*(stretch.start for stretch in stretches[1:]), len(text)]
-    after = "".join(text[a:b] for a, b in zip(ends, starts, strict=True))
-    before = text[: stretches[0].start]
-    return ParsedAnswer(before.rstrip() + after.rstrip(), calls, invalid)
-
-
 def _call(value: object) -> ToolCall:
     """Read ``{"name": ..., "arguments": {...}}``; some models say ``parameters``.
 
@@ -173,60 +155,42 @@ def _call(value: object) -> ToolCall:
     return ToolCall(value["name"], arguments)
 
 
-def _begin_of(marker: str, text: str) -> int:
-    """Where a marker, or the first part of one at the end, stands in a growing text."""
-    if (place := text.find(marker)) >= 0:
-        return place
-    for length in range(min(len(marker) - 1, len(text)), 0, -1):
-        if text.endswith(marker[:length]):
-            return len(text) - length
-    return len(text)
+@dataclass(frozen=True)
+class _Marked:
+    """Every call, or list of calls, is JSON behind a marker of its own."""
 
+    marker: str
+    head: re.Pattern[str]
+    tail: re.Pattern[str]
+    read: Callable[[re.Match[str], Any], list[ToolCall]]
 
-def _marked(
-    text: str,
-    head: re.Pattern[str],
-    tail: re.Pattern[str],
-    read: Callable[[re.Match[str], Any], list[ToolCall]],
-) -> list[Stretch]:
-    """Find every `head`, JSON and `tail`. JSON is read as such: its texts may hold markers."""
-    found: list[Stretch] = []
-    end = 0
-    while match := head.search(text, end):
-        try:
-            value, stop = _JSON.raw_decode(text, match.end())
-            closed = tail.match(text, stop)
-            if closed is None:
-                raise ValueError(f"no end of the call at character {stop - match.start()}")
-            calls, error, end = read(match, value), "", closed.end()
-        except (ValueError, RecursionError) as problem:
-            calls, error = [], f"{type(problem).__name__}: {problem}"
-            closing = tail.search(text, match.end())
-            following = head.search(text, match.end())
-            end = min(m.end() if m is closing else m.start() for m in (closing, following) if m)
-        found.append(Stretch(match.start(), end, calls, error))
-    return found
+    def find(self, text: str, _: Collection[str] | None, /) -> list[Stretch]:
+        """Find every head, JSON and tail. JSON is read as such: its texts may hold markers."""
+        found: list[Stretch] = []
+        end = 0
+        while match := self.head.search(text, end):
+            try:
+                value, stop = _JSON.raw_decode(text, match.end())
+                closed = self.tail.match(text, stop)
+                if closed is None:
+                    raise ValueError(f"no end of the call at character {stop - match.start()}")
+                calls, error, end = self.read(match, value), "", closed.end()
+            except (ValueError, RecursionError) as problem:
+                calls, error = [], f"{type(problem).__name__}: {problem}"
+                closing = self.tail.search(text, match.end())
+                following = self.head.search(text, match.end())
+                end = min(m.end() if m is closing else m.start() for m in (closing, following) if m)
+            found.append(Stretch(match.start(), end, calls, error))
+        return found
 
-
-# Hermes, Qwen: <tool_call>{"name": ..., "arguments": {...}}</tool_call>, a marker pair each call.
-
-_HERMES_HEAD, _HERMES_TAIL = re.compile(r"<tool_call>\s*"), re.compile(r"\s*(?:</tool_call>|\Z)")
-
-
-def _hermes(text: str, _: Collection[str] | None) -> list[Stretch]:
-    return _marked(text, _HERMES_HEAD, _HERMES_TAIL, lambda _head, value: [_call(value)])
-
-
-# Mistral: [TOOL_CALLS][{...}, {...}], or newer [TOOL_CALLS]name[ARGS]{...}, a marker each call.
-
-_MISTRAL_HEAD = re.compile(
-    r"\[TOOL_CALLS\]\s*(?:([\w.-]+)(?:\[CALL_ID\]\w+)?\[ARGS\]\s*)?",
-)
-_MISTRAL_TAIL = re.compile(r"\s*(?:\Z|(?=\[TOOL_CALLS\]))")
-
-
-def _mistral(text: str, _: Collection[str] | None) -> list[Stretch]:
-    return _marked(text, _MISTRAL_HEAD, _MISTRAL_TAIL, _read_mistral)
+    def begin(self, text: str) -> int:
+        """Where the marker, or the first part of one at the end, stands."""
+        if (place := text.find(self.marker)) >= 0:
+            return place
+        for length in range(min(len(self.marker) - 1, len(text)), 0, -1):
+            if text.endswith(self.marker[:length]):
+                return len(text) - length
+        return len(text)
 
 
 def _read_mistral(head: re.Match[str], value: Any) -> list[ToolCall]:
@@ -235,47 +199,57 @@ def _read_mistral(head: re.Match[str], value: Any) -> list[ToolCall]:
     return [_call(one) for one in (value if isinstance(value, list) else [value])]
 
 
-# Llama 3: the whole answer is {"name": ..., "parameters": {...}}, several joined by semicolons,
-# sometimes behind a tag.
+class _Llama:
+    """The whole answer is calls joined by semicolons, sometimes behind a tag."""
 
-_LLAMA_TAG = "<|python_tag|>"
-_LLAMA_BETWEEN = re.compile(r"\s*;?\s*")
+    tag = "<|python_tag|>"
+    between = re.compile(r"\s*;?\s*")
 
+    def find(self, text: str, names: Collection[str] | None) -> list[Stretch]:
+        """Find one stretch; without a tag it must name tools throughout."""
+        start = len(text) - len(text.lstrip())
+        tagged = text.startswith(self.tag, start)
+        try:
+            calls = self._read(text[start:].removeprefix(self.tag))
+        except (ValueError, RecursionError) as problem:
+            error = f"{type(problem).__name__}: {problem}"
+            return [Stretch(start, len(text), [], error)] if tagged else []
+        known = tagged or names is None or all(call.name in names for call in calls)
+        return [Stretch(start, len(text), calls)] if known and calls else []
 
-def _llama(text: str, names: Collection[str] | None) -> list[Stretch]:
-    start = len(text) - len(text.lstrip())
-    tagged = text.startswith(_LLAMA_TAG, start)
-    try:
-        calls = _read_llama(text, start + len(_LLAMA_TAG) * tagged)
-    except (ValueError, RecursionError) as problem:
-        error = f"{type(problem).__name__}: {problem}"
-        return [Stretch(start, len(text), [], error)] if tagged else []
-    known = tagged or names is None or all(call.name in names for call in calls)
-    return [Stretch(start, len(text), calls)] if known and calls else []
+    def _read(self, text: str) -> list[ToolCall]:
+        calls = []
+        while text := self.between.sub("", text, count=1):
+            value, stop = _JSON.raw_decode(text)
+            if not isinstance(value, dict) or not value.keys() & {"parameters", "arguments"}:
+                raise ValueError("expected an object with parameters")
+            calls.append(_call(value))
+            text = text[stop:]
+        return calls
 
-
-def _read_llama(text: str, start: int) -> list[ToolCall]:
-    calls = []
-    place = _LLAMA_BETWEEN.match(text, start).end()  # type: ignore[union-attr]  # always matches
-    while place < len(text):
-        value, place = _JSON.raw_decode(text, place)
-        if not isinstance(value, dict) or not value.keys() & {"parameters", "arguments"}:
-            raise ValueError("expected an object with parameters")
-        calls.append(_call(value))
-        place = _LLAMA_BETWEEN.match(text, place).end()  # type: ignore[union-attr]
-    return calls
-
-
-def _llama_begin(text: str) -> int:
-    start = len(text) - len(text.lstrip())
-    rest = text[start:]
-    if rest.startswith(("{", _LLAMA_TAG)) or _LLAMA_TAG.startswith(rest):
-        return start
-    return len(text)
+    def begin(self, text: str) -> int:
+        """Where the answer begins, if it may be calls."""
+        start = len(text) - len(text.lstrip())
+        rest = text[start:]
+        may_be = rest.startswith(("{", self.tag)) or self.tag.startswith(rest)
+        return start if may_be else len(text)
 
 
-FORMATS = {
-    "hermes": Format(_hermes, partial(_begin_of, "<tool_call>")),
-    "mistral": Format(_mistral, partial(_begin_of, "[TOOL_CALLS]")),
-    "llama": Format(_llama, _llama_begin),
+FORMATS: dict[str, Format] = {
+    # Also Qwen: <tool_call>{"name": ..., "arguments": {...}}</tool_call>
+    "hermes": _Marked(
+        "<tool_call>",
+        head=re.compile(r"<tool_call>\s*"),
+        tail=re.compile(r"\s*(?:</tool_call>|\Z)"),
+        read=lambda _, value: [_call(value)],
+    ),
+    # [TOOL_CALLS][{...}, {...}], or newer [TOOL_CALLS]name[ARGS]{...}
+    "mistral": _Marked(
+        "[TOOL_CALLS]",
+        head=re.compile(r"\[TOOL_CALLS\]\s*(?:([\w.-]+)(?:\[CALL_ID\]\w+)?\[ARGS\]\s*)?"),
+        tail=re.compile(r"\s*(?:\Z|(?=\[TOOL_CALLS\]))"),
+        read=_read_mistral,
+    ),
+    # Llama 3: {"name": ..., "parameters": {...}}
+    "llama": _Llama(),
 }
