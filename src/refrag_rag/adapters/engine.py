@@ -94,13 +94,7 @@ class EngineOwner(BaseModel):
 
     @property
     def engine(self) -> Refrag:
-        """The engine; components with equal settings share one.
-
-        Raises
-        ------
-        RefragError
-            If it cannot be loaded.
-        """
+        """The engine; components with equal settings share one, loaded when first needed."""
         return self._hold().get()
 
     @field_serializer("load_kwargs")

@@ -1,16 +1,6 @@
 """REFRAG in LangChain: one index-time step, one document compressor, one model.
 
 Agents: `RefragMiddleware`, which needs the ``langchain`` package.
-
-Examples
---------
->>> engine = Refrag.load("smol", store="./vectors")                           # doctest: +SKIP
->>> documents = RefragIndexer(engine).transform_documents(splits)             # doctest: +SKIP
->>> retriever = ContextualCompressionRetriever(                               # doctest: +SKIP
-...     base_compressor=RefragCompressor(), base_retriever=store.as_retriever()
-... )
->>> answer = create_stuff_documents_chain(ChatRefrag(engine), prompt)         # doctest: +SKIP
->>> chain = create_retrieval_chain(retriever, answer)                         # doctest: +SKIP
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,13 +1,15 @@
 """ChatRefrag: a LangChain chat model that reads marked documents as vectors."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, ClassVar, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,8 +23,7 @@ from refrag_rag.generation.request import ARGUMENTS
 from refrag_rag.generation.threads import read_in_thread
 from refrag_rag.langchain.messages import as_prompt
 from refrag_rag.langchain.settings import GenerationSettings, Stop
-from refrag_rag.langchain.structured import parsed_json
-from refrag_rag.langchain.tool_calls import ChunkMaker, answer_message
+from refrag_rag.langchain.tool_calls import answer_message, message_chunks
 
 AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
@@ -65,16 +66,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         tool_choice: str | bool | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools to the model, through its chat template.
-
-        Parameters
-        ----------
-        tools
-            Tools, functions, pydantic classes or OpenAI's dicts.
-        tool_choice
-            See `choose_tools`.
-        **kwargs
-            Generation arguments to bind beside the tools.
+        """Offer tools through the model's chat template; `tool_choice` as in `choose_tools`.
 
         Raises
         ------
@@ -98,16 +90,12 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
 
         Parameters
         ----------
-        schema
-            A pydantic class, a TypedDict class, or a JSON schema.
         method
             ``function_calling`` offers the schema as the one tool; the chat template must have a
             place for tools. ``json_mode`` reads the answer's text as JSON; the prompt must ask for
             it.
         include_raw
             Answer with ``raw``, ``parsed`` and ``parsing_error`` instead of failing.
-        **kwargs
-            ``strict`` is ignored.
 
         Raises
         ------
@@ -121,7 +109,7 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
                 f"method = {method!r}; expected 'function_calling' or 'json_mode'. Answers are "
                 "not constrained to a schema."
             )
-        return parsed_json(self, schema, include_raw=include_raw)
+        return _parsed_json(self, schema, include_raw=include_raw)
 
     @override
     def _generate(
@@ -139,11 +127,8 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         prompt, arguments = self._request(messages, stop, kwargs)
-        maker = ChunkMaker(arguments.get("tools", ()), self.model_name)
-        for delta in self.engine.stream(prompt, **arguments):
-            message = maker.chunk(delta)
-            if message is None:
-                continue
+        deltas = self.engine.stream(prompt, **arguments)
+        for message in message_chunks(deltas, arguments.get("tools", ()), self.model_name):
             chunk = ChatGenerationChunk(message=message)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -188,3 +173,19 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
     def _result(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatResult:
         message = answer_message(answer, arguments.get("tools", ()), self.model_name)
         return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def _parsed_json(
+    model: BaseChatModel, schema: dict[str, Any] | type, *, include_raw: bool
+) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+    """Read the text of answers as JSON; only a pydantic class is validated."""
+    parser: BaseOutputParser[Any] = JsonOutputParser()
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        parser = PydanticOutputParser(pydantic_object=schema)
+    if not include_raw:
+        return model | parser
+    read = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+    )
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=model) | read.with_fallbacks([failed], exception_key="parsing_error")

@@ -52,12 +52,7 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
 
         Call it where documents are deleted from the vector store, which tells nobody.
 
-        Parameters
-        ----------
-        documents
-            As they were indexed.
-        living
-            Documents that stay; passages that they share with deleted ones are kept.
+        Give the documents as they were indexed; passages that they share with `living` ones stay.
         """
         gone, stay = (span_texts(some, self.title_key) for some in (documents, living))
         return self.engine.forget([text for text in gone if text], living=stay)

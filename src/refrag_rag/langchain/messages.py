@@ -16,19 +16,10 @@ _CALL_BLOCKS = ("tool_use", "tool_call", "function_call")
 def as_prompt(
     messages: Sequence[BaseMessage], *, is_chat_model: bool
 ) -> str | list[dict[str, Any]]:
-    """Turn messages into what the engine takes.
+    """Turn messages into what the engine takes: messages in OpenAI's shape, or one text.
 
-    Parameters
-    ----------
-    is_chat_model
-        Whether the model has a chat template. Without one, a single message is a completion
-        prompt as it stands, and several are written out with their roles.
-
-    Returns
-    -------
-    str or list of dict
-        Messages with ``role`` and ``content``, and where they have them ``name``, ``tool_calls``
-        (in OpenAI's shape) and ``tool_call_id``.
+    For a model without a chat template a single message is a completion prompt as it stands, and
+    several are written out with their roles.
 
     Raises
     ------

@@ -78,11 +78,18 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
             (document.page_content, twin.page_content)
             for document, twin in zip(documents, marked, strict=True)
         ]
-        content = message.content
-        if isinstance(content, str):
-            return message.model_copy(update={"content": _exchange(content, texts)})
-        blocks = [_exchange_in_block(block, texts) for block in content]
-        return message.model_copy(update={"content": blocks})
+        return message.model_copy(update={"content": _exchange_in(message.content, texts)})
+
+
+def _exchange_in(content: Any, texts: Sequence[tuple[str, str]]) -> Any:
+    """Exchange in a text, or in the texts and text blocks of a list."""
+    if isinstance(content, list):
+        return [_exchange_in(block, texts) for block in content]
+    if isinstance(content, str):
+        return _exchange(content, texts)
+    if content.get("type") == "text" and isinstance(content.get("text"), str):
+        return {**content, "text": _exchange(content["text"], texts)}
+    return content
 
 
 def _exchange(content: str, texts: Sequence[tuple[str, str]]) -> str:
@@ -116,13 +123,3 @@ def _place(content: str, text: str, after: int) -> int:
             best, most = start, edges
         start = content.find(text, start + 1)
     return best
-
-
-def _exchange_in_block(
-    block: str | dict[str, Any], texts: Sequence[tuple[str, str]]
-) -> str | dict[str, Any]:
-    if isinstance(block, str):
-        return _exchange(block, texts)
-    if block.get("type") == "text" and isinstance(block.get("text"), str):
-        return {**block, "text": _exchange(block["text"], texts)}
-    return block

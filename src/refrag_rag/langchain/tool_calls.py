@@ -1,7 +1,7 @@
 """Tool calls between LangChain's messages and the text that a model reads and writes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -35,37 +35,28 @@ def answer_message(answer: Answer, tools: Tools, model_name: str) -> AIMessage:
     )
 
 
-class ChunkMaker:
-    """Makes the message chunks of a streamed answer.
+def message_chunks(
+    deltas: Iterator[Delta], tools: Tools, model_name: str
+) -> Iterator[AIMessageChunk]:
+    """Make the chunks of a streamed answer.
 
     Text goes on as it comes; what may be a call waits for the end, and comes as whole calls.
-
-    Parameters
-    ----------
-    tools
-        In OpenAI's shape; without any, nothing is held back.
-    model_name
-        For the response metadata.
     """
-
-    def __init__(self, tools: Tools, model_name: str) -> None:
-        self._stream = AnswerStream(tool_names(tools))
-        self._model_name = model_name
-
-    def chunk(self, delta: Delta) -> AIMessageChunk | None:
-        """Return the chunk for a piece of the answer, unless all of it is held back."""
-        text = self._stream.add(delta.text)
-        if delta.answer is None:
-            return AIMessageChunk(content=text) if text else None
-        rest = self._stream.finish()
-        # Chunks are added up by their readers: counts stand on the last one alone.
-        return AIMessageChunk(
-            content=text + rest.text,
-            tool_call_chunks=_call_chunks(rest),
-            usage_metadata=usage(delta.answer),
-            response_metadata=report(delta.answer, self._model_name),
-            chunk_position="last",
-        )
+    stream = AnswerStream(tool_names(tools))
+    for delta in deltas:
+        text = stream.add(delta.text)
+        if delta.answer is not None:
+            rest = stream.finish()
+            # Chunks are added up by their readers: counts stand on the last one alone.
+            yield AIMessageChunk(
+                content=text + rest.text,
+                tool_call_chunks=_call_chunks(rest),
+                usage_metadata=usage(delta.answer),
+                response_metadata=report(delta.answer, model_name),
+                chunk_position="last",
+            )
+        elif text:
+            yield AIMessageChunk(content=text)
 
 
 def _call_chunks(parsed: ParsedAnswer) -> list[ToolCallChunk]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
@@ -24,21 +24,18 @@ class RefragAnswerEvent(BaseEvent):
         The answer.
     metadata
         Counts and timings, the same as in ``response.raw`` of the LLM; JSON knows their types.
+    answer
+        The engine's `Answer`, which Jupyter shows passage by passage; not part of a dump.
     """
 
     text: str
     metadata: dict[str, Any]
-    _answer: Answer = PrivateAttr()
+    answer: Any = Field(exclude=True, repr=False)
 
     @classmethod
     def class_name(cls) -> str:
         """Name in traces."""
         return "RefragAnswerEvent"
-
-    @property
-    def answer(self) -> Answer:
-        """The engine's answer, which Jupyter shows passage by passage; not part of a dump."""
-        return self._answer
 
 
 class _Collector(BaseEventHandler):
@@ -60,8 +57,7 @@ class _Collector(BaseEventHandler):
 
 def send(answer: Answer) -> None:
     """Send the event of an answer to all handlers."""
-    event = RefragAnswerEvent(text=answer.text, metadata=answer.metadata())
-    event._answer = answer
+    event = RefragAnswerEvent(text=answer.text, metadata=answer.metadata(), answer=answer)
     get_dispatcher(__name__).event(event)
 
 

@@ -51,9 +51,8 @@ Response = TypeVar("Response", CompletionResponse, ChatResponse)
 class RefragLLM(EngineOwner, FunctionCallingLLM):
     """LLM for query engines, chat engines and agents; spans in its prompts become vectors.
 
-    Every answer carries its counts and timings: ``response.raw`` and
-    ``response.additional_kwargs`` hold positions used, positions the plain text would have taken,
-    cache hits and so on. A call takes ``max_new_tokens`` (or ``max_tokens``), ``stop``,
+    Every answer carries its counts and timings in ``response.raw`` and
+    ``response.additional_kwargs``. A call takes ``max_new_tokens`` (or ``max_tokens``), ``stop``,
     ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``p``, ``policy`` and
     ``question``; an unknown name is an `InputError`.
 
@@ -65,10 +64,8 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     engine
         Built engine; or give `model_name` and `store`, and it is built on first use.
     **settings
-        The fields below, what a call may give (but ``question``: a default for all calls), and
-        those of every LlamaIndex LLM: ``system_prompt``,
-        ``messages_to_prompt`` and ``completion_to_prompt`` (each replaces the model's chat
-        template), ``callback_manager``, ``output_parser``, ...
+        What a call may give, as defaults, and the fields of every LlamaIndex LLM, of which
+        ``messages_to_prompt`` and ``completion_to_prompt`` replace the model's chat template.
     """
 
     context_window: int | None = Field(
@@ -174,13 +171,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """Read the tool calls of a response.
-
-        Raises
-        ------
-        RefragError
-            If there is none, unless `error_on_no_tool_call` is False.
-        """
+        """Read the tool calls of a response; if one is needed and there is none: `RefragError`."""
         return tool_selections(response.message, needed=error_on_no_tool_call)
 
     def _prepare_chat_with_tools(
@@ -278,13 +269,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
 
 
 def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments under the engine's names; those that are None are left out.
-
-    Raises
-    ------
-    InputError
-        For a name that the engine does not take.
-    """
+    """Arguments under the engine's names; those that are None are left out."""
     options = dict(given)
     sample = options.pop("do_sample", None)  # as Hugging Face's LLMs are told
     options = known_arguments(options)

@@ -1,9 +1,7 @@
 """Chat messages of LlamaIndex, to the shape that chat templates read and back."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.base.llms.types import (
     AudioBlock,
@@ -49,15 +47,7 @@ def plain_messages(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
 
 
 def chat_response(answer: Answer, names: Sequence[str], *, parallel: bool) -> ChatResponse:
-    """Make the response of a whole answer.
-
-    Parameters
-    ----------
-    names
-        Names of the tools; without any, nothing in the text is a call.
-    parallel
-        Whether more than the first call is kept.
-    """
+    """Make the response of a whole answer; only the first call is kept, if not `parallel`."""
     message = _reply(parse_tool_calls(answer.text, names), parallel=parallel)
     return ChatResponse(message=message, **report(answer))
 
@@ -81,18 +71,12 @@ def chat_responses(
 
 
 def tool_selections(message: ChatMessage, *, needed: bool) -> list[ToolSelection]:
-    """Read the tool calls of an assistant's message.
-
-    Raises
-    ------
-    RefragError
-        If a call is `needed` and there is none.
-    """
+    """Read the tool calls of a message; if one is `needed` and there is none: `RefragError`."""
     found = [
         ToolSelection(
             tool_id=block.tool_call_id or "",
             tool_name=block.tool_name,
-            tool_kwargs=_arguments(block.tool_kwargs),
+            tool_kwargs=cast(dict[str, Any], block.tool_kwargs),
         )
         for block in message.blocks
         if isinstance(block, ToolCallBlock)
@@ -166,14 +150,3 @@ def _openai_calls(message: ChatMessage) -> list[dict[str, Any]]:
         }
         for block in blocks
     ]
-
-
-def _arguments(given: dict[str, Any] | str) -> dict[str, Any]:
-    """Arguments as an object; text that is none gives no arguments, and the tool complains."""
-    if isinstance(given, dict):
-        return given
-    with suppress(ValueError):
-        read = json.loads(given)
-        if isinstance(read, dict):
-            return read
-    return {}

@@ -89,15 +89,8 @@ class SpanView(_AnyNode):
 def passage_text(node: BaseNode, metadata: MetadataPlace) -> str | None:
     """Text that stands inside a node's span: what is embedded, hashed and looked up.
 
-    Indexing and answering both ask this function, so that they agree.
-
-    Parameters
-    ----------
-    node
-        Any node.
-    metadata
-        ``compressed``: the metadata that the node shows to the LLM is part of the passage;
-        ``text`` and ``drop``: it is not.
+    Indexing and answering both ask this function, so that they agree. Where `metadata` is
+    ``compressed``, what the node shows to the LLM of its metadata is part of the passage.
 
     Returns
     -------

@@ -27,8 +27,7 @@ class RefragTransform(EngineOwner, TransformComponent):
     engine
         Built engine; or give `model_name` and `store`, and it is built on first use.
     **settings
-        ``metadata``, the same as in `RefragPostprocessor`; ``batch_size``; ``model_name``,
-        ``store`` and ``load_kwargs``.
+        The fields; ``metadata`` is the same as in `RefragPostprocessor`.
 
     Raises
     ------
@@ -74,12 +73,7 @@ class RefragTransform(EngineOwner, TransformComponent):
 
         Call it where the nodes are deleted: LlamaIndex tells transformations nothing of that.
 
-        Parameters
-        ----------
-        nodes
-            Nodes as they were indexed, before they are deleted.
-        living
-            Nodes that stay; passages that they share with deleted ones are kept.
+        Give the nodes as they were indexed; passages that they share with `living` ones stay.
         """
         with visible_errors():
             return self.engine.forget(self._passages(nodes), living=self._passages(living))
@@ -89,5 +83,4 @@ class RefragTransform(EngineOwner, TransformComponent):
         return await asyncio.to_thread(self.__call__, nodes, **kwargs)
 
     def _passages(self, nodes: Sequence[BaseNode]) -> list[str]:
-        passages = (passage_text(node, self.metadata) for node in nodes)
-        return [text for text in passages if text is not None]
+        return list(filter(None, (passage_text(node, self.metadata) for node in nodes)))

@@ -53,13 +53,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def check_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
-    """Tools, without markers of spans in their texts.
-
-    Raises
-    ------
-    InputError
-        If one is no function in OpenAI's shape.
-    """
+    """Tools, without markers of spans; one that has not OpenAI's shape is an `InputError`."""
     if isinstance(tools, str | Mapping) or not isinstance(tools or (), Sequence):
         raise InputError(f"tools = {tools!r}; expected a list of functions.")
     for tool in tools or ():
@@ -72,9 +66,7 @@ def check_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    tools: Sequence[Tool] = (),
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Sequence[Tool] = ()
 ) -> str:
     """Write messages and tools out, up to where the assistant's answer begins.
 

@@ -18,13 +18,7 @@ _SLOT = re.compile("\ue000\\d+:\\d+\ue001")
 
 
 def backend(tokenizer: "PreTrainedTokenizerBase") -> Tokenizer:
-    """The Rust tokenizer behind a Hugging Face tokenizer.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none: character offsets are needed.
-    """
+    """The Rust tokenizer behind a Hugging Face tokenizer; without one it is a `CheckpointError`."""
     found = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(found, Tokenizer):
         raise CheckpointError(
@@ -47,7 +41,7 @@ def same_vocabulary(first: "PreTrainedTokenizerBase", second: "PreTrainedTokeniz
 
 
 def readable(text: str) -> str:
-    """Replace halves of characters, which no tokenizer reads and cut JSON or PDF files hold."""
+    """Replace halves of characters, which cut JSON and PDF files hold, one for one."""
     return _HALVES.sub("\ufffd", text)
 
 
@@ -154,13 +148,7 @@ class PromptTokenizer:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a token that must be in the vocabulary.
-
-    Raises
-    ------
-    CheckpointError
-        If it is not.
-    """
+    """The id of a token; one that is not in the vocabulary is a `CheckpointError`."""
     found: int | None = tokenizer.token_to_id(token)
     if found is None:
         raise CheckpointError(f"The tokenizer has no token {token!r}; expected one that has.")

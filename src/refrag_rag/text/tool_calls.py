@@ -107,10 +107,7 @@ def parse_tool_calls(text: str, names: Collection[str] | None = None) -> ParsedA
 class AnswerStream:
     """Splits a streamed answer: text goes on at once, what may be a call waits for the end.
 
-    Parameters
-    ----------
-    names
-        See `parse_tool_calls`.
+    The names of the tools are those of `parse_tool_calls`.
     """
 
     def __init__(self, names: Collection[str] | None = None) -> None:
@@ -138,13 +135,7 @@ def _offered(names: Collection[str] | None) -> bool:
 
 
 def _call(value: object) -> ToolCall:
-    """Read ``{"name": ..., "arguments": {...}}``; some models say ``parameters``.
-
-    Raises
-    ------
-    ValueError
-        If it is not of this shape.
-    """
+    """Read ``{"name": ..., "arguments": {...}}``; some models say ``parameters``."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
         raise ValueError("expected an object with the name of a function")
     arguments: Any = next((value[key] for key in ("arguments", "parameters") if key in value), {})
