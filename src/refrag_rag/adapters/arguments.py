@@ -71,3 +71,8 @@ def choose_tools(tools: Sequence[Tool], choice: Any) -> list[Tool]:
 def tool_names(tools: Sequence[Tool] | None) -> list[str]:
     """Names of tools; one that is not in OpenAI's shape is an `InputError`."""
     return [tool["function"]["name"] for tool in check_tools(tools)]
+
+
+def openai_call(id_: str | None, name: str, arguments: Any) -> dict[str, Any]:
+    """A tool call in OpenAI's shape."""
+    return {"type": "function", "id": id_, "function": {"name": name, "arguments": arguments}}

@@ -72,7 +72,7 @@ class PassageStep(BaseModel):
         if engine is not None:
             check_engine(engine)
         check_extraction(engine, **{name: data[name] for name in EXTRACTION if name in data})
-        super().__init__(**{"engine": engine, **data})
+        super().__init__(engine=engine, **data)
 
     def __getstate__(self) -> dict[Any, Any]:
         """State for another process, where an engine cannot go (`InputError`)."""

@@ -36,13 +36,8 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
     ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``p``, ``policy``,
     ``question`` and ``tools``; an unknown name is an `InputError`.
 
-    Parameters
-    ----------
-    engine
-        Built engine; or give `model_name` and `store`, and it is built on first use.
-    **settings
-        Defaults for what a call may give (not ``question``), and the fields of every LangChain
-        chat model.
+    Give it an engine, or `model_name` and `store` of one that is loaded on first use, and defaults
+    for what a call may give (not ``question``).
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")

@@ -25,10 +25,7 @@ class RefragCompressor(PassageStep, BaseDocumentCompressor):
     With ``output="text"`` a model that takes only text reads each document shortened to the chunks
     that the policy would expand, see `refrag_rag.engine.extract`; that cannot be undone.
 
-    Parameters
-    ----------
-    engine, output, p, policy, unchosen
-        See `PassageStep`, also for errors.
+    `PassageStep` describes ``engine``, ``output``, ``p``, ``policy`` and ``unchosen``.
     """
 
     title_key: str | None = Field(

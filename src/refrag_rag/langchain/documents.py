@@ -21,10 +21,7 @@ AnyDocument = Document | Mapping[str, Any]
 class RefragIndexer(EngineOwner, BaseDocumentTransformer):
     """Index-time step: precomputes documents and hands them on unchanged.
 
-    Parameters
-    ----------
-    engine
-        Built engine; or give `model_name` and `store`, and it is built on first use.
+    Give it an engine, or `model_name` and `store` of one that is loaded on first use.
     """
 
     title_key: str | None = Field(default=None, description="The same as in RefragCompressor.")
@@ -50,9 +47,8 @@ class RefragIndexer(EngineOwner, BaseDocumentTransformer):
     def forget(self, documents: Sequence[Document], *, living: Sequence[Document] = ()) -> int:
         """Remove the passages of deleted documents from the store; return how many entries went.
 
-        Call it where documents are deleted from the vector store, which tells nobody.
-
-        Give the documents as they were indexed; passages that they share with `living` ones stay.
+        Call it where documents are deleted from the vector store, which tells nobody. Give the
+        documents as they were indexed; passages that they share with `living` ones stay.
         """
         gone, stay = (span_texts(some, self.title_key) for some in (documents, living))
         return self.engine.forget([text for text in gone if text], living=stay)

@@ -19,7 +19,7 @@ class RefragLLM(GenerationSettings, BaseLLM):
 
     A model with a chat template reads the prompt as one user message. Counts and timings stand in
     the ``generation_info`` of `generate` and of callbacks; `ChatRefrag` shows them with the answer.
-    A call takes the same arguments as there, and so do the settings.
+    Calls and settings take the same arguments as there.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")

@@ -5,7 +5,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 
-from refrag_rag.adapters.arguments import ROLES
+from refrag_rag.adapters.arguments import ROLES, openai_call
 from refrag_rag.errors import InputError
 
 _KINDS = ("system", "human", "ai", "tool", "function")
@@ -52,12 +52,7 @@ def _message(message: BaseMessage) -> dict[str, Any]:
         plain["content"] += "".join(call["args"] or "" for call in message.invalid_tool_calls)
         if message.tool_calls:
             plain["tool_calls"] = [
-                {
-                    "id": call["id"],
-                    "type": "function",
-                    "function": {"name": call["name"], "arguments": call["args"]},
-                }
-                for call in message.tool_calls
+                openai_call(call["id"], call["name"], call["args"]) for call in message.tool_calls
             ]
     return plain
 

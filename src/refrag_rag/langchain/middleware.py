@@ -21,14 +21,8 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
     example) leaves its documents in the tool message's artifact. Where their texts stand in the
     message, they are marked just before the model is called; the agent's state keeps the message
     as it was. Documents may be dicts, as checkpointers give them back. A document whose text does
-    not stand in the message, or is marked already, is left alone.
-
-    Parameters
-    ----------
-    engine
-        With it, documents that the store does not have are encoded in one batch. Not needed.
-    title_key, score_key
-        See `RefragCompressor`.
+    not stand in the message, or is marked already, is left alone. The settings are those of
+    `RefragCompressor`.
     """
 
     def __init__(

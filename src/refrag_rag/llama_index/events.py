@@ -65,13 +65,8 @@ def send(answer: Answer) -> None:
 def collect_answers() -> Iterator[list[RefragAnswerEvent]]:
     """Collect the answers that any `RefragLLM` gives meanwhile, in the order of their ends.
 
-    Those of other threads too: ``tags`` of an event (`instrument_tags`) tell whose it is.
-
-    Examples
-    --------
-    >>> with collect_answers() as answers:                                  # doctest: +SKIP
-    ...     response = query_engine.query("Who was the captain of the Titanic?")
-    >>> answers[-1].metadata["positions_saved"]                             # doctest: +SKIP
+    Those of other threads too: ``tags`` of an event (`instrument_tags`) tell whose it is. A
+    streamed answer comes when it was read to its end.
     """
     collector, handlers = _Collector(), get_dispatcher().event_handlers
     with _handlers:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_chat_prompt
@@ -25,10 +25,10 @@ from llama_index.core.tools.types import BaseTool
 from refrag_rag.adapters.arguments import check_defaults, choose_tools, tool_names
 from refrag_rag.adapters.engine import EngineOwner
 from refrag_rag.engine import Refrag
+from refrag_rag.errors import RefragError
 from refrag_rag.generation.answer import Answer, Delta
 from refrag_rag.generation.request import ALIASES, SAMPLING, known_arguments
 from refrag_rag.generation.threads import read_in_thread
-from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.events import send
 from refrag_rag.llama_index.messages import (
     chat_response,
@@ -59,13 +59,9 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     It calls functions where the model's chat template has a place for tools; elsewhere
     ``metadata.is_function_calling_model`` is False and giving it tools is an `InputError`.
 
-    Parameters
-    ----------
-    engine
-        Built engine; or give `model_name` and `store`, and it is built on first use.
-    **settings
-        What a call may give, as defaults, and the fields of every LlamaIndex LLM, of which
-        ``messages_to_prompt`` and ``completion_to_prompt`` replace the model's chat template.
+    Give it an engine, or `model_name` and `store` of one that is loaded on first use, and defaults
+    for what a call may give. ``messages_to_prompt`` and ``completion_to_prompt`` replace the
+    model's chat template.
     """
 
     context_window: int | None = Field(
@@ -221,13 +217,13 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         return options, tool_names((self.generate_kwargs | options).get("tools")), parallel
 
     def _generate(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> Answer:
-        with visible_errors():
+        with _visible_errors():
             answer = self.engine.generate(prompt, **self._settings(kwargs))
         self._report(answer)
         return answer
 
     def _stream(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> Iterator[Delta]:
-        with visible_errors():
+        with _visible_errors():
             for delta in self.engine.stream(prompt, **self._settings(kwargs)):
                 if delta.answer is not None:
                     self._report(delta.answer)
@@ -266,6 +262,15 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         if self._uses_template:
             return plain
         return str((self.messages_to_prompt or generic_chat_prompt)(messages))
+
+
+@contextmanager
+def _visible_errors() -> Iterator[None]:
+    """LlamaIndex's synthesizers swallow these, and the answer becomes "Empty Response"."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise RefragError(f"{type(error).__name__} in the model: {error}") from error
 
 
 def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms.llm import ToolSelection
 
-from refrag_rag.adapters.arguments import ROLES
+from refrag_rag.adapters.arguments import ROLES, openai_call
 from refrag_rag.errors import InputError, RefragError
 from refrag_rag.generation.answer import Answer, Delta
 from refrag_rag.text.tool_calls import AnswerStream, ParsedAnswer, parse_tool_calls
@@ -143,10 +143,6 @@ def _openai_calls(message: ChatMessage) -> list[dict[str, Any]]:
         older = message.additional_kwargs.get("tool_calls") or ()
         return [dict(call) if isinstance(call, Mapping) else call.model_dump() for call in older]
     return [
-        {
-            "type": "function",
-            "id": block.tool_call_id or "",
-            "function": {"name": block.tool_name, "arguments": block.tool_kwargs},
-        }
+        openai_call(block.tool_call_id or "", block.tool_name, block.tool_kwargs)
         for block in blocks
     ]

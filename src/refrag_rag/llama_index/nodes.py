@@ -21,19 +21,15 @@ MetadataPlace = Literal["compressed", "text", "drop"]
 N = TypeVar("N", bound=BaseNode)
 
 
-class Short(NamedTuple):
-    """A passage, and what an LLM that takes only text is shown of it."""
-
-    passage: str
-    text: str
-
-
 class View(NamedTuple):
-    """How a node is shown: where its metadata goes, its retrieval score, and no span but this."""
+    """How a node is shown: where its metadata goes, its retrieval score as a hint for policies.
+
+    `short` is for LLMs that take only text: a passage, and what they are shown of it.
+    """
 
     place: MetadataPlace = "compressed"
     score: float | None = None
-    short: Short | None = None
+    short: tuple[str, str] | None = None
 
 
 class SpanView(_AnyNode):
@@ -74,7 +70,7 @@ class SpanView(_AnyNode):
             return "", self.unmarked(MetadataMode.LLM)
         before = self.get_metadata_str(mode=MetadataMode.LLM).strip() if place == "text" else ""
         if short is not None:  # of the text as it was; a later postprocessor may have changed it
-            span = short.text if short.passage == passage else neutralise(passage)
+            span = short[1] if short[0] == passage else neutralise(passage)
         else:
             own = _own_text(self) or ""
             metadata = len(passage) - len(own) if passage.endswith(own) else 0

@@ -8,8 +8,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from refrag_rag.adapters.passages import PassageStep
 from refrag_rag.engine import Refrag
-from refrag_rag.llama_index.errors import visible_errors
-from refrag_rag.llama_index.nodes import MetadataPlace, Short, View, mark, passage_text
+from refrag_rag.llama_index.nodes import MetadataPlace, View, mark, passage_text
 
 
 class RefragPostprocessor(PassageStep, BaseNodePostprocessor):
@@ -25,9 +24,7 @@ class RefragPostprocessor(PassageStep, BaseNodePostprocessor):
     ----------
     metadata
         What happens to the metadata that nodes show to the LLM: ``compressed`` with the text,
-        printed before it as ``text``, or ``drop``.
-    engine, output, p, policy, unchosen
-        See `PassageStep`, also for errors.
+        printed before it as ``text``, or ``drop``. `PassageStep` describes the other settings.
     """
 
     metadata: MetadataPlace = Field(
@@ -52,15 +49,14 @@ class RefragPostprocessor(PassageStep, BaseNodePostprocessor):
             self._prepare_to_mark(passages)
             return [self._marked(item) for item in nodes]
         question = query_bundle.query_str if query_bundle is not None else ""
-        with visible_errors():
-            extracts = self._shorten(passages, question, [item.score for item in nodes])
+        extracts = self._shorten(passages, question, [item.score for item in nodes])
         return [
-            self._marked(item, Short(passage, one.text))
+            self._marked(item, (passage, one.text))
             for item, passage, one in zip(nodes, passages, extracts, strict=True)
             if self._stays(one)
         ]
 
-    def _marked(self, item: NodeWithScore, short: Short | None = None) -> NodeWithScore:
+    def _marked(self, item: NodeWithScore, short: tuple[str, str] | None = None) -> NodeWithScore:
         score = None if item.score is None else float(item.score)
         node = mark(item.node, View(self.metadata, score, short))
         return item.model_copy(update={"node": node})

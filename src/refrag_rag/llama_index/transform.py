@@ -11,7 +11,6 @@ from refrag_rag.adapters.engine import EngineOwner
 from refrag_rag.adapters.passages import keep
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError
-from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.nodes import MetadataPlace, passage_text
 
 
@@ -21,13 +20,8 @@ class RefragTransform(EngineOwner, TransformComponent):
     Put it after the splitter and after everything that changes text or metadata. An ingestion
     cache that already knows these nodes skips it; a passage that is missing in the store is then
     encoded when it is first asked for, and counted as a miss.
-
-    Parameters
-    ----------
-    engine
-        Built engine; or give `model_name` and `store`, and it is built on first use.
-    **settings
-        The fields; ``metadata`` is the same as in `RefragPostprocessor`.
+    Give it an engine, or `model_name` and `store` of one that is loaded on first use, and the
+    same ``metadata`` as `RefragPostprocessor`.
 
     Raises
     ------
@@ -64,8 +58,7 @@ class RefragTransform(EngineOwner, TransformComponent):
         A store that cannot be written stops no ingestion: that is logged as an error, and the
         passages are encoded when they are first asked for.
         """
-        with visible_errors():
-            keep(self.engine, self._passages(nodes), batch_size=self.batch_size)
+        keep(self.engine, self._passages(nodes), batch_size=self.batch_size)
         return nodes
 
     def forget(self, nodes: Sequence[BaseNode], *, living: Sequence[BaseNode] = ()) -> int:
@@ -75,8 +68,7 @@ class RefragTransform(EngineOwner, TransformComponent):
 
         Give the nodes as they were indexed; passages that they share with `living` ones stay.
         """
-        with visible_errors():
-            return self.engine.forget(self._passages(nodes), living=self._passages(living))
+        return self.engine.forget(self._passages(nodes), living=self._passages(living))
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Do the same in a thread."""

@@ -50,15 +50,7 @@ def cut_text(text: str, ends: Sequence[int]) -> list[str]:
 
 
 class Chunker:
-    """Cuts passages as a config says.
-
-    Parameters
-    ----------
-    tokenizer
-        The chunking tokenizer, which gives no control tokens.
-    config
-        Gives k and the chunking mode.
-    """
+    """Cuts passages by the k and the chunking mode of a config, with the chunking tokenizer."""
 
     def __init__(self, tokenizer: PlainTokenizer, config: RefragConfig) -> None:
         self._tokenizer = tokenizer

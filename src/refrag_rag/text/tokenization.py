@@ -112,7 +112,10 @@ class PromptTokenizer:
         prompt had that slot.
         """
         if self._slots.keys() & set(_SLOT.findall(text)) - set(slots):
-            return self._only(slots).encode(text, slots, special_tokens=special_tokens)
+            fresh = copy.copy(self)
+            fresh._tokenizer, fresh._slots = _without_limits(self._source), {}
+            fresh._add(slots)
+            return fresh.encode(text, slots, special_tokens=special_tokens)
         place = {self._slots[name]: index for index, name in enumerate(slots)}
         parts: list[list[int] | int] = [[]]
         encoding = self._tokenizer.encode(readable(text), add_special_tokens=special_tokens)
@@ -133,13 +136,6 @@ class PromptTokenizer:
             pieces += [text[end : match.start()], self._plain.encode(match[0])[0]]
             end = match.end()
         return [piece for piece in [*pieces, text[end:]] if piece]
-
-    def _only(self, slots: Sequence[str]) -> "PromptTokenizer":
-        """A copy that knows these slots only."""
-        copied = copy.copy(self)
-        copied._tokenizer, copied._slots = _without_limits(self._source), {}
-        copied._add(slots)
-        return copied
 
     def _add(self, names: Sequence[str]) -> None:
         if names:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 TOOL_MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>")
@@ -61,16 +61,6 @@ class Stretch(NamedTuple):
     end: int
     calls: list[ToolCall]
     error: str = ""
-
-
-class Format(Protocol):
-    """How a family of models writes calls."""
-
-    def find(self, text: str, names: Collection[str] | None, /) -> list[Stretch]:
-        """Find the stretches, in order, given the names of the tools."""
-
-    def begin(self, text: str) -> int:
-        """Where in a growing text a call begins or may be about to; its length if nowhere."""
 
 
 def parse_tool_calls(text: str, names: Collection[str] | None = None) -> ParsedAnswer:
@@ -155,7 +145,7 @@ class _Marked:
     tail: re.Pattern[str]
     read: Callable[[re.Match[str], Any], list[ToolCall]]
 
-    def find(self, text: str, _: Collection[str] | None, /) -> list[Stretch]:
+    def find(self, text: str, _: Collection[str] | None) -> list[Stretch]:
         """Find every head, JSON and tail. JSON is read as such: its texts may hold markers."""
         found: list[Stretch] = []
         end = 0
@@ -175,13 +165,12 @@ class _Marked:
         return found
 
     def begin(self, text: str) -> int:
-        """Where the marker, or the first part of one at the end, stands."""
-        if (place := text.find(self.marker)) >= 0:
-            return place
-        for length in range(min(len(self.marker) - 1, len(text)), 0, -1):
-            if text.endswith(self.marker[:length]):
-                return len(text) - length
-        return len(text)
+        """Where in a growing text the marker, or the first part of it, stands; else its end."""
+        place = text.find(self.marker)
+        if place < 0:
+            lengths = range(len(self.marker) - 1, 0, -1)
+            place = len(text) - next((n for n in lengths if text.endswith(self.marker[:n])), 0)
+        return place
 
 
 def _read_mistral(head: re.Match[str], value: Any) -> list[ToolCall]:
@@ -219,14 +208,14 @@ class _Llama:
         return calls
 
     def begin(self, text: str) -> int:
-        """Where the answer begins, if it may be calls."""
+        """Where the text begins, if it may be calls; else its end."""
         start = len(text) - len(text.lstrip())
         rest = text[start:]
         may_be = rest.startswith(("{", self.tag)) or self.tag.startswith(rest)
         return start if may_be else len(text)
 
 
-FORMATS: dict[str, Format] = {
+FORMATS: dict[str, _Marked | _Llama] = {
     # Also Qwen: <tool_call>{"name": ..., "arguments": {...}}</tool_call>
     "hermes": _Marked(
         "<tool_call>",
