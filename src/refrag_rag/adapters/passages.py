@@ -40,23 +40,7 @@ def keep(engine: Refrag, texts: Sequence[str], **settings: Any) -> None:
 class PassageStep(BaseModel):
     """Mixin of what stands between a retriever and a model: marks passages, or shortens them.
 
-    Parameters
-    ----------
-    engine
-        Without it passages are only marked. With it, those that the store does not know yet are
-        encoded here, in one batch, and kept.
-    output
-        ``spans`` for our models; ``text``, which needs an engine, for others.
-    p, policy
-        For ``text``: the largest fraction of the chunks to keep, of all passages together, and who
-        chooses them. None: the engine's.
-    unchosen
-        For ``text``: whether a passage of which nothing was chosen stays (its text is then ``…``).
-
-    Raises
-    ------
-    InputError
-        If the settings cannot be used.
+    Settings that cannot be used are an `InputError`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")

@@ -61,7 +61,10 @@ class ChatRefrag(GenerationSettings, BaseChatModel):
         tool_choice: str | bool | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools through the model's chat template; `tool_choice` as in `choose_tools`.
+        """Offer tools through the model's chat template.
+
+        As `tool_choice` a name offers that tool alone, ``"none"`` no tool; all else offers all, as
+        no model can be forced to call one.
 
         Raises
         ------

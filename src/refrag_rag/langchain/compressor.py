@@ -25,7 +25,16 @@ class RefragCompressor(PassageStep, BaseDocumentCompressor):
     With ``output="text"`` a model that takes only text reads each document shortened to the chunks
     that the policy would expand, see `refrag_rag.engine.extract`; that cannot be undone.
 
-    `PassageStep` describes ``engine``, ``output``, ``p``, ``policy`` and ``unchosen``.
+    Parameters
+    ----------
+    engine
+        With it, documents that the store does not have are encoded here, in one batch, and kept.
+        ``output="text"`` needs it.
+    p, policy
+        For ``text``: the largest fraction of the chunks to keep, of all documents together, and
+        who chooses them. None: the engine's.
+    unchosen
+        For ``text``: whether a document with nothing chosen stays (its text is then ``…``).
     """
 
     title_key: str | None = Field(

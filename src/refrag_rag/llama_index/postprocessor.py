@@ -22,9 +22,17 @@ class RefragPostprocessor(PassageStep, BaseNodePostprocessor):
 
     Parameters
     ----------
+    engine
+        With it, passages that the store does not have are encoded here, in one batch, and kept.
+        ``output="text"`` needs it.
     metadata
         What happens to the metadata that nodes show to the LLM: ``compressed`` with the text,
-        printed before it as ``text``, or ``drop``. `PassageStep` describes the other settings.
+        printed before it as ``text``, or ``drop``.
+    p, policy
+        For ``text``: the largest fraction of the chunks to keep, of all nodes together, and who
+        chooses them. None: the engine's.
+    unchosen
+        For ``text``: whether a node with nothing chosen stays (its text is then ``…``).
     """
 
     metadata: MetadataPlace = Field(
