@@ -117,12 +117,13 @@ def test_ranks_stretch_over_all_passages_and_leave_out_what_has_no_score():
         ends, mask = np.arange(1, len(scores) + 1), np.zeros(len(scores), bool)
         return SpanLayout("x" * len(scores), ends, mask, True, scores=np.array(scores, float))
 
-    shown = Inspection("", (reading(1, np.nan), reading(3, 2, -np.inf)), 1, 2)
-    assert [rank.tolist() for rank in shown.ranks()] == [[0, 0], [1, 0.5, 0]]
-    equal = Inspection("", (reading(2, 2, np.nan),), 1, 2)
-    assert [rank.tolist() for rank in equal.ranks()] == [[1, 1, 0]]
-    unranked = Inspection("", (SpanLayout("x", np.array([1]), np.array([True]), False),), 1, 2)
-    assert [rank.tolist() for rank in unranked.ranks()] == [[0]]
+    def ranks(*layouts):
+        shown = Inspection("", layouts, 1, 2)
+        return [[chunk.rank for chunk in chunks] for chunks in shown.passages()]
+
+    assert ranks(reading(1, np.nan), reading(3, 2, -np.inf)) == [[0, 0], [1, 0.5, 0]]
+    assert ranks(reading(2, 2, np.nan)) == [[1, 1, 0]]
+    assert ranks(SpanLayout("x", np.array([1]), np.array([True]), False)) == [[0]]
 
 
 def test_the_parts_of_the_time_make_up_the_whole(engine):

@@ -78,6 +78,14 @@ def test_only_a_template_with_tools_makes_a_function_calling_model(engine, model
         plain.chat_with_tools(TOOLS, user_msg="Where?")
 
 
+@pytest.mark.parametrize("tools", ["search", [{"name": "f"}], [None]])
+def test_tools_of_another_shape_are_refused(llm, tools):
+    with pytest.raises(InputError, match="expected"):
+        llm.chat([ChatMessage(content="Where?")], tools=tools)
+    with pytest.raises(InputError, match="expected"):
+        list(llm.stream_chat([ChatMessage(content="Where?")], tools=tools))
+
+
 def test_calls_come_as_blocks_in_every_way(llm):
     line = "See: " + call("search", query="Kesh") + call("add", a=1)
     for response in all_ways(llm, line, allow_parallel_tool_calls=True):

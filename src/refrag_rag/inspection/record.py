@@ -2,12 +2,31 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refrag_rag.generation.answer import Answer
 from refrag_rag.prompt import CompressedPrompt, SpanLayout
+
+
+class Chunk(NamedTuple):
+    """A chunk of a passage.
+
+    Attributes
+    ----------
+    score
+        The policy's, if it gave one.
+    rank
+        The score stretched over 0 to 1 across the prompt; 0 without a score, and 1 for all where
+        all scores are equal.
+    """
+
+    text: str
+    expanded: bool
+    score: float | None
+    rank: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,26 +55,23 @@ class Inspection:
     seconds: tuple[tuple[str, float], ...] = ()
 
     @property
-    def chunks(self) -> int:
-        """Chunks of all spans."""
-        return sum(len(layout) for layout in self.layouts)
+    def vectors(self) -> int:
+        """Chunks that were one vector each."""
+        return sum(int((~layout.expanded).sum()) for layout in self.layouts)
 
-    @property
-    def expanded(self) -> int:
-        """Those of the chunks that are read as text."""
-        return sum(int(layout.expanded.sum()) for layout in self.layouts)
-
-    def ranks(self) -> Iterator[NDArray[np.float64]]:
-        """Of each layout its chunks' scores, stretched over 0 to 1 across the prompt.
-
-        *Shape:* (L,) each; 0 without a score, and 1 for all where all scores are equal.
-        """
+    def passages(self) -> Iterator[list[Chunk]]:
+        """The chunks of each span."""
         known = [_finite(layout) for layout in self.layouts]
         values = np.concatenate([np.zeros(0), *(one[~np.isnan(one)] for one in known)])
         low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
-        for one in known:
-            stretched = (one - low) / (high - low) if high > low else np.ones(len(one))
-            yield np.where(np.isnan(one), 0.0, stretched)
+        for layout, scores in zip(self.layouts, known, strict=True):
+            ranks = (scores - low) / (high - low) if high > low else np.ones(len(scores))
+            yield [
+                Chunk(text, bool(read), *((None, 0.0) if np.isnan(score) else (score, rank)))
+                for text, read, score, rank in zip(
+                    layout.texts(), layout.expanded, scores, ranks, strict=True
+                )
+            ]
 
 
 def inspect(shown: Answer | CompressedPrompt) -> Inspection:
@@ -73,7 +89,7 @@ def inspect(shown: Answer | CompressedPrompt) -> Inspection:
 
 
 def _finite(layout: SpanLayout) -> NDArray[np.float64]:
-    """Scores, with NaN for chunks that have none."""
+    """Scores, with NaN for chunks that have none. *Shape:* (L,)."""
     if layout.scores is None:
         return np.full(len(layout), np.nan)
     scores = np.asarray(layout.scores, np.float64)

@@ -1,16 +1,6 @@
 """REFRAG in LangChain: one index-time step, one document compressor, one model.
 
 Agents: `RefragMiddleware`, which needs the ``langchain`` package.
-
-Examples
---------
->>> engine = Refrag.load("smol", store="./vectors")                           # doctest: +SKIP
->>> documents = RefragIndexer(engine).transform_documents(splits)             # doctest: +SKIP
->>> retriever = ContextualCompressionRetriever(                               # doctest: +SKIP
-...     base_compressor=RefragCompressor(), base_retriever=store.as_retriever()
-... )
->>> answer = create_stuff_documents_chain(ChatRefrag(engine), prompt)         # doctest: +SKIP
->>> chain = create_retrieval_chain(retriever, answer)                         # doctest: +SKIP
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,10 +10,9 @@ from refrag_rag.errors import need
 need("langchain", "refrag_rag.langchain", ["langchain_core"])
 
 from refrag_rag.langchain.chat import ChatRefrag
+from refrag_rag.langchain.compressor import RefragCompressor
 from refrag_rag.langchain.documents import (
-    RefragCompressor,
     RefragIndexer,
-    forget_documents,
     precompute_documents,
     span_text,
     strip_documents,
@@ -38,7 +27,6 @@ __all__ = [
     "RefragCompressor",
     "RefragIndexer",
     "RefragLLM",
-    "forget_documents",
     "precompute_documents",
     "span_text",
     "strip_documents",
@@ -49,11 +37,7 @@ def __getattr__(name: str) -> Any:
     # Agents are a package of their own, which chains do without.
     if name != "RefragMiddleware":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from refrag_rag.langchain.middleware import RefragMiddleware
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"RefragMiddleware needs {error.name!r}; expected langchain 1.4 or newer. "
-            "Install refrag-rag[agents]."
-        ) from error
+    need("agents", f"{__name__}.{name}", ["langchain.agents.middleware"])
+    from refrag_rag.langchain.middleware import RefragMiddleware
+
     return RefragMiddleware

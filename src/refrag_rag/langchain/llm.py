@@ -1,42 +1,30 @@
 """RefragLLM: a LangChain text model that reads marked documents as vectors."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LLM
+from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from pydantic import ConfigDict
 from typing_extensions import override
 
+from refrag_rag.engine import Refrag
 from refrag_rag.generation.threads import read_in_thread
-from refrag_rag.langchain.settings import GenerationSettings, report, usage
-
-if TYPE_CHECKING:
-    from refrag_rag.engine import Refrag
-    from refrag_rag.generation.answer import Answer, Delta
+from refrag_rag.langchain.settings import GenerationSettings, Stop, report, usage
 
 
-class RefragLLM(GenerationSettings, LLM):
+class RefragLLM(GenerationSettings, BaseLLM):
     """Text in, text out; spans in the prompt become vectors, and batches run as batches.
 
     A model with a chat template reads the prompt as one user message. Counts and timings stand in
     the ``generation_info`` of `generate` and of callbacks; `ChatRefrag` shows them with the answer.
-    A call takes the same arguments as there.
-
-    Parameters
-    ----------
-    engine
-        Built engine; or give `model_name` and `store`, and it is built on first use.
-    **settings
-        Defaults for what a call may give (not ``question``), and the fields of every LangChain
-        LLM.
+    Calls and settings take the same arguments as there.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
+    def __init__(self, engine: Refrag | None = None, **settings: Any) -> None:
         super().__init__(engine, **settings)
 
     @property
@@ -45,62 +33,31 @@ class RefragLLM(GenerationSettings, LLM):
         return "refrag"
 
     @override
-    def _call(
-        self,
-        prompt: str,
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> str:
-        arguments = self._arguments(stop, kwargs)
-        return self.engine.generate(self._prompt(prompt), **arguments).text
-
-    @override
-    async def _acall(
-        self,
-        prompt: str,
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> str:
-        return await asyncio.to_thread(self._call, prompt, stop, **kwargs)
-
-    @override
     def _generate(
-        self,
-        prompts: list[str],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, prompts: list[str], stop: Stop = None, run_manager: Any = None, **kwargs: Any
     ) -> LLMResult:
         arguments = self._arguments(stop, kwargs)
         answers = self.engine.generate_batch([self._prompt(one) for one in prompts], **arguments)
         return LLMResult(
-            generations=[[self._generation(answer)] for answer in answers],
+            generations=[
+                [Generation(text=answer.text, generation_info=report(answer, self.model_name))]
+                for answer in answers
+            ],
             llm_output={"model_name": self.model_name, "token_usage": dict(usage(*answers))},
         )
-
-    @override
-    async def _agenerate(
-        self,
-        prompts: list[str],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> LLMResult:
-        return await asyncio.to_thread(self._generate, prompts, stop, **kwargs)
 
     @override
     def _stream(
         self,
         prompt: str,
-        stop: list[str] | None = None,
+        stop: Stop = None,
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         arguments = self._arguments(stop, kwargs)
         for delta in self.engine.stream(self._prompt(prompt), **arguments):
-            chunk = self._chunk(delta)
+            info = None if delta.answer is None else report(delta.answer, self.model_name)
+            chunk = GenerationChunk(text=delta.text, generation_info=info)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
@@ -109,7 +66,7 @@ class RefragLLM(GenerationSettings, LLM):
     async def _astream(
         self,
         prompt: str,
-        stop: list[str] | None = None,
+        stop: Stop = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
@@ -120,10 +77,3 @@ class RefragLLM(GenerationSettings, LLM):
 
     def _prompt(self, text: str) -> str | list[dict[str, str]]:
         return [{"role": "user", "content": text}] if self.engine.is_chat_model else text
-
-    def _generation(self, answer: "Answer") -> Generation:
-        return Generation(text=answer.text, generation_info=report(answer, self.model_name))
-
-    def _chunk(self, delta: "Delta") -> GenerationChunk:
-        info = None if delta.answer is None else report(delta.answer, self.model_name)
-        return GenerationChunk(text=delta.text, generation_info=info)

@@ -3,26 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    ChatMessage,
-    FunctionMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 
-from refrag_rag.adapters import ROLES
+from refrag_rag.adapters.arguments import ROLES, openai_call
 from refrag_rag.errors import InputError
 
-_KINDS: tuple[tuple[type[BaseMessage], str], ...] = (
-    (SystemMessage, "system"),
-    (HumanMessage, "user"),
-    (AIMessage, "assistant"),
-    (ToolMessage, "tool"),
-    (FunctionMessage, "tool"),
-)
+_KINDS = ("system", "human", "ai", "tool", "function")
 # Blocks in which other providers repeat what also stands in `tool_calls`.
 _CALL_BLOCKS = ("tool_use", "tool_call", "function_call")
 
@@ -30,19 +16,10 @@ _CALL_BLOCKS = ("tool_use", "tool_call", "function_call")
 def as_prompt(
     messages: Sequence[BaseMessage], *, is_chat_model: bool
 ) -> str | list[dict[str, Any]]:
-    """Turn messages into what the engine takes.
+    """Turn messages into what the engine takes: messages in OpenAI's shape, or one text.
 
-    Parameters
-    ----------
-    is_chat_model
-        Whether the model has a chat template. Without one, a single message is a completion
-        prompt as it stands, and several are written out with their roles.
-
-    Returns
-    -------
-    str or list of dict
-        Messages with ``role`` and ``content``, and where they have them ``name``, ``tool_calls``
-        (in OpenAI's shape) and ``tool_call_id``.
+    For a model without a chat template a single message is a completion prompt as it stands, and
+    several are written out with their roles.
 
     Raises
     ------
@@ -75,12 +52,7 @@ def _message(message: BaseMessage) -> dict[str, Any]:
         plain["content"] += "".join(call["args"] or "" for call in message.invalid_tool_calls)
         if message.tool_calls:
             plain["tool_calls"] = [
-                {
-                    "id": call["id"],
-                    "type": "function",
-                    "function": {"name": call["name"], "arguments": call["args"]},
-                }
-                for call in message.tool_calls
+                openai_call(call["id"], call["name"], call["args"]) for call in message.tool_calls
             ]
     return plain
 
@@ -88,30 +60,26 @@ def _message(message: BaseMessage) -> dict[str, Any]:
 def _role(message: BaseMessage) -> str:
     if isinstance(message, ChatMessage):
         return ROLES.get(message.role, message.role)
-    for kind, role in _KINDS:
-        if isinstance(message, kind):
-            return role
-    raise InputError(
-        f"a {type(message).__name__} came as a message; expected a system, human, AI, tool or "
-        "chat message. Remove it from the prompt."
-    )
+    kind = message.type.removesuffix("MessageChunk").lower()
+    if kind not in _KINDS:
+        raise InputError(
+            f"a {type(message).__name__} came as a message; expected a system, human, AI, tool or "
+            "chat message. Remove it from the prompt."
+        )
+    return ROLES.get(kind, kind)
 
 
 def _text(message: BaseMessage) -> str:
     """Join the text of a message: a string, or a list of strings and text blocks."""
-    if isinstance(message.content, str):
-        return message.content
     calls = isinstance(message, AIMessage) and bool(message.tool_calls)
-    texts = []
-    for block in message.content:
-        text = block if isinstance(block, str) else block.get("text")
-        kind = "text" if isinstance(block, str) else block.get("type")
-        if calls and kind in _CALL_BLOCKS:
+    for block in () if isinstance(message.content, str) else message.content:
+        if isinstance(block, str):
             continue
-        if kind != "text" or not isinstance(text, str):
+        kind = block.get("type")
+        fine = isinstance(block.get("text"), str) if kind == "text" else calls
+        if not fine or kind not in ("text", *_CALL_BLOCKS):
             raise InputError(
                 f"a {message.type} message holds a block of type {kind!r}; expected text. "
                 "Leave other blocks out of the prompt, or use a model that reads them."
             )
-        texts.append(text)
-    return "".join(texts)
+    return str(message.text)

@@ -1,18 +1,17 @@
 """RefragMiddleware: what an agent's tools retrieved reaches the model as vectors."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import AnyMessage, ToolMessage
 from typing_extensions import override
 
-from refrag_rag.langchain.documents import AnyDocument, RefragCompressor, is_document
+from refrag_rag.engine import Refrag
+from refrag_rag.langchain.compressor import RefragCompressor
+from refrag_rag.langchain.documents import as_document, is_document
 from refrag_rag.spans import find_spans
-
-if TYPE_CHECKING:
-    from refrag_rag.engine import Refrag
 
 
 class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -22,19 +21,13 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
     example) leaves its documents in the tool message's artifact. Where their texts stand in the
     message, they are marked just before the model is called; the agent's state keeps the message
     as it was. Documents may be dicts, as checkpointers give them back. A document whose text does
-    not stand in the message, or is marked already, is left alone.
-
-    Parameters
-    ----------
-    engine
-        With it, documents that the store does not have are encoded in one batch. Not needed.
-    title_key, score_key
-        See `RefragCompressor`.
+    not stand in the message, or is marked already, is left alone. The settings are those of
+    `RefragCompressor`.
     """
 
     def __init__(
         self,
-        engine: "Refrag | None" = None,
+        engine: Refrag | None = None,
         *,
         title_key: str | None = None,
         score_key: str = "relevance_score",
@@ -69,30 +62,28 @@ class RefragMiddleware(AgentMiddleware[Any, Any, Any]):
         ]
 
     def _marked(self, message: ToolMessage) -> ToolMessage:
-        documents = _documents(message.artifact)
+        artifact = message.artifact
+        found: Sequence[Any] = artifact if isinstance(artifact, list | tuple) else [artifact]
+        documents = [as_document(one) for one in found if is_document(one)]
         if not documents:
             return message
-        marked = self._compressor.compress_documents(documents, "")  # type: ignore[arg-type]
+        marked = self._compressor.compress_documents(documents, "")
         texts = [
-            (_text(document), twin.page_content)
+            (document.page_content, twin.page_content)
             for document, twin in zip(documents, marked, strict=True)
         ]
-        content = message.content
-        if isinstance(content, str):
-            return message.model_copy(update={"content": _exchange(content, texts)})
-        blocks = [_exchange_in_block(block, texts) for block in content]
-        return message.model_copy(update={"content": blocks})
+        return message.model_copy(update={"content": _exchange_in(message.content, texts)})
 
 
-def _documents(artifact: object) -> list[AnyDocument]:
-    """The documents of an artifact, which may be anything."""
-    found: Sequence[Any] = artifact if isinstance(artifact, list | tuple) else [artifact]
-    return [one for one in found if is_document(one)]
-
-
-def _text(document: AnyDocument) -> str:
-    text: str = document["page_content"] if isinstance(document, Mapping) else document.page_content
-    return text
+def _exchange_in(content: Any, texts: Sequence[tuple[str, str]]) -> Any:
+    """Exchange in a text, or in the texts and text blocks of a list."""
+    if isinstance(content, list):
+        return [_exchange_in(block, texts) for block in content]
+    if isinstance(content, str):
+        return _exchange(content, texts)
+    if content.get("type") == "text" and isinstance(content.get("text"), str):
+        return {**content, "text": _exchange(content["text"], texts)}
+    return content
 
 
 def _exchange(content: str, texts: Sequence[tuple[str, str]]) -> str:
@@ -119,25 +110,10 @@ def _place(content: str, text: str, after: int) -> int:
     start = content.find(text, after) if text.strip() else -1
     while start >= 0 and most < 2:  # both edges are those of lines
         end = start + len(text)
-        sides = (content[start - 1 : start] if start else "\n", content[end : end + 1] or "\n")
-        edges = sides.count("\n")
-        inside = any(_joined(pair) for pair in (sides[0] + text[0], text[-1] + sides[1]))
-        if edges > most and not inside:
+        before, behind = content[start - 1 : start] or "\n", content[end : end + 1] or "\n"
+        edges = (before + behind).count("\n")
+        cuts_word = (before + text[0]).isalnum() or (text[-1] + behind).isalnum()
+        if edges > most and not cuts_word:
             best, most = start, edges
         start = content.find(text, start + 1)
     return best
-
-
-def _joined(pair: str) -> bool:
-    """Whether two letters belong to one word."""
-    return pair.isalnum()
-
-
-def _exchange_in_block(
-    block: str | dict[str, Any], texts: Sequence[tuple[str, str]]
-) -> str | dict[str, Any]:
-    if isinstance(block, str):
-        return _exchange(block, texts)
-    if block.get("type") == "text" and isinstance(block.get("text"), str):
-        return {**block, "text": _exchange(block["text"], texts)}
-    return block

@@ -1,23 +1,22 @@
 """What both LangChain models share: generation settings, token counts, reports."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.messages.ai import UsageMetadata
 from pydantic import Field
 
-from refrag_rag.adapters import EngineOwner, check_defaults
-from refrag_rag.generation.request import ALIASES, SAMPLING, known_arguments
+from refrag_rag.adapters.arguments import check_defaults
+from refrag_rag.adapters.engine import EngineOwner
+from refrag_rag.engine import Refrag
+from refrag_rag.generation.answer import Answer
+from refrag_rag.generation.request import SAMPLING, known_arguments
 
-if TYPE_CHECKING:
-    from refrag_rag.engine import Refrag
-    from refrag_rag.generation.answer import Answer
-
+Stop = list[str] | None
 _FIELDS = (
     *("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop"),
     *("p", "policy"),
 )
-_ARGUMENTS = (*SAMPLING, "p", "policy", "question")
 
 
 class GenerationSettings(EngineOwner):
@@ -36,19 +35,25 @@ class GenerationSettings(EngineOwner):
     p: float | None = Field(default=None, description="Expansion budget; None: the engine's.")
     policy: Any = Field(default=None, description="Name or policy; None: the engine's.")
 
+    _call_arguments: ClassVar[tuple[str, ...]] = (*SAMPLING, "p", "policy", "question")
+
     if TYPE_CHECKING:  # comes with LangChain's base classes
         custom_get_token_ids: Callable[[str], list[int]] | None
 
-    def __init__(self, engine: "Refrag | None" = None, **data: Any) -> None:
+    def __init__(self, engine: Refrag | None = None, **data: Any) -> None:
         if "max_new_tokens" in data:
             data["max_tokens"] = data.pop("max_new_tokens")
         super().__init__(engine, **data)
-        check_defaults(self._hold().loaded, **{name: getattr(self, name) for name in _FIELDS})
+        check_defaults(self._hold().loaded, **self._defaults)
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _FIELDS}
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         """What decides an answer: key of LangChain's caches. Loads nothing."""
-        settings = {name: getattr(self, name) for name in _FIELDS}
+        settings = self._defaults
         handle = self._hold()
         if handle.given:
             settings["p"] = handle.get().p if self.p is None else self.p
@@ -63,39 +68,25 @@ class GenerationSettings(EngineOwner):
             return self.custom_get_token_ids(text)
         return self.engine.tokenize(text)
 
-    def get_num_tokens(self, text: str) -> int:
-        """Count positions; a span counts as its vectors and expanded chunks."""
-        if self.custom_get_token_ids is not None:
-            return len(self.custom_get_token_ids(text))
-        return self.engine.count_tokens(text)
-
     def _arguments(self, stop: Sequence[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of the engine: the fields, replaced by what the call gives.
-
-        Raises
-        ------
-        InputError
-            For a name that the engine does not take.
-        """
-        fields = {ALIASES.get(name, name): getattr(self, name) for name in _FIELDS}
+        """Arguments of the engine: the fields, replaced by what the call gives."""
         # LangChain hands "stream" on, which decides about streaming.
-        call = known_arguments(
-            {name: value for name, value in kwargs.items() if name != "stream"}, _ARGUMENTS
-        )
-        call["stop"] = stop
-        given = {name: value for name, value in call.items() if value is not None}
-        chosen = {name: value for name, value in (fields | given).items() if value is not None}
-        if isinstance(chosen.get("stop"), str):
+        call = {name: value for name, value in kwargs.items() if name != "stream"} | {"stop": stop}
+        chosen = known_arguments(self._defaults)
+        for name, value in known_arguments(call, self._call_arguments).items():
+            if value is not None:
+                chosen[name] = value
+        if isinstance(chosen["stop"], str):
             chosen["stop"] = [chosen["stop"]]
-        return chosen
+        return {name: value for name, value in chosen.items() if value is not None}
 
 
-def report(answer: "Answer", model_name: str) -> dict[str, Any]:
+def report(answer: Answer, model_name: str) -> dict[str, Any]:
     """Return counts, timings and finish reason of an answer, flat, with the model's name."""
     return {"model_name": model_name, **answer.metadata()}
 
 
-def usage(*answers: "Answer") -> UsageMetadata:
+def usage(*answers: Answer) -> UsageMetadata:
     """Return tokens as LangChain counts them; input tokens are decoder positions."""
     positions = sum(answer.counts.positions for answer in answers)
     new = sum(answer.counts.new_tokens for answer in answers)

@@ -1,8 +1,8 @@
 """Tool calls between LangChain's messages and the text that a model reads and writes."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.tool import (
@@ -12,21 +12,17 @@ from langchain_core.messages.tool import (
     tool_call_chunk,
 )
 
-from refrag_rag.adapters import tool_names
+from refrag_rag.adapters.arguments import tool_names
+from refrag_rag.generation.answer import Answer, Delta
 from refrag_rag.langchain.settings import report, usage
 from refrag_rag.text.tool_calls import AnswerStream, ParsedAnswer, parse_tool_calls
-
-if TYPE_CHECKING:
-    from refrag_rag.generation.answer import Answer, Delta
 
 Tools = Sequence[Mapping[str, Any]]
 
 
-def answer_message(answer: "Answer", tools: Tools, model_name: str) -> AIMessage:
+def answer_message(answer: Answer, tools: Tools, model_name: str) -> AIMessage:
     """Build the message of a whole answer; it is searched for calls if there were tools."""
-    parsed = ParsedAnswer(answer.text, [], [])
-    if tools:
-        parsed = parse_tool_calls(answer.text, tool_names(tools))
+    parsed = parse_tool_calls(answer.text, tool_names(tools))
     return AIMessage(
         content=parsed.text,
         tool_calls=[tool_call(name=c.name, args=c.arguments, id=c.id) for c in parsed.calls],
@@ -39,37 +35,28 @@ def answer_message(answer: "Answer", tools: Tools, model_name: str) -> AIMessage
     )
 
 
-class ChunkMaker:
-    """Makes the message chunks of a streamed answer.
+def message_chunks(
+    deltas: Iterator[Delta], tools: Tools, model_name: str
+) -> Iterator[AIMessageChunk]:
+    """Make the chunks of a streamed answer.
 
     Text goes on as it comes; what may be a call waits for the end, and comes as whole calls.
-
-    Parameters
-    ----------
-    tools
-        In OpenAI's shape; without any, nothing is held back.
-    model_name
-        For the response metadata.
     """
-
-    def __init__(self, tools: Tools, model_name: str) -> None:
-        self._stream = AnswerStream(tool_names(tools)) if tools else None
-        self._model_name = model_name
-
-    def chunk(self, delta: "Delta") -> AIMessageChunk | None:
-        """Return the chunk for a piece of the answer, unless all of it is held back."""
-        text = delta.text if self._stream is None else self._stream.add(delta.text)
-        if delta.answer is None:
-            return AIMessageChunk(content=text) if text else None
-        rest = ParsedAnswer("", [], []) if self._stream is None else self._stream.finish()
-        # Chunks are added up by their readers: counts stand on the last one alone.
-        return AIMessageChunk(
-            content=text + rest.text,
-            tool_call_chunks=_call_chunks(rest),
-            usage_metadata=usage(delta.answer),
-            response_metadata=report(delta.answer, self._model_name),
-            chunk_position="last",
-        )
+    stream = AnswerStream(tool_names(tools))
+    for delta in deltas:
+        text = stream.add(delta.text)
+        if delta.answer is not None:
+            rest = stream.finish()
+            # Chunks are added up by their readers: counts stand on the last one alone.
+            yield AIMessageChunk(
+                content=text + rest.text,
+                tool_call_chunks=_call_chunks(rest),
+                usage_metadata=usage(delta.answer),
+                response_metadata=report(delta.answer, model_name),
+                chunk_position="last",
+            )
+        elif text:
+            yield AIMessageChunk(content=text)
 
 
 def _call_chunks(parsed: ParsedAnswer) -> list[ToolCallChunk]:

@@ -1,15 +1,4 @@
-"""REFRAG in LlamaIndex: one transformation, one postprocessor, one LLM.
-
-Examples
---------
->>> engine = Refrag.load("smol", store="./vectors")                          # doctest: +SKIP
->>> index = VectorStoreIndex.from_documents(                                 # doctest: +SKIP
-...     documents, transformations=[SentenceSplitter(), RefragTransform(engine)]
-... )
->>> query_engine = index.as_query_engine(                                    # doctest: +SKIP
-...     llm=RefragLLM(engine), node_postprocessors=[RefragPostprocessor(engine)]
-... )
-"""
+"""REFRAG in LlamaIndex: one transformation, one postprocessor, one LLM."""
 
 from refrag_rag.errors import need
 

@@ -3,15 +3,14 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index_instrumentation import get_dispatcher
 
-if TYPE_CHECKING:
-    from refrag_rag.generation.answer import Answer
+from refrag_rag.generation.answer import Answer
 
 _handlers = threading.Lock()
 
@@ -25,28 +24,18 @@ class RefragAnswerEvent(BaseEvent):
         The answer.
     metadata
         Counts and timings, the same as in ``response.raw`` of the LLM; JSON knows their types.
+    answer
+        The engine's `Answer`, which Jupyter shows passage by passage; not part of a dump.
     """
 
     text: str
     metadata: dict[str, Any]
-    _answer: "Answer" = PrivateAttr()
-
-    @classmethod
-    def of(cls, answer: "Answer") -> "RefragAnswerEvent":
-        """Make the event of an answer."""
-        event = cls(text=answer.text, metadata=answer.metadata())
-        event._answer = answer
-        return event
+    answer: Any = Field(exclude=True, repr=False)
 
     @classmethod
     def class_name(cls) -> str:
         """Name in traces."""
         return "RefragAnswerEvent"
-
-    @property
-    def answer(self) -> "Answer":
-        """The engine's answer, which Jupyter shows passage by passage; not part of a dump."""
-        return self._answer
 
 
 class _Collector(BaseEventHandler):
@@ -66,23 +55,18 @@ class _Collector(BaseEventHandler):
             self.events.append(event)
 
 
-def send(answer: "Answer") -> None:
+def send(answer: Answer) -> None:
     """Send the event of an answer to all handlers."""
-    get_dispatcher(__name__).event(RefragAnswerEvent.of(answer))
+    event = RefragAnswerEvent(text=answer.text, metadata=answer.metadata(), answer=answer)
+    get_dispatcher(__name__).event(event)
 
 
 @contextmanager
 def collect_answers() -> Iterator[list[RefragAnswerEvent]]:
     """Collect the answers that any `RefragLLM` gives meanwhile, in the order of their ends.
 
-    Also those of other threads: ``tags`` of an event (`instrument_tags`) tell whose it is. A
+    Those of other threads too: ``tags`` of an event (`instrument_tags`) tell whose it is. A
     streamed answer comes when it was read to its end.
-
-    Examples
-    --------
-    >>> with collect_answers() as answers:                                  # doctest: +SKIP
-    ...     response = query_engine.query("Who was the captain of the Titanic?")
-    >>> answers[-1].metadata["positions_saved"]                             # doctest: +SKIP
     """
     collector, handlers = _Collector(), get_dispatcher().event_handlers
     with _handlers:

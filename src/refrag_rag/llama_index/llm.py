@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import aclosing, contextmanager
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_chat_prompt
 from llama_index.core.base.llms.types import (
@@ -20,27 +20,24 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
+from llama_index.core.tools.types import BaseTool
 
-from refrag_rag.adapters import EngineOwner, check_defaults, choose_tools, tool_names
+from refrag_rag.adapters.arguments import check_defaults, choose_tools, tool_names
+from refrag_rag.adapters.engine import EngineOwner
+from refrag_rag.engine import Refrag
+from refrag_rag.errors import RefragError
+from refrag_rag.generation.answer import Answer, Delta
 from refrag_rag.generation.request import ALIASES, SAMPLING, known_arguments
 from refrag_rag.generation.threads import read_in_thread
-from refrag_rag.llama_index.errors import visible_errors
 from refrag_rag.llama_index.events import send
 from refrag_rag.llama_index.messages import (
+    chat_response,
+    chat_responses,
     plain_messages,
-    reply,
     report,
-    stream_with_tool_calls,
-    tool_reply,
     tool_selections,
 )
-from refrag_rag.text.tool_calls import parse_tool_calls
-
-if TYPE_CHECKING:
-    from llama_index.core.tools.types import BaseTool
-
-    from refrag_rag.engine import Refrag
-    from refrag_rag.generation.answer import Answer, Delta
+from refrag_rag.text.chat_template import Prompt
 
 logger = logging.getLogger(__name__)
 UNCOUNTED = (
@@ -48,31 +45,23 @@ UNCOUNTED = (
     "fills the window. Set Settings.tokenizer = llm.tokenizer(), which counts the positions that "
     "they take."
 )
-Prompt = str | list[dict[str, Any]]
 Response = TypeVar("Response", CompletionResponse, ChatResponse)
 
 
 class RefragLLM(EngineOwner, FunctionCallingLLM):
     """LLM for query engines, chat engines and agents; spans in its prompts become vectors.
 
-    Every answer carries its counts and timings: ``response.raw`` and
-    ``response.additional_kwargs`` hold positions used, positions the plain text would have taken,
-    cache hits and so on. A call takes ``max_new_tokens`` (or ``max_tokens``), ``stop``,
+    Every answer carries its counts and timings in ``response.raw`` and
+    ``response.additional_kwargs``. A call takes ``max_new_tokens`` (or ``max_tokens``), ``stop``,
     ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``seed``, ``p``, ``policy`` and
     ``question``; an unknown name is an `InputError`.
 
     It calls functions where the model's chat template has a place for tools; elsewhere
     ``metadata.is_function_calling_model`` is False and giving it tools is an `InputError`.
 
-    Parameters
-    ----------
-    engine
-        Built engine; or give `model_name` and `store`, and it is built on first use.
-    **settings
-        The fields below, what a call may give (but ``question``: a default for all calls), and
-        those of every LlamaIndex LLM: ``system_prompt``,
-        ``messages_to_prompt`` and ``completion_to_prompt`` (each replaces the model's chat
-        template), ``callback_manager``, ``output_parser``, ...
+    Give it an engine, or `model_name` and `store` of one that is loaded on first use, and defaults
+    for what a call may give. ``messages_to_prompt`` and ``completion_to_prompt`` replace the
+    model's chat template.
     """
 
     context_window: int | None = Field(
@@ -88,7 +77,7 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
 
     _counting: bool = PrivateAttr(default=False)
 
-    def __init__(self, engine: "Refrag | None" = None, **settings: Any) -> None:
+    def __init__(self, engine: Refrag | None = None, **settings: Any) -> None:
         named = {name for name in settings if ALIASES.get(name, name) in SAMPLING}
         given = _arguments({name: settings.pop(name) for name in named})
         if "max_new_tokens" in given:
@@ -127,7 +116,8 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Answer a prompt; `formatted` says that it is not to be put into a template."""
-        return self._complete(prompt, formatted, kwargs)
+        answer = self._generate(self._completion_prompt(prompt, formatted), kwargs)
+        return CompletionResponse(text=answer.text, **report(answer))
 
     @llm_completion_callback()
     def stream_complete(
@@ -139,7 +129,9 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation."""
-        return self._chat(messages, kwargs)
+        options, names, parallel = self._tool_options(kwargs)
+        answer = self._generate(self._chat_prompt(messages), options)
+        return chat_response(answer, names, parallel=parallel)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -175,18 +167,12 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """Read the tool calls of a response.
-
-        Raises
-        ------
-        RefragError
-            If there is none, unless `error_on_no_tool_call` is False.
-        """
+        """Read the tool calls of a response; if one is needed and there is none: `RefragError`."""
         return tool_selections(response.message, needed=error_on_no_tool_call)
 
     def _prepare_chat_with_tools(
         self,
-        tools: Sequence["BaseTool"],
+        tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,
         chat_history: list[ChatMessage] | None = None,
         verbose: bool = False,
@@ -196,10 +182,11 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Arguments of `chat`. A template cannot force a call: `tool_required` stays a wish."""
+        described = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
         asked = ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg
         return {
             "messages": [*(chat_history or ()), *([asked] if asked else ())],
-            "tools": choose_tools(_described(tools), tool_choice) or None,
+            "tools": choose_tools(described, tool_choice) or None,
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
         }
@@ -207,12 +194,6 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     @property
     def _is_chat(self) -> bool:
         return self.engine.is_chat_model if self.is_chat_model is None else self.is_chat_model
-
-    def _complete(
-        self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
-    ) -> CompletionResponse:
-        answer = self._generate(self._completion_prompt(prompt, formatted), kwargs)
-        return CompletionResponse(text=answer.text, **report(answer))
 
     def _stream_complete(
         self, prompt: str, formatted: bool, kwargs: Mapping[str, Any]
@@ -222,51 +203,37 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
             text += delta.text
             yield CompletionResponse(text=text, delta=delta.text, **report(delta.answer))
 
-    def _chat(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> ChatResponse:
-        options = dict(kwargs)
-        parallel = options.pop("parallel_tool_calls", True)
-        answer = self._generate(self._chat_prompt(messages), options)
-        message = reply(answer.text)
-        if names := tool_names((self.generate_kwargs | options).get("tools")):
-            parsed = parse_tool_calls(answer.text, names)
-            message = tool_reply(parsed.text, parsed, parallel=parallel)
-        return ChatResponse(message=message, **report(answer))
-
     def _stream_chat(
         self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]
     ) -> ChatResponseGen:
+        options, names, parallel = self._tool_options(kwargs)
+        deltas = self._stream(self._chat_prompt(messages), options)
+        yield from chat_responses(deltas, names, parallel=parallel)
+
+    def _tool_options(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], bool]:
+        """A call's other arguments, the names of its tools, and whether it may call several."""
         options = dict(kwargs)
         parallel = options.pop("parallel_tool_calls", True)
-        deltas = self._stream(self._chat_prompt(messages), options)
-        if names := tool_names((self.generate_kwargs | options).get("tools")):
-            yield from stream_with_tool_calls(deltas, names, parallel)
-            return
-        text = ""
-        for delta in deltas:
-            text += delta.text
-            yield ChatResponse(message=reply(text), delta=delta.text, **report(delta.answer))
+        return options, tool_names((self.generate_kwargs | options).get("tools")), parallel
 
-    def _generate(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> "Answer":
-        with visible_errors():
+    def _generate(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> Answer:
+        with _visible_errors():
             answer = self.engine.generate(prompt, **self._settings(kwargs))
         self._report(answer)
         return answer
 
-    def _stream(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> "Iterator[Delta]":
-        with visible_errors():
+    def _stream(self, prompt: Prompt, kwargs: Mapping[str, Any]) -> Iterator[Delta]:
+        with _visible_errors():
             for delta in self.engine.stream(prompt, **self._settings(kwargs)):
                 if delta.answer is not None:
                     self._report(delta.answer)
                 yield delta
 
-    def _report(self, answer: "Answer") -> None:
+    def _report(self, answer: Answer) -> None:
         send(answer)
-        window = self.context_window or self.engine.context_window
-        if (
-            answer.counts.spans
-            and not self._counting
-            and 2 * answer.counts.plain_positions > window
-        ):
+        if self._counting or not answer.counts.spans:
+            return
+        if 2 * answer.counts.plain_positions > (self.context_window or self.engine.context_window):
             self._counting = True  # told once
             logger.warning(UNCOUNTED)
 
@@ -297,25 +264,23 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
         return str((self.messages_to_prompt or generic_chat_prompt)(messages))
 
 
-def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments under the engine's names; those that are None are left out.
+@contextmanager
+def _visible_errors() -> Iterator[None]:
+    """LlamaIndex's synthesizers swallow these, and the answer becomes "Empty Response"."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise RefragError(f"{type(error).__name__} in the model: {error}") from error
 
-    Raises
-    ------
-    InputError
-        For a name that the engine does not take.
-    """
+
+def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments under the engine's names; those that are None are left out."""
     options = dict(given)
     sample = options.pop("do_sample", None)  # as Hugging Face's LLMs are told
     options = known_arguments(options)
     if sample is not None:
         options["temperature"] = (options.get("temperature") or 1.0) if sample else 0.0
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _described(tools: Sequence["BaseTool"]) -> list[dict[str, Any]]:
-    """Tools in OpenAI's shape."""
-    return [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
 
 
 async def _last(responses: AsyncGenerator[Response, None]) -> Response:

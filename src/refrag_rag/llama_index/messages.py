@@ -1,9 +1,7 @@
 """Chat messages of LlamaIndex, to the shape that chat templates read and back."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from llama_index.core.base.llms.types import (
     AudioBlock,
@@ -19,12 +17,10 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms.llm import ToolSelection
 
-from refrag_rag.adapters import ROLES
+from refrag_rag.adapters.arguments import ROLES, openai_call
 from refrag_rag.errors import InputError, RefragError
-from refrag_rag.text.tool_calls import AnswerStream, ParsedAnswer
-
-if TYPE_CHECKING:
-    from refrag_rag.generation.answer import Answer, Delta
+from refrag_rag.generation.answer import Answer, Delta
+from refrag_rag.text.tool_calls import AnswerStream, ParsedAnswer, parse_tool_calls
 
 _MEDIA = (ImageBlock, AudioBlock, VideoBlock, DocumentBlock)
 
@@ -43,38 +39,21 @@ def plain_messages(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
     names: dict[str, str] = {}  # of tools, by the id of the call
     for message in messages:
         calls = _openai_calls(message)
-        names.update(_names(calls))
+        for call in calls:
+            if isinstance(call.get("id"), str) and isinstance(call.get("function"), Mapping):
+                names[call["id"]] = call["function"].get("name")
         plain.append(_plain_message(message, calls, names))
     return plain
 
 
-def reply(text: str) -> ChatMessage:
-    """Make the assistant's message.
-
-    Counts stay out of it: memories keep messages and print what is attached to them.
-    """
-    return ChatMessage(role=MessageRole.ASSISTANT, content=text)
+def chat_response(answer: Answer, names: Sequence[str], *, parallel: bool) -> ChatResponse:
+    """Make the response of a whole answer; only the first call is kept, if not `parallel`."""
+    message = _reply(parse_tool_calls(answer.text, names), parallel=parallel)
+    return ChatResponse(message=message, **report(answer))
 
 
-def tool_reply(text: str, answer: ParsedAnswer, *, parallel: bool) -> ChatMessage:
-    """Make the assistant's message with its tool calls, the first one only if not `parallel`.
-
-    What was marked as a call and cannot be read stays in the text.
-    """
-    text = "\n".join(filter(None, [text, *(call.text for call in answer.invalid)]))
-    blocks: list[Any] = [TextBlock(text=text)] if text else []
-    for call in answer.calls if parallel else answer.calls[:1]:
-        blocks.append(
-            ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
-        )
-    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks or [TextBlock(text="")])
-    if calls := _openai_calls(message):  # LlamaIndex's structured streams look for them there
-        message.additional_kwargs["tool_calls"] = calls
-    return message
-
-
-def stream_with_tool_calls(
-    deltas: "Iterator[Delta]", names: Sequence[str], parallel: bool
+def chat_responses(
+    deltas: Iterator[Delta], names: Sequence[str], *, parallel: bool
 ) -> ChatResponseGen:
     """Text at once; what may be a call is held back, and the calls come with the last piece."""
     stream, text = AnswerStream(names), ""
@@ -82,27 +61,22 @@ def stream_with_tool_calls(
         piece = stream.add(delta.text)
         if delta.answer is None:
             text += piece
-            yield ChatResponse(message=reply(text), delta=piece)
+            message = ChatMessage(role=MessageRole.ASSISTANT, content=text)
+            yield ChatResponse(message=message, delta=piece)
             continue
         rest = stream.finish()
-        message = tool_reply(text + piece + rest.text, rest, parallel=parallel)
+        message = _reply(rest._replace(text=text + piece + rest.text), parallel=parallel)
         last = (message.content or "")[len(text) :]
         yield ChatResponse(message=message, delta=last, **report(delta.answer))
 
 
 def tool_selections(message: ChatMessage, *, needed: bool) -> list[ToolSelection]:
-    """Read the tool calls of an assistant's message.
-
-    Raises
-    ------
-    RefragError
-        If a call is `needed` and there is none.
-    """
+    """Read the tool calls of a message; if one is `needed` and there is none: `RefragError`."""
     found = [
         ToolSelection(
             tool_id=block.tool_call_id or "",
             tool_name=block.tool_name,
-            tool_kwargs=_arguments(block.tool_kwargs),
+            tool_kwargs=cast(dict[str, Any], block.tool_kwargs),
         )
         for block in message.blocks
         if isinstance(block, ToolCallBlock)
@@ -115,7 +89,7 @@ def tool_selections(message: ChatMessage, *, needed: bool) -> list[ToolSelection
     return found
 
 
-def report(answer: "Answer | None") -> dict[str, Any]:
+def report(answer: Answer | None) -> dict[str, Any]:
     """`raw` and `additional_kwargs` of a response, plain numbers only."""
     if answer is None:
         return {}
@@ -123,6 +97,23 @@ def report(answer: "Answer | None") -> dict[str, Any]:
     positions, new = answer.counts.positions, answer.counts.new_tokens
     usage = {"prompt_tokens": positions, "completion_tokens": new, "total_tokens": positions + new}
     return {"raw": {**counts, "usage": usage}, "additional_kwargs": counts}
+
+
+def _reply(answer: ParsedAnswer, *, parallel: bool) -> ChatMessage:
+    """Make the assistant's message. What was marked as a call and cannot be read stays text.
+
+    Counts stay out of it: memories keep messages and print what is attached to them.
+    """
+    text = "\n".join(filter(None, [answer.text, *(call.text for call in answer.invalid)]))
+    calls: list[Any] = [
+        ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments)
+        for call in (answer.calls if parallel else answer.calls[:1])
+    ]
+    blocks = [TextBlock(text=text), *calls] if text or not calls else calls
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks)
+    if calls:  # LlamaIndex's structured streams look for them there
+        message.additional_kwargs["tool_calls"] = _openai_calls(message)
+    return message
 
 
 def _plain_message(
@@ -149,37 +140,9 @@ def _openai_calls(message: ChatMessage) -> list[dict[str, Any]]:
     """Tool calls in OpenAI's shape; older code keeps them in that shape beside the message."""
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     if not blocks:
-        return [_mapping(call) for call in message.additional_kwargs.get("tool_calls") or ()]
+        older = message.additional_kwargs.get("tool_calls") or ()
+        return [dict(call) if isinstance(call, Mapping) else call.model_dump() for call in older]
     return [
-        {
-            "type": "function",
-            "id": block.tool_call_id or "",
-            "function": {"name": block.tool_name, "arguments": block.tool_kwargs},
-        }
+        openai_call(block.tool_call_id or "", block.tool_name, block.tool_kwargs)
         for block in blocks
     ]
-
-
-def _arguments(given: dict[str, Any] | str) -> dict[str, Any]:
-    """Arguments as an object; text that is none gives no arguments, and the tool complains."""
-    if isinstance(given, dict):
-        return given
-    with suppress(ValueError):
-        read = json.loads(given)
-        if isinstance(read, dict):
-            return read
-    return {}
-
-
-def _mapping(call: Any) -> dict[str, Any]:
-    return dict(call) if isinstance(call, Mapping) else call.model_dump()
-
-
-def _names(calls: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Names of the called tools by the ids of the calls, where both are given."""
-    functions = ((call.get("id"), call.get("function")) for call in calls)
-    return {
-        id_: function["name"]
-        for id_, function in functions
-        if isinstance(id_, str) and isinstance(function, Mapping) and "name" in function
-    }

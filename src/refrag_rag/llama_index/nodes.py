@@ -21,11 +21,15 @@ MetadataPlace = Literal["compressed", "text", "drop"]
 N = TypeVar("N", bound=BaseNode)
 
 
-class Short(NamedTuple):
-    """A passage, and what an LLM that takes only text is shown of it."""
+class View(NamedTuple):
+    """How a node is shown: where its metadata goes, its retrieval score as a hint for policies.
 
-    passage: str
-    text: str
+    `short` is for LLMs that take only text: a passage, and what they are shown of it.
+    """
+
+    place: MetadataPlace = "compressed"
+    score: float | None = None
+    short: tuple[str, str] | None = None
 
 
 class SpanView(_AnyNode):
@@ -35,9 +39,7 @@ class SpanView(_AnyNode):
     """
 
     _base: type[BaseNode]
-    _place: MetadataPlace
-    _hint: float | None
-    _short: Short | None
+    _view: View
 
     def unmarked(self, metadata_mode: MetadataMode) -> str:
         """Content as the node's own class gives it, without markers."""
@@ -47,7 +49,7 @@ class SpanView(_AnyNode):
         """Content; in LLM mode with the passage in a span."""
         if metadata_mode != MetadataMode.LLM:
             return self.unmarked(metadata_mode)
-        before, span = _pieces(self, self._place, self._hint)
+        before, span = self._pieces()
         if not before:
             return span
         return self.text_template.format(metadata_str=before, content=span).strip()
@@ -57,26 +59,34 @@ class SpanView(_AnyNode):
         blocks = super().get_content_blocks(metadata_mode=metadata_mode)
         if metadata_mode != MetadataMode.LLM:
             return blocks
-        texts = [TextBlock(text=piece) for piece in _pieces(self, self._place, self._hint) if piece]
+        texts = [TextBlock(text=piece) for piece in self._pieces() if piece]
         return [*texts, *(block for block in blocks if not isinstance(block, TextBlock))]
+
+    def _pieces(self) -> tuple[str, str]:
+        """Metadata to print before the span (or ""), and the span."""
+        place, score, short = self._view
+        passage = passage_text(self, place)
+        if passage is None:
+            return "", self.unmarked(MetadataMode.LLM)
+        before = self.get_metadata_str(mode=MetadataMode.LLM).strip() if place == "text" else ""
+        if short is not None:  # of the text as it was; a later postprocessor may have changed it
+            span = short[1] if short[0] == passage else neutralise(passage)
+        else:
+            own = _own_text(self) or ""
+            metadata = len(passage) - len(own) if passage.endswith(own) else 0
+            span = wrap(passage, score=score, metadata=metadata)
+        return neutralise(before), span
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the plain node and how it is shown: the class itself is made on demand."""
-        return mark, (_recast(self._base, self), self._place, self._hint, self._short)
+        return mark, (_recast(self._base, self), self._view)
 
 
 def passage_text(node: BaseNode, metadata: MetadataPlace) -> str | None:
     """Text that stands inside a node's span: what is embedded, hashed and looked up.
 
-    Indexing and answering both ask this function, so that they agree.
-
-    Parameters
-    ----------
-    node
-        Any node.
-    metadata
-        ``compressed``: the metadata that the node shows to the LLM is part of the passage;
-        ``text`` and ``drop``: it is not.
+    Indexing and answering both ask this function, so that they agree. Where `metadata` is
+    ``compressed``, what the node shows to the LLM of its metadata is part of the passage.
 
     Returns
     -------
@@ -93,34 +103,17 @@ def passage_text(node: BaseNode, metadata: MetadataPlace) -> str | None:
     return node.get_content(metadata_mode=MetadataMode.LLM)
 
 
-def mark(
-    node: BaseNode, metadata: MetadataPlace, score: float | None, short: Short | None = None
-) -> BaseNode:
+def mark(node: BaseNode, view: View) -> BaseNode:
     """Make the node that shows its passage as a span to the LLM; the given node stays as it is.
 
-    Parameters
-    ----------
-    node
-        Any node; one without a passage is returned itself.
-    metadata
-        Where its metadata goes.
-    score
-        Retrieval score, a hint for policies.
-    short
-        What to show in place of the span.
-
-    Returns
-    -------
-    BaseNode
-        Of a subclass of the node's class, with the same fields.
+    It is of a subclass of the node's class, with the same fields. A node without a passage is
+    returned itself.
     """
-    if passage_text(node, metadata) is None:
+    if passage_text(node, view.place) is None:
         return node
     cls = type(node) if isinstance(node, SpanView) else _marked_class(type(node))
     marked = cast(SpanView, _recast(cls, node))
-    marked._place = metadata
-    marked._hint = None if score is None else float(score)
-    marked._short = short
+    marked._view = view
     return marked
 
 
@@ -136,31 +129,15 @@ def _own_text(node: BaseNode) -> str | None:
     return None
 
 
-def _pieces(node: SpanView, place: MetadataPlace, score: float | None) -> tuple[str, str]:
-    """Metadata to print before the span (or ""), and the span."""
-    passage = passage_text(node, place)
-    if passage is None:
-        return "", node.unmarked(MetadataMode.LLM)
-    before = node.get_metadata_str(mode=MetadataMode.LLM).strip() if place == "text" else ""
-    if node._short is not None:  # of the text as it was; a later postprocessor may have changed it
-        known = node._short.passage == passage
-        return neutralise(before), node._short.text if known else neutralise(passage)
-    own = _own_text(node) or ""
-    metadata = len(passage) - len(own) if passage.endswith(own) else 0
-    return neutralise(before), wrap(passage, score=score, metadata=metadata)
-
-
 @cache
 def _marked_class(base: type[BaseNode]) -> type[BaseNode]:
     """Subclass of a node class that shows spans; it keeps the class name used in storage."""
     namespace = {
         "__module__": __name__,
         "__doc__": f"A {base.__name__} whose LLM content is a compressible span.",
-        "__annotations__": {"_place": str, "_hint": float | None, "_short": Short | None},
+        "__annotations__": {"_view": View},
         "_base": PrivateAttr(default=base),
-        "_place": PrivateAttr(default="compressed"),
-        "_hint": PrivateAttr(default=None),
-        "_short": PrivateAttr(default=None),
+        "_view": PrivateAttr(default=View()),
     }
     name, bases = f"Refrag{base.__name__}", (SpanView, base)
     made = types.new_class(name, bases, exec_body=lambda body: body.update(namespace))

@@ -11,14 +11,7 @@ from refrag_rag.llama_index.nodes import MetadataPlace, passage_text
 
 
 def persisted_texts(path: str | Path, metadata: MetadataPlace = "compressed") -> Iterator[str]:
-    """Passages of the nodes in a persisted document store, as they stand in spans.
-
-    Parameters
-    ----------
-    path
-        The storage folder, or its ``docstore.json``.
-    metadata
-        The mode of `RefragTransform`.
+    """Passages of the nodes in a storage folder or its ``docstore.json``, as they stand in spans.
 
     Raises
     ------
@@ -40,7 +33,4 @@ def persisted_texts(path: str | Path, metadata: MetadataPlace = "compressed") ->
             f"{place} has no nodes; expected all that are indexed. If a vector database keeps "
             "them, write their passages into a JSON-lines file instead."
         )
-    for node in nodes:
-        text = passage_text(node, metadata)
-        if text is not None:
-            yield text
+    yield from filter(None, (passage_text(node, metadata) for node in nodes))

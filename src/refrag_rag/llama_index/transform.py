@@ -1,22 +1,17 @@
 """RefragTransform: encodes passages when they are indexed."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.schema import BaseNode, TransformComponent
 
-from refrag_rag.adapters import NOT_KEPT, EngineOwner, check_engine
-from refrag_rag.errors import InputError, StoreError
-from refrag_rag.llama_index.errors import visible_errors
+from refrag_rag.adapters.engine import EngineOwner
+from refrag_rag.adapters.passages import keep
+from refrag_rag.engine import Refrag
+from refrag_rag.errors import InputError
 from refrag_rag.llama_index.nodes import MetadataPlace, passage_text
-
-if TYPE_CHECKING:
-    from refrag_rag.engine import Refrag
-
-logger = logging.getLogger(__name__)
 
 
 class RefragTransform(EngineOwner, TransformComponent):
@@ -25,17 +20,8 @@ class RefragTransform(EngineOwner, TransformComponent):
     Put it after the splitter and after everything that changes text or metadata. An ingestion
     cache that already knows these nodes skips it; a passage that is missing in the store is then
     encoded when it is first asked for, and counted as a miss.
-
-    Parameters
-    ----------
-    engine
-        Built engine; or give `model_name` and `store`, and it is built on first use.
-    metadata
-        The mode that `RefragPostprocessor` will have.
-    batch_size
-        Passages encoded at once.
-    **settings
-        ``model_name``, ``store``, ``load_kwargs``.
+    Give it an engine, or `model_name` and `store` of one that is loaded on first use, and the
+    same ``metadata`` as `RefragPostprocessor`.
 
     Raises
     ------
@@ -51,23 +37,15 @@ class RefragTransform(EngineOwner, TransformComponent):
         default=None, description="Fingerprint of the given engine's encoder, for cache keys."
     )
 
-    def __init__(
-        self,
-        engine: "Refrag | None" = None,
-        *,
-        metadata: MetadataPlace = "compressed",
-        batch_size: int = 64,
-        **settings: Any,
-    ) -> None:
-        if engine is not None:
-            check_engine(engine)
-            settings["namespace"] = engine.namespace
-        elif settings.get("store") is None:
+    def __init__(self, engine: Refrag | None = None, **settings: Any) -> None:
+        if engine is None and settings.get("store") is None:
             raise InputError(
                 "RefragTransform got neither an engine nor a store, so its vectors would be lost; "
                 "give the engine that the LLM uses, or store=FOLDER."
             )
-        super().__init__(engine, metadata=metadata, batch_size=batch_size, **settings)
+        super().__init__(engine, **settings)
+        if engine is not None:
+            self.namespace = engine.namespace
 
     @classmethod
     def class_name(cls) -> str:
@@ -80,38 +58,21 @@ class RefragTransform(EngineOwner, TransformComponent):
         A store that cannot be written stops no ingestion: that is logged as an error, and the
         passages are encoded when they are first asked for.
         """
-        engine = self.engine  # a store that cannot be opened is an error
-        with visible_errors():
-            try:
-                engine.precompute(self._passages(nodes), batch_size=self.batch_size)
-            except StoreError as error:
-                logger.error(NOT_KEPT, error)
+        keep(self.engine, self._passages(nodes), batch_size=self.batch_size)
         return nodes
 
     def forget(self, nodes: Sequence[BaseNode], *, living: Sequence[BaseNode] = ()) -> int:
-        """Remove the passages of deleted nodes from the store; see `Refrag.forget`.
+        """Remove the passages of deleted nodes from the store; return how many entries went.
 
         Call it where the nodes are deleted: LlamaIndex tells transformations nothing of that.
 
-        Parameters
-        ----------
-        nodes
-            Nodes as they were indexed, before they are deleted.
-        living
-            Nodes that stay; passages that they share with deleted ones are kept.
-
-        Returns
-        -------
-        int
-            How many entries were removed.
+        Give the nodes as they were indexed; passages that they share with `living` ones stay.
         """
-        with visible_errors():
-            return self.engine.forget(self._passages(nodes), living=self._passages(living))
+        return self.engine.forget(self._passages(nodes), living=self._passages(living))
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Do the same in a thread."""
         return await asyncio.to_thread(self.__call__, nodes, **kwargs)
 
     def _passages(self, nodes: Sequence[BaseNode]) -> list[str]:
-        passages = (passage_text(node, self.metadata) for node in nodes)
-        return [text for text in passages if text is not None]
+        return list(filter(None, (passage_text(node, self.metadata) for node in nodes)))

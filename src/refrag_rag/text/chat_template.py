@@ -28,17 +28,14 @@ def takes_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as chat templates read them.
 
+    The arguments of tool calls become objects, where they were JSON text. Markers of spans are left
+    in ``content`` only: nothing else can hold a span.
+
     Parameters
     ----------
     messages
         ``role`` and ``content``; of an assistant ``tool_calls`` in OpenAI's shape (then there need
         be no content), of a tool ``tool_call_id`` and ``name``. Further keys reach the template.
-
-    Returns
-    -------
-    list of dict
-        The arguments of tool calls are objects, not JSON text. Markers of spans are left in
-        ``content`` only: nothing else can hold a span.
 
     Raises
     ------
@@ -56,18 +53,11 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def check_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
-    """Tools, without markers of spans in their texts.
-
-    Raises
-    ------
-    InputError
-        If one is no function in OpenAI's shape.
-    """
+    """Tools, without markers of spans; one that has not OpenAI's shape is an `InputError`."""
     if isinstance(tools, str | Mapping) or not isinstance(tools or (), Sequence):
         raise InputError(f"tools = {tools!r}; expected a list of functions.")
     for tool in tools or ():
-        function = tool.get("function") if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        if _function(tool) is None:
             raise InputError(
                 f"Tool {tool!r}; expected {{'type': 'function', 'function': {{'name': ..., "
                 "'description': ..., 'parameters': a JSON schema}}."
@@ -76,9 +66,7 @@ def check_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    tools: Sequence[Tool] = (),
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Sequence[Tool] = ()
 ) -> str:
     """Write messages and tools out, up to where the assistant's answer begins.
 
@@ -99,20 +87,15 @@ def render(
                 f"The decoder's chat template does not mention {name}: it would leave them out. "
                 "Use a model that was trained with tools, or leave them out of the call."
             )
+    options = {"tools": list(tools) or None, "tokenize": False, "add_generation_prompt": True}
     try:
-        rendered = tokenizer.apply_chat_template(
-            list(messages),
-            tools=list(tools) or None,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        return str(tokenizer.apply_chat_template(list(messages), **options))
     except (TemplateError, TypeError, ValueError) as error:
         roles = [message["role"] for message in messages]
         raise InputError(
             f"The decoder's chat template refuses messages with the roles {roles}: {error} "
             "Bring them into an order and a shape that it takes."
         ) from error
-    return str(rendered)
 
 
 def texts_in(value: object) -> list[str]:
@@ -132,25 +115,30 @@ def _mentions(tokenizer: PreTrainedTokenizerBase, name: str, *, tools: bool = Tr
 
 
 def _check_message(message: Message) -> dict[str, Any]:
-    fine = isinstance(message, Mapping) and isinstance(message.get("role"), str)
-    calls = message.get("tool_calls") if fine else None
-    content = message.get("content") if fine else None
+    rest = dict(message) if isinstance(message, Mapping) else {}
+    calls, content = rest.pop("tool_calls", None), rest.pop("content", None)
     if content is None and calls:
         content = ""
-    if not fine or not isinstance(content, str):
+    if not isinstance(rest.get("role"), str) or not isinstance(content, str):
         raise InputError(
             f"Message {message!r}; expected a mapping with 'role' and 'content', both text."
         )
-    rest = {name: value for name, value in message.items() if name not in ("content", "tool_calls")}
-    checked: dict[str, Any] = {**_without_markers(rest), "content": content}
+    checked = {**_without_markers(rest), "content": content}
     if calls:
         checked["tool_calls"] = [_without_markers(_check_call(call)) for call in calls]
     return checked
 
 
-def _check_call(call: object) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+def _function(value: object) -> Mapping[str, Any] | None:
+    """The function that a tool or a call names, if it has OpenAI's shape."""
+    function = value.get("function") if isinstance(value, Mapping) else None
+    named = isinstance(function, Mapping) and isinstance(function.get("name"), str)
+    return function if named else None
+
+
+def _check_call(call: Any) -> dict[str, Any]:
+    function = _function(call)
+    if function is None:
         raise InputError(
             f"Tool call {call!r}; expected {{'id': ..., 'type': 'function', 'function': "
             "{'name': ..., 'arguments': ...}}."
@@ -160,7 +148,7 @@ def _check_call(call: object) -> dict[str, Any]:
         with suppress(ValueError):  # what a model wrote wrongly goes back as it was written
             arguments = json.loads(arguments)
     shaped = {**function, "arguments": arguments}
-    return {"type": "function", **dict(call), "function": shaped}  # type: ignore[call-overload]
+    return {"type": "function", **call, "function": shaped}
 
 
 def _without_markers(value: Any) -> Any:

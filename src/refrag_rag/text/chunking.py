@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from refrag_rag.config import RefragConfig
 from refrag_rag.text.tokenization import PlainTokenizer, sentence_ends
@@ -35,7 +36,8 @@ class ChunkedPassage:
 
     def chunk_ids(self) -> list[tuple[int, ...]]:
         """Token ids chunk by chunk."""
-        return list(_slices(self.token_ids, self.chunk_lengths))
+        ends = list(accumulate(self.chunk_lengths))
+        return [self.token_ids[a:b] for a, b in zip((0, *ends), ends, strict=False)]
 
     def chunk_texts(self) -> list[str]:
         """Text chunk by chunk; joined, it is the passage."""
@@ -48,21 +50,11 @@ def cut_text(text: str, ends: Sequence[int]) -> list[str]:
 
 
 class Chunker:
-    """Cuts passages as a config says.
-
-    Parameters
-    ----------
-    tokenizer
-        The chunking tokenizer, which gives no control tokens.
-    config
-        Gives k and the chunking mode.
-    """
+    """Cuts passages by the k and the chunking mode of a config, with the chunking tokenizer."""
 
     def __init__(self, tokenizer: PlainTokenizer, config: RefragConfig) -> None:
         self._tokenizer = tokenizer
-        self._k = config.k
-        self._by_sentence = config.chunking == "sentence"
-        self._exact = config.chunking == "exact"
+        self._k, self._chunking = config.k, config.chunking
 
     def chunk(self, text: str) -> ChunkedPassage:
         """Cut one passage. A character is never split, so a chunk may end before k tokens.
@@ -70,21 +62,18 @@ class Chunker:
         Except with ``exact`` chunking: then a character goes, as text, with its first token.
         """
         ids, offsets = self._tokenizer.encode(text)
-        ends = sentence_ends(text) if self._by_sentence else []
+        ends = sentence_ends(text) if self._chunking == "sentence" else []
         lengths = list(self._lengths(offsets, ends))
-        last, char_ends = 0, []
-        for length in lengths:
-            last += length
-            char_ends.append(offsets[last - 1][1])
+        char_ends = [offsets[end - 1][1] for end in accumulate(lengths)]
         if char_ends:
             char_ends[-1] = len(text)  # what the tokenizer drops at the end stays with its chunk
         return ChunkedPassage(text, tuple(ids), tuple(lengths), tuple(char_ends))
 
     def _lengths(self, offsets: Sequence[tuple[int, int]], ends: Sequence[int]) -> Iterator[int]:
-        start = 0
+        whole, start = self._chunking != "exact", 0
         while start < len(offsets):
             stop = min(start + self._k, len(offsets))
-            while not self._exact and start + 1 < stop < len(offsets) and _splits(offsets, stop):
+            while whole and start + 1 < stop < len(offsets) and _splits(offsets, stop):
                 stop -= 1
             if ends:
                 stop = _sentence_stop(offsets, start, stop, ends)
@@ -107,10 +96,3 @@ def _sentence_stop(
         if opens and not _splits(offsets, cut):
             return cut
     return stop
-
-
-def _slices(ids: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    start = 0
-    for length in lengths:
-        yield tuple(ids[start : start + length])
-        start += length

@@ -18,13 +18,7 @@ _SLOT = re.compile("\ue000\\d+:\\d+\ue001")
 
 
 def backend(tokenizer: "PreTrainedTokenizerBase") -> Tokenizer:
-    """The Rust tokenizer behind a Hugging Face tokenizer.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none: character offsets are needed.
-    """
+    """The Rust tokenizer behind a Hugging Face tokenizer; without one it is a `CheckpointError`."""
     found = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(found, Tokenizer):
         raise CheckpointError(
@@ -41,28 +35,20 @@ def description(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 def same_vocabulary(first: "PreTrainedTokenizerBase", second: "PreTrainedTokenizerBase") -> bool:
     """Whether two tokenizers give the same ids for text from documents (control tokens aside)."""
-    parts = [json.loads(backend(tokenizer).to_str()) for tokenizer in (first, second)]
-    return all(
-        parts[0].get(name) == parts[1].get(name)
-        for name in ("model", "normalizer", "pre_tokenizer")
-    )
+    one, other = (json.loads(backend(tokenizer).to_str()) for tokenizer in (first, second))
+    names = ("model", "normalizer", "pre_tokenizer")
+    return all(one.get(name) == other.get(name) for name in names)
 
 
 def readable(text: str) -> str:
-    """Replace halves of characters, which no tokenizer reads, one for one.
-
-    They come from JSON and PDF files that were cut between the two halves.
-    """
+    """Replace halves of characters, which cut JSON and PDF files hold, one for one."""
     return _HALVES.sub("\ufffd", text)
 
 
 class PlainTokenizer:
     """Tokenises text from documents. Control tokens cannot come out, whatever the text says.
 
-    Parameters
-    ----------
-    tokenizer
-        Built again from the same file, without added tokens and without a post-processor.
+    The tokenizer is built again, without added tokens and without a post-processor.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -126,7 +112,10 @@ class PromptTokenizer:
         prompt had that slot.
         """
         if self._slots.keys() & set(_SLOT.findall(text)) - set(slots):
-            return self._only(slots).encode(text, slots, special_tokens=special_tokens)
+            fresh = copy.copy(self)
+            fresh._tokenizer, fresh._slots = _without_limits(self._source), {}
+            fresh._add(slots)
+            return fresh.encode(text, slots, special_tokens=special_tokens)
         place = {self._slots[name]: index for index, name in enumerate(slots)}
         parts: list[list[int] | int] = [[]]
         encoding = self._tokenizer.encode(readable(text), add_special_tokens=special_tokens)
@@ -148,13 +137,6 @@ class PromptTokenizer:
             end = match.end()
         return [piece for piece in [*pieces, text[end:]] if piece]
 
-    def _only(self, slots: Sequence[str]) -> "PromptTokenizer":
-        """A copy that knows these slots only."""
-        copied = copy.copy(self)
-        copied._tokenizer, copied._slots = _without_limits(self._source), {}
-        copied._add(slots)
-        return copied
-
     def _add(self, names: Sequence[str]) -> None:
         if names:
             self._tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
@@ -162,13 +144,7 @@ class PromptTokenizer:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a token that must be in the vocabulary.
-
-    Raises
-    ------
-    CheckpointError
-        If it is not.
-    """
+    """The id of a token; one that is not in the vocabulary is a `CheckpointError`."""
     found: int | None = tokenizer.token_to_id(token)
     if found is None:
         raise CheckpointError(f"The tokenizer has no token {token!r}; expected one that has.")

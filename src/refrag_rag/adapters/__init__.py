@@ -1,0 +1,1 @@
+"""What both frameworks share: the engine behind a component, passages, arguments, tools."""
