@@ -19,6 +19,7 @@ from refrag_rag.training.document_sources import Frame
 from refrag_rag.training.policy_cases import Case, Cases
 from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective, clipped_loss
 from refrag_rag.training.policy_rollouts import (
+    Embeddings,
     Rollout,
     gumbel_top_k,
     mean_log_probs,
@@ -120,7 +121,7 @@ def test_rewards_are_the_gold_tokens_mean_log_probability(reader):
 def test_known_embeddings_give_the_same_rewards_without_the_encoder(reader, monkeypatch):
     case = case_of(reader)
     rows = [case.arranged(one) for one in ([0, 2], [], range(len(case.texts)), [1])]
-    wanted, known = mean_log_probs(reader, rows, 3), see(reader, [case])[0].embeddings
+    wanted, known = mean_log_probs(reader, rows, 3), see(Embeddings(reader), [case])[0].embeddings
     monkeypatch.setattr(reader.model, "encoder", None)
     torch.testing.assert_close(mean_log_probs(reader, rows, 3, [known] * len(rows)), wanted)
 
@@ -154,7 +155,7 @@ def test_the_policy_learns_what_is_rewarded_and_nothing_else_moves(reader):
             objective(module, everything, everything).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    chosen = ExpandLearned(network).select(see(reader, [case])[0], "", case.allowed())
+    chosen = ExpandLearned(network).select(see(Embeddings(reader), [case])[0], "", case.allowed())
     assert set(np.flatnonzero(chosen)) <= wanted
     assert all(torch.equal(p, before[name]) for name, p in reader.named_parameters())
 
@@ -177,7 +178,7 @@ def test_a_query_network_starts_as_the_words_and_depends_on_the_question(reader)
     torch.manual_seed(0)
     network = PolicyNetwork(NetworkShape(chunk_width=32, width=16, query=True))
     case = case_of(reader)
-    (chunks,) = see(reader, [case])
+    (chunks,) = see(Embeddings(reader), [case])
     chosen = ExpandLearned(network).select(chunks, "How high is Tarsk?", 2)
     assert set(np.flatnonzero(chosen)) <= set(np.flatnonzero(case.passages == 1))
     network.output[-1].weight.data.normal_()
@@ -195,9 +196,9 @@ def test_prompts_of_several_lengths_are_read_as_each_alone(reader, query):
     short = Case(long.pieces[2:], 0.3, question="How high?", asked=long.asked)
     cases = [long, short]
     questions = [case.question for case in cases]
-    together = chunk_logits(network, see(reader, cases), questions)
+    together = chunk_logits(network, see(Embeddings(reader), cases), questions)
     for case, logits in zip(cases, together, strict=True):
-        (alone,) = chunk_logits(network, see(reader, [case]), [case.question])
+        (alone,) = chunk_logits(network, see(Embeddings(reader), [case]), [case.question])
         assert logits.shape == (len(case.texts),)
         torch.testing.assert_close(logits, alone)
 

@@ -1,5 +1,6 @@
 """The policy taught where answers stand."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -10,13 +11,14 @@ from refrag_rag.cli import main
 from refrag_rag.model import RefragModel
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
+from refrag_rag.training import policy_rollouts
 from refrag_rag.training.data.records import Passage, QuestionRecord
 from refrag_rag.training.document_sources import Frame
 from refrag_rag.training.policy_cases import answer_chunks, question_case
 from refrag_rag.training.policy_objective import PlacesObjective, PolicyModule, place_loss
-from refrag_rag.training.policy_rollouts import see
+from refrag_rag.training.policy_rollouts import Embeddings, see
 from refrag_rag.training.question_sources import QuestionLayout
-from refrag_rag.training.reading import Reader
+from refrag_rag.training.reading import Reader, embed
 from tests.conftest import build_model
 
 VELMORA = "Velmora makes clocks in Port Belu since 1904."
@@ -38,6 +40,39 @@ def reader(tokenizer):
 def case_of(reader, asked, p=0.2):
     layout = QuestionLayout(reader.model, max_passages=4)
     return question_case(layout, Frame(reader.model), asked, Random(0), p)
+
+
+@pytest.mark.parametrize(("hide", "seen"), [(0.0, {0.25, 0.75}), (1.0, {None})])
+def test_the_policy_sees_the_retriever_scores_of_a_record(reader, hide, seen):
+    passages = (Passage(text=VELMORA, score=0.75), Passage(text=TARSK, score=0.25))
+    asked = replace(record(), passages=passages)
+    layout = QuestionLayout(reader.model, max_passages=4)
+    for seed in range(4):
+        case = question_case(
+            layout, Frame(reader.model), asked, Random(seed), 0.2, hide_scores=hide
+        )
+        (chunks,) = see(Embeddings(reader), [case])
+        assert set(chunks.retrieval) == seen
+        if not hide:
+            first = "".join(case.texts[i] for i in range(len(case.texts)) if not case.passages[i])
+            assert chunks.retrieval[0] == {VELMORA: 0.75, TARSK: 0.25}[first]
+
+
+def test_a_passage_is_encoded_once_as_long_as_it_is_kept(reader, monkeypatch):
+    case, encoded = case_of(reader, record()), []
+
+    def counted(model, passages):
+        encoded.append(len(passages))
+        return embed(model, passages)
+
+    monkeypatch.setattr(policy_rollouts, "embed", counted)
+    keeping, forgetting = Embeddings(reader), Embeddings(reader, keep=0)
+    first, again = (see(keeping, [case])[0].embeddings for _ in range(2))
+    assert encoded == [3]  # two passages and the question
+    np.testing.assert_array_equal(first, again)
+    for _ in range(2):
+        np.testing.assert_array_equal(see(forgetting, [case])[0].embeddings, first)
+    assert encoded == [3, 3, 3]
 
 
 def test_the_answers_chunks_hold_it_and_no_more(reader):
@@ -102,7 +137,9 @@ def test_the_place_is_learnt_and_nothing_else_moves(reader):
         optimizer.step()
         optimizer.zero_grad()
     assert float(sums.right) == float(sums.targets) == 2
-    chosen = ExpandLearned(network).select(see(reader, [case])[0], case.question, case.allowed())
+    chosen = ExpandLearned(network).select(
+        see(Embeddings(reader), [case])[0], case.question, case.allowed()
+    )
     assert set(case.answer_chunks) <= set(np.flatnonzero(chosen).tolist())
     assert all(torch.equal(p, before[name]) for name, p in reader.named_parameters())
 

@@ -74,7 +74,8 @@ def test_questions_are_laid_out_as_the_engine_does(model):
         answer = [i for p in pieces if p.weight for i in p.ids]
         assert sorted(texts) == sorted(p.titled() for p in RECORD.passages)
         assert answer == [*model.chunker.chunk("clocks").token_ids, model.tokenizer.eos_token_id]
-        prompts = (layout.prompt([*texts], RECORD, style) for style in styles())
+        passages = sorted(RECORD.passages, key=lambda one: texts.index(one.titled()))
+        prompts = (layout.prompt(passages, RECORD, style) for style in styles())
         read = [engine.compress(prompt, policy="all").ids.tolist() for prompt in prompts]
         assert asked in read
 

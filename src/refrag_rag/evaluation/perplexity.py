@@ -10,7 +10,7 @@ from tqdm import tqdm
 from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.policies import Chunks, Policy
 from refrag_rag.training.policy_cases import Case
-from refrag_rag.training.policy_rollouts import mean_log_probs, see
+from refrag_rag.training.policy_rollouts import Embeddings, mean_log_probs, see
 from refrag_rag.training.reading import Reader
 
 MEASURE = "log-perplexity of the gold tokens"
@@ -47,10 +47,10 @@ class Point:
 def look(reader: Reader, cases: Sequence[Case], needs: Collection[str] = ()) -> list[Chunks]:
     """What policies see of the cases, with the scores that they need."""
     scorers = {name: SCORERS[name](reader.model) for name in needs if name in SCORERS}
-    seen = []
+    embeddings, seen = Embeddings(reader), []
     for case in tqdm(cases, desc="embeddings", mininterval=10):
         scores = {name: np.concatenate(s.score(case.chunked)) for name, s in scorers.items()}
-        (chunks,) = see(reader, [case])
+        (chunks,) = see(embeddings, [case])
         seen.append(replace(chunks, scores=scores))
     return seen
 

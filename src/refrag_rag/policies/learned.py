@@ -1,6 +1,6 @@
 """Expand what a trained network chooses: `learned` and `learned-query`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from refrag_rag.policies.base import QUESTION, Chunks
-from refrag_rag.policies.lexical import SHARES, chunk_parts, question_words
+from refrag_rag.policies.features import chunk_features
 from refrag_rag.policies.network import PolicyNetwork
 from refrag_rag.policies.ranking import Ranking
 
 LEARNED, LEARNED_QUERY = "learned", "learned-query"
+TOGETHER = 8192  # chunks, padding counted, that the network reads at once
 
 
 class ExpandLearned(Ranking):
@@ -43,30 +44,46 @@ def chunk_logits(
 ) -> list[torch.Tensor]:
     """Logits of several prompts, each *shape* (L,), on the network's device.
 
-    With gradient where it is recorded.
+    With gradient where it is recorded. Prompts of like length are read together.
     """
-    asked = words = None
+    lengths = [len(one.texts) for one in seen]
+    found: dict[int, torch.Tensor] = {}
+    for rows in _groups(lengths):
+        group = _together(network, [seen[n] for n in rows], [questions[n] for n in rows])
+        found |= {n: logits[: lengths[n]] for n, logits in zip(rows, group, strict=True)}
+    return [found[n] for n in range(len(seen))]
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of prompts in order of length, as many together as `TOGETHER` allows."""
+    group: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda n: lengths[n]):
+        if group and (len(group) + 1) * lengths[place] > TOGETHER:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
+
+
+def _together(
+    network: PolicyNetwork, seen: Sequence[Chunks], questions: Sequence[str]
+) -> torch.Tensor:
+    asked = features = None
     if network.shape.query:
         nothing = np.zeros((0, network.shape.chunk_width), np.float32)
         asked = _padded(
             network, [nothing if one.question is None else one.question for one in seen]
         )
         pairs = zip(seen, questions, strict=True)
-        words = _padded(network, [word_shares(one, question) for one, question in pairs])
-    logits = network(_padded(network, [one.embeddings for one in seen]), asked, words)
-    return [row[: len(one.texts)] for row, one in zip(logits, seen, strict=True)]
+        features = _padded(network, [chunk_features(one, question) for one, question in pairs])
+    logits: torch.Tensor = network(
+        _padded(network, [one.embeddings for one in seen]), asked, features
+    )
+    return logits
 
 
 def _padded(network: PolicyNetwork, arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
     tensors = [torch.from_numpy(np.asarray(array, np.float32)) for array in arrays]
     padded = pad_sequence(tensors, batch_first=True, padding_value=float("nan"))
     return padded.to(network.input.weight.device)
-
-
-def word_shares(chunks: Chunks, question: str) -> NDArray[np.float32]:
-    """What `lexical` finds, divided by its highest score; *shape* (L, 4)."""
-    asked = question_words(question)
-    if not asked:
-        return np.zeros((len(chunks.texts), len(SHARES)), np.float32)
-    parts = chunk_parts(chunks, asked)
-    return np.asarray(parts / max(1e-6, (parts * SHARES).sum(1).max(initial=0.0)), np.float32)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from refrag_rag.policies.features import FEATURES
 from refrag_rag.policies.lexical import SHARES
 
 START_SCALE = 8.0  # of the lexical scores: large enough to be followed, small enough to be left
@@ -40,27 +41,30 @@ class NetworkShape:
 class PolicyNetwork(nn.Module):
     """One logit a chunk (REFRAG, section 2.3; sizes are not given there).
 
-    With `query` it reads the question's chunk embeddings beside the passages', and what `lexical`
-    finds; it starts with the scores of `lexical` and learns what to add. That variant is
-    our own.
+    With `query` it reads the question's chunk embeddings beside the passages', and the features of
+    `chunk_features`; it starts with the scores of `lexical` and learns what to add. That variant
+    is our own.
 
     Parameters
     ----------
     shape
         Sizes.
+    dropout
+        In training.
     """
 
-    def __init__(self, shape: NetworkShape) -> None:
+    def __init__(self, shape: NetworkShape, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.shape = shape
         width = shape.width
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(shape.chunk_width)
         self.input = nn.Linear(shape.chunk_width, width)
         layer = nn.TransformerEncoderLayer(
             width,
             shape.heads,
             dim_feedforward=4 * width,
-            dropout=0.0,
+            dropout=dropout,
             activation="gelu",
             batch_first=True,
             norm_first=True,
@@ -70,11 +74,13 @@ class PolicyNetwork(nn.Module):
         nn.init.zeros_(self.output[-1].weight)  # type: ignore[arg-type]
         if shape.query:
             self.question = nn.Parameter(torch.zeros(width))
-            self.words = nn.Linear(len(SHARES), width)
-            self.word_weights = nn.Parameter(START_SCALE * torch.tensor(SHARES))
+            self.features = nn.Linear(FEATURES, width)
+            weights = torch.zeros(FEATURES)
+            weights[: len(SHARES)] = START_SCALE * torch.tensor(SHARES)
+            self.feature_weights = nn.Parameter(weights)
 
     def forward(
-        self, embeddings: Tensor, question: Tensor | None = None, words: Tensor | None = None
+        self, embeddings: Tensor, question: Tensor | None = None, features: Tensor | None = None
     ) -> Tensor:
         """Logits of the chunks of B prompts, of which the shorter ones are padded with NaN.
 
@@ -84,9 +90,8 @@ class PolicyNetwork(nn.Module):
             *Shape:* (B, L, D_enc)
         question
             *Shape:* (B, Q, D_enc), if the network reads it.
-        words
-            *Shape:* (B, L, 4), if the network reads the question: what chunk, sentence, neighbours
-            and passage match of its words, as shares of the best score.
+        features
+            *Shape:* (B, L, 10), if the network reads the question; see `chunk_features`.
 
         Returns
         -------
@@ -97,18 +102,18 @@ class PolicyNetwork(nn.Module):
         padding = embeddings[..., 0].isnan()  # (B, L)
         states = self._enter(embeddings)
         states = states + _places(count, self.shape.width).to(states)
-        if question is not None and words is not None:
-            words = words.nan_to_num()
-            states = states + self.words(words)
+        if question is not None and features is not None:
+            features = features.nan_to_num()
+            states = states + self.features(features)
             states = torch.cat([states, self._enter(question) + self.question], 1)
             padding = torch.cat([padding, question[..., 0].isnan()], 1)
         states = self.layers(states, src_key_padding_mask=padding)[:, :count]  # (B, L, width)
         logits: Tensor = self.output(states)[..., 0]
-        return logits + words @ self.word_weights if words is not None else logits
+        return logits if features is None else logits + features @ self.feature_weights
 
     def _enter(self, embeddings: Tensor) -> Tensor:
         known = embeddings.nan_to_num().to(self.input.weight)
-        entered: Tensor = self.input(self.norm(known))
+        entered: Tensor = self.input(self.dropout(self.norm(known)))
         return entered
 
 

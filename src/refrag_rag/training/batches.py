@@ -30,12 +30,15 @@ class Piece:
         Whether accuracy, distillation and rewards count these tokens: the gold ones.
     chunked
         Of a passage: its chunks, each of which may stand as a vector.
+    retrieval
+        Of a passage: its retrieval score, if it is known.
     """
 
     ids: Sequence[int]
     weight: float = 0.0
     target: bool = False
     chunked: ChunkedPassage | None = None
+    retrieval: float | None = None
 
 
 def gold(ids: Sequence[int]) -> Piece:

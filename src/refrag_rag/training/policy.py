@@ -52,6 +52,10 @@ class PolicySettings(DataSettings):
         choices=(REWARD, PLACES),
     )
     width: int = setting(128, "of the network")
+    dropout: float = setting(0.0, "of the network, in training")
+    hide_scores: float = setting(
+        0.2, "of questions: how often the retrieval scores are kept from the policy"
+    )
     samples: int = setting(8, "arrangements of one example, G", least=2)
     epochs: int = setting(4, "steps on the same rollouts", least=1)
     ratio: float = setting(0.2, "clip of the probability ratio")
@@ -117,7 +121,7 @@ def _network(settings: PolicySettings, model: RefragModel) -> PolicyNetwork:
     )
     own = model.policies.get(settings.kind)
     if not isinstance(own, ExpandLearned):
-        return PolicyNetwork(shape)
+        return PolicyNetwork(shape, dropout=settings.dropout)
     if own.network.shape != shape:
         raise InputError(
             f"width = {settings.width}, but the model's {settings.kind} has "
@@ -159,7 +163,15 @@ def question_cases(
     """Turns question records into cases, each with one of the shares to expand."""
     frame, layout = Frame(model), QuestionLayout(model, max_passages=settings.max_passages)
     return lambda records, rng: [
-        question_case(layout, frame, one, rng, rng.choice(settings.shares)) for one in records
+        question_case(
+            layout,
+            frame,
+            one,
+            rng,
+            rng.choice(settings.shares),
+            hide_scores=settings.hide_scores,
+        )
+        for one in records
     ]
 
 

@@ -41,6 +41,8 @@ class Case:
         1, or 0 for a case that only fills a place.
     answer_chunks
         Where the gold answer stands, if it stands in a passage.
+    scored
+        Whether the policy sees the retrieval scores, where passages have them.
 
     Raises
     ------
@@ -55,6 +57,7 @@ class Case:
     origin: str = ""
     weight: float = 1.0
     answer_chunks: tuple[int, ...] = ()
+    scored: bool = True
 
     def __post_init__(self) -> None:
         """Look for chunks."""
@@ -82,6 +85,12 @@ class Case:
     def passages(self) -> NDArray[np.int64]:
         """The passage of each chunk, *shape* (L,)."""
         return np.repeat(np.arange(len(self.chunked)), [len(one) for one in self.chunked])
+
+    @property
+    def retrieval(self) -> list[float | None]:
+        """The retrieval score of each passage, if it is known and to be seen."""
+        found = [piece.retrieval for piece in self.pieces if piece.chunked is not None]
+        return found if self.scored else [None] * len(found)
 
     def allowed(self, p: float | None = None) -> int:
         """How many chunks a share (the case's own by default) expands, T'."""
@@ -147,9 +156,18 @@ class Cases:
 
 
 def question_case(
-    layout: QuestionLayout, frame: Frame, record: QuestionRecord, rng: Random, p: float
+    layout: QuestionLayout,
+    frame: Frame,
+    record: QuestionRecord,
+    rng: Random,
+    p: float,
+    *,
+    hide_scores: float = 0.0,
 ) -> Case:
-    """A question whose gold answer gives the reward."""
+    """A question whose gold answer gives the reward; with or without its retrieval scores.
+
+    `hide_scores` is how often they are kept from the policy, so that it learns to do without.
+    """
     pieces, question = layout.example(record, rng)
     return Case(
         pieces,
@@ -158,6 +176,7 @@ def question_case(
         asked=frame.text_passage(question),
         origin=record.id or "",
         answer_chunks=answer_chunks(passages_of(pieces), record),
+        scored=not hide_scores or rng.random() >= hide_scores,
     )
 
 

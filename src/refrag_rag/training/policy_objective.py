@@ -14,6 +14,7 @@ from refrag_rag.policies.network import PolicyNetwork
 from refrag_rag.training.loss import Sums
 from refrag_rag.training.policy_cases import Case
 from refrag_rag.training.policy_rollouts import (
+    Embeddings,
     Rollout,
     gumbel_top_k,
     mean_log_probs,
@@ -56,6 +57,7 @@ class PolicyObjective:
 
     def __init__(self, reader: Reader, *, samples: int, clip: float, rows_at_once: int) -> None:
         self.reader, self.samples, self.clip = reader, samples, clip
+        self.embeddings = Embeddings(reader)
         self.rows_at_once = rows_at_once
         self._everything: Sequence[Any] = ()
         self._rollouts: dict[Case, Rollout] = {}
@@ -82,7 +84,7 @@ class PolicyObjective:
 
     def _drawn(self, module: nn.Module, cases: Sequence[Case]) -> list[Rollout]:
         if new := [case for case in cases if case not in self._rollouts]:
-            chunks = see(self.reader, new)
+            chunks = see(self.embeddings, new)
             with torch.no_grad():
                 logits = module(chunks, [case.question for case in new])
             for case, one, values in zip(new, chunks, logits, strict=True):
@@ -120,18 +122,18 @@ class PlacesObjective:
     """Cross-entropy of the first draw against the chunks that hold an answer. Ours.
 
     The rest of their passages gets a small share, so that what is left of a budget goes there. The
-    decoder is not asked, so that a step costs little more than the encoder. A case whose
-    answer stands in no passage adds nothing.
+    decoder is not asked, and a passage is encoded once, so that later steps cost little. A case
+    whose answer stands in no passage adds nothing.
     """
 
     figures = ("place_loss", "places_found")
 
     def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+        self.embeddings = Embeddings(reader)
 
     def __call__(self, module: nn.Module, rows: Sequence[Case], everything: Sequence[Case]) -> Sums:  # noqa: ARG002
         """Sum the losses of cases; right are those with all places among the best T'."""
-        logits = module(see(self.reader, rows), [case.question for case in rows])
+        logits = module(see(self.embeddings, rows), [case.question for case in rows])
         weights = [case.weight * bool(case.answer_chunks) for case in rows]
         losses = [place_loss(one, case) for one, case in zip(logits, rows, strict=True)]
         found = [w * _found(one, case) for w, one, case in zip(weights, logits, rows, strict=True)]

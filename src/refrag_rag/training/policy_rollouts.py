@@ -10,30 +10,53 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from refrag_rag.policies import Chunks
+from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.batches import Batch, Row, collate
 from refrag_rag.training.policy_cases import Case
 from refrag_rag.training.reading import Reader, embed
 
 SAME_REWARD = 1e-6
+KEPT = 2**31  # bytes of embeddings
 
 
-@torch.inference_mode()
-def see(reader: Reader, cases: Sequence[Case]) -> list[Chunks]:
-    """What a policy sees of cases. A passage of several of them is encoded once."""
+class Embeddings:
+    """Chunk embeddings of a frozen encoder, which encodes a passage once as long as it is kept."""
+
+    def __init__(self, reader: Reader, *, keep: int = KEPT) -> None:
+        self._model, self._keep = reader.model, keep
+        self._known: dict[ChunkedPassage, NDArray[np.float32]] = {}
+        self._bytes = 0
+
+    @torch.inference_mode()
+    def __call__(
+        self, passages: Sequence[ChunkedPassage]
+    ) -> dict[ChunkedPassage, NDArray[np.float32]]:
+        """Embeddings by passage, *shape* (L, D_enc) each."""
+        new = [one for one in dict.fromkeys(passages) if one not in self._known]
+        if new:
+            rows = embed(self._model, new).float().cpu().numpy()
+            parts = np.split(rows, np.cumsum([len(passage) for passage in new])[:-1])
+            self._known |= zip(new, parts, strict=True)
+            self._bytes += rows.nbytes
+        found = {passage: self._known[passage] for passage in passages}
+        if self._bytes > self._keep:
+            self._known, self._bytes = {}, 0
+        return found
+
+
+def see(embeddings: Embeddings, cases: Sequence[Case]) -> list[Chunks]:
+    """What a policy sees of cases."""
     pieces = [case.asked for case in cases]
     asked = [None if piece is None else piece.chunked for piece in pieces]
     passages = [one for case in cases for one in case.chunked] + [one for one in asked if one]
-    distinct = list(dict.fromkeys(passages))
-    rows = embed(reader.model, distinct).float().cpu().numpy()
-    parts = np.split(rows, np.cumsum([len(passage) for passage in distinct])[:-1])
-    known = dict(zip(distinct, parts, strict=True))
+    known = embeddings(passages)
     return [
         Chunks(
             texts=case.texts,
             passages=case.passages,
             embeddings=np.concatenate([known[passage] for passage in case.chunked]),
             scores={},
-            retrieval=[None] * len(case.chunked),
+            retrieval=case.retrieval,
             question=known[question] if question else None,
         )
         for case, question in zip(cases, asked, strict=True)

@@ -1,6 +1,7 @@
 """Rows from question records, laid out exactly as the engine lays out prompts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,7 +13,7 @@ from refrag_rag.text.chat_template import Prompt
 from refrag_rag.text.tokenization import PromptTokenizer
 from refrag_rag.training.batches import Piece, Row, arrange, gold
 from refrag_rag.training.data.questions import keep_passages
-from refrag_rag.training.data.records import QuestionRecord
+from refrag_rag.training.data.records import Passage, QuestionRecord
 from refrag_rag.training.document_sources import Frame, draw_masks
 from refrag_rag.training.prompts import SEPARATOR, STYLES, Style
 
@@ -35,8 +36,8 @@ class QuestionLayout:
         The question is what the engine takes for it: the last message's text outside spans.
         """
         kept = keep_passages(record.passages, self.max_passages)
-        texts = [passage.titled() for passage in rng.sample(kept, len(kept))]
-        return self.lay_out(self.prompt(texts, record, rng.choice(STYLES)), record.answers[0])
+        shuffled = rng.sample(kept, len(kept))
+        return self.lay_out(self.prompt(shuffled, record, rng.choice(STYLES)), record.answers[0])
 
     def lay_out(self, prompt: Prompt, answer: str) -> tuple[list[Piece], str]:
         """Any prompt with spans, followed by its answer; and its question."""
@@ -44,15 +45,16 @@ class QuestionLayout:
         pieces = []
         for part in parsed.parts:
             if isinstance(part, int):
-                pieces.append(self._frame.text_passage(parsed.spans[part].text))
+                span = parsed.spans[part]
+                pieces.append(replace(self._frame.text_passage(span.text), retrieval=span.score))
             elif part:
                 pieces.append(Piece(part))
         said = gold(self._encode(answer).token_ids)
         return [*pieces, said, self._frame.end], parsed.question
 
-    def prompt(self, texts: Sequence[str], record: QuestionRecord, style: Style) -> Prompt:
+    def prompt(self, passages: Sequence[Passage], record: QuestionRecord, style: Style) -> Prompt:
         """Messages (one text without a chat template) that ask a record's question."""
-        context = SEPARATOR.join(wrap(text) for text in texts)
+        context = SEPARATOR.join(wrap(one.titled(), score=one.score) for one in passages)
         asked = style.between + neutralise(record.question) + style.after
         earlier = [{"role": t.role, "content": neutralise(t.text)} for t in record.history]
         if not self._tokenizer.chat_template:

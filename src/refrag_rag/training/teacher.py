@@ -67,7 +67,7 @@ def _answered(
     for start in tqdm(range(0, len(records), size), desc="answers", unit="batch"):
         readable, prompts = [], []
         for record in records[start : start + size]:
-            prompt = layout.prompt([passage.titled() for passage in record.passages], record, PLAIN)
+            prompt = layout.prompt(record.passages, record, PLAIN)
             if teacher.compress(prompt, policy="all").positions < teacher.context_window:
                 readable.append(record)
                 prompts.append(prompt)

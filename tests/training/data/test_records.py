@@ -77,6 +77,11 @@ QUESTIONS = [
         "contexts[].gold: wrong type",
         r"field 'contexts\[0\].gold' is 'yes' \(str\); expected true or false",
     ),
+    (
+        {"contexts": [{"text": "a", "score": "high"}]},
+        "contexts[].score: wrong type",
+        r"field 'contexts\[0\].score' is 'high' \(str\); expected a number",
+    ),
     ({"answers": []}, "answers: empty", r"field 'answers' is \[\] \(list\); expected a list of"),
     ({"answers": None}, "answers: missing", "field 'answers' is missing"),
     ({"answers": "Ann"}, "answers: wrong type", r"field 'answers' is 'Ann' \(str\)"),

@@ -34,11 +34,14 @@ class Passage:
         Not part of the text; `titled` puts it in front.
     gold
         Whether the answer rests on it; None if nobody said.
+    score
+        The retriever's, higher is better; None if nobody said.
     """
 
     text: str
     title: str | None = None
     gold: bool | None = None
+    score: float | None = None
 
     def titled(self) -> str:
         """The text with the title, if it has one, as its first line."""
@@ -105,9 +108,9 @@ def question_record(record: Mapping[str, Any]) -> QuestionRecord:
     """Read a question.
 
     ``question``; ``contexts`` or ``passages`` (texts, or objects with ``text`` and perhaps
-    ``title`` and ``gold``); ``answers`` (a list) or ``answer`` (a text); perhaps ``id`` and
-    ``history`` (objects with ``role`` and ``text`` or ``content``). The first name counts where
-    both are there; a field that is null is missing.
+    ``title``, ``gold`` and ``score``); ``answers`` (a list) or ``answer`` (a text); perhaps ``id``
+    and ``history`` (objects with ``role`` and ``text`` or ``content``). The first name counts
+    where both are there; a field that is null is missing.
 
     Raises
     ------
@@ -136,10 +139,14 @@ def _passage(item: Any, field: str) -> Passage:
     gold = item.get("gold")
     if not isinstance(gold, bool | None):
         raise _bad(f"{field}.gold", gold, "true or false")
+    score = item.get("score")
+    if isinstance(score, bool) or not isinstance(score, int | float | None):
+        raise _bad(f"{field}.score", score, "a number")
     return Passage(
         text=_text(item.get("text"), f"{field}.text"),
         title=_optional_text(item.get("title"), f"{field}.title"),
         gold=gold,
+        score=score,
     )
 
 
