@@ -583,3 +583,15 @@ def test_what_other_models_read_is_logged_once(caplog):
     for _ in range(2):
         compressor.compress_documents([Document(page_content="Tarsk is high.")], "How high?")
     assert [record.message for record in caplog.records] == [MARKED]
+
+
+@pytest.mark.parametrize(("scores", "first"), [((None, None), True), ((0.1, 0.9), False)])
+def test_text_is_chosen_by_score_or_else_by_the_retriever_s_order(engine, scores, first):
+    texts = [f"{name} made clocks. " + "It grew and grew in the town. " * 3 for name in "AB"]
+    found = [
+        Document(text, metadata={} if score is None else {"relevance_score": score})
+        for text, score in zip(texts, scores, strict=True)
+    ]
+    compressor = RefragCompressor(engine, output="text", p=0.01, unchosen="drop")
+    (kept,) = compressor.compress_documents(found, "Who made clocks?")
+    assert kept.page_content.startswith("A" if first else "B")

@@ -83,6 +83,8 @@ def find(folder: Path) -> Path | None:
 def read(folder: Path, placement: Placement) -> RefragModel:
     """Load a delta checkpoint: put together in the cache when it is first used.
 
+    Its policies are small, and are read where they lie: new ones need nothing put together again.
+
     Raises
     ------
     CheckpointError
@@ -90,7 +92,9 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     InputError
         If the placement asks for a k that the model was not trained on.
     """
-    return read_assembled(assembled(folder, placement), placement)
+    model = read_assembled(assembled(folder, placement), placement)
+    model.policies.update(read_policies(folder, chunk_width=model.config.chunk_width))
+    return model
 
 
 def assembled(folder: Path, placement: Placement | None = None) -> Path:
@@ -165,7 +169,6 @@ def _put_together(folder: Path, target: Path, manifest: Manifest, placement: Pla
         if placement.adapter:
             merge(decoder, below(weights, "adapter."))
             decoder.to(manifest.dtype)
-        model.policies.update(read_policies(folder, chunk_width=manifest.config.chunk_width))
         step("writing")
         with beside(target, advice=f"Set {VARIABLE} to another folder.") as part:
             write(model, part)

@@ -34,7 +34,7 @@ def _add_eval(commands: Any) -> None:
         "-k", type=int, nargs="+", default=[], metavar="K", dest="ks",
         help="chunk sizes (default: the model's usual one)",
     )  # fmt: skip
-    _add_budgets(evaluate, ["lexical", "random"], [0.1, 0.2])
+    _add_budgets(evaluate, ["hybrid", "random"], [0.1, 0.2])
     evaluate.add_argument(
         "--positions", type=int, nargs="+", default=[], metavar="N",
         help="budgets of decoder positions, at which passages, chosen text and both are compared",

@@ -66,7 +66,7 @@ class Refrag:
         model: RefragModel,
         *,
         store: ChunkStore | None = None,
-        policy: str | Policy = "lexical",
+        policy: str | Policy = "hybrid",
         p: float = 0.1,
         on_miss: OnMiss = "encode",
         vectors: VectorType = "float16",

@@ -103,7 +103,7 @@ def extract(
     passages
         Texts; one without any word in it comes back as it is.
     question
-        What the policy is asked. If the policy chooses nothing at all, as `lexical` does when no
+        What the policy is asked. If it chooses nothing at all, as `lexical` does when no
         passage shares a word with the question, `retrieval` chooses in its place.
     p
         Largest fraction of the chunks to keep; None: the engine's p.

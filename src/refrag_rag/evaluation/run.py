@@ -33,7 +33,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     folder: Path,
     *,
     ks: Sequence[int] = (),
-    policies: Sequence[str] = ("lexical", "random"),
+    policies: Sequence[str] = ("hybrid", "random"),
     shares: Sequence[float] = (0.1, 0.2),
     positions: Sequence[int] = (),
     arms: Sequence[str] = (),

@@ -65,6 +65,8 @@ class RefragCompressor(PassageStep, BaseDocumentCompressor):
         plain = [as_document(document) for document in documents]
         scores = [self._score(document) for document in plain]
         if self.output == "text":
+            if all(score is None for score in scores):  # a retriever's order is its ranking
+                scores = [-float(place) for place in range(len(plain))]
             return [
                 with_text(document, one.text or document.page_content)
                 for document, one in zip(plain, self._shorten(texts, query, scores), strict=True)

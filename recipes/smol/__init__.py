@@ -1,0 +1,1 @@
+"""How `smol` learns what its card says: data and settings for the package's own stages."""
