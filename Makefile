@@ -12,8 +12,8 @@ test: $(VENV) ; .venv/bin/python -m pytest
 test-all: $(ALL) ; .venv/bin/python -m pytest -m ""
 test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch==2.13.0 && .newest/bin/uv pip install -q --link-mode copy --python .newest/bin/python -e '.[demo,train,dev]' && .newest/bin/uv pip install -q --no-deps --python .newest/bin/python $(BASE) && .newest/bin/python -m pytest
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
-docs: $(VENV) ; .venv/bin/python docs/build.py
-modes: $(ALL) ; .venv/bin/python -m pytest --modes=docs/results/modes.json -m mode && .venv/bin/python docs/build.py
+docs: $(VENV) ; PYTHONPATH=. .venv/bin/python docs/build.py
+modes: $(ALL) ; .venv/bin/python -m pytest --modes=docs/results/modes.json -m mode && PYTHONPATH=. .venv/bin/python docs/build.py
 bench: $(VENV) ; for one in $(BENCHMARKS); do .venv/bin/python -m benchmarks.$$one --json results/$$one.json || exit 1; done
 quality: $(VENV) ; .venv/bin/refrag eval smol --data $(DATA) --ranking retriever --out results
 

@@ -11,10 +11,10 @@ from unittest.mock import patch
 
 import figures
 
+from recipes.tiny.evaluation.policies import markdown as policy_tables
 from refrag_rag.cli import build_parser
 from refrag_rag.cli.train import SERVING, STAGES
 from refrag_rag.cli.train import main as train
-from refrag_rag.evaluation.policies import markdown as policy_tables
 from refrag_rag.evaluation.report import where
 from refrag_rag.evaluation.table import markdown
 

@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from recipes.tiny import ablations, base, finetune, policy, pretrain, reconstruct
+from recipes.tiny.evaluation.policies import measure_on
 from recipes.tiny.questions import held_out_questions
 from recipes.tiny.settings import COMMAND, read_settings
 from refrag_rag.errors import InputError, RefragError
-from refrag_rag.evaluation.policies import measure_on
 from refrag_rag.model import RefragModel
 
 STAGES: dict[str, tuple[ModuleType, type[Any]]] = {

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.tiny.evaluation.perplexity import log_perplexities, look
 from refrag_rag.evaluation.metrics import bootstrap
-from refrag_rag.evaluation.perplexity import log_perplexities, look
 from refrag_rag.policies import Chunks, get_policy
 from refrag_rag.policies.learned import ExpandLearned, chunk_logits
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork

@@ -14,7 +14,6 @@ from refrag_rag.errors import RETRIEVAL, need
 def add_quality(commands: Any) -> None:
     """Add them to the subparsers of the command line."""
     _add_eval(commands)
-    _add_policies(commands)
     _add_coverage(commands)
 
 
@@ -51,26 +50,6 @@ def _add_eval(commands: Any) -> None:
     evaluate.set_defaults(run=_evaluate)
 
 
-def _add_policies(commands: Any) -> None:
-    policies = commands.add_parser(
-        "policies", help="measure policies beside none and all by the log-perplexity of answers"
-    )
-    policies.add_argument("name", metavar="model", help="embedded name, folder or hub id")
-    _add_target(policies)
-    policies.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="questions as for eval"
-    )
-    policies.add_argument(
-        "--questions", type=int, default=2000, dest="count", help="how many (default: 2000)"
-    )
-    _add_budgets(policies, [], [0.05, 0.1, 0.43])
-    policies.add_argument(
-        "--answers", type=float, nargs="+", default=[], metavar="P",
-        help="budgets at which answers are written too, which takes longer (default: all)",
-    )  # fmt: skip
-    policies.set_defaults(run=_policies)
-
-
 def _add_coverage(commands: Any) -> None:
     covered = commands.add_parser(
         "coverage", help="how often what a policy expands holds the answer, on your questions"
@@ -89,10 +68,9 @@ def _add_coverage(commands: Any) -> None:
 def _add_budgets(
     command: argparse.ArgumentParser, policies: Sequence[str], shares: Sequence[float]
 ) -> None:
-    usual = " ".join(policies) or "every one that the model has"
     command.add_argument(
         "--policies", nargs="*", default=policies, metavar="POLICY",
-        help=f"which chunks stay text (default: {usual})",
+        help=f"which chunks stay text (default: {' '.join(policies)})",
     )  # fmt: skip
     command.add_argument(
         "--shares", type=float, nargs="+", default=shares, metavar="P",
@@ -113,13 +91,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     from refrag_rag.evaluation.run import evaluate
 
     _print(evaluate, options)
-
-
-def _policies(options: argparse.Namespace) -> None:
-    need("train", "refrag policies")
-    from refrag_rag.evaluation.policies import measure_policies
-
-    _print(measure_policies, options)
 
 
 def _coverage(options: argparse.Namespace) -> None:

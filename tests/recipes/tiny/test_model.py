@@ -6,13 +6,13 @@ from random import Random
 import pytest
 import torch
 
+from recipes.tiny.evaluation.quality import ANSWER_TOKENS, Arm, measure, message
 from recipes.tiny.questions import held_out_questions
 from recipes.tiny.sources import reconstruction_rows
 from recipes.tiny.tasks import Mix, Tasks
 from recipes.tiny.world import World
 from refrag_rag import Refrag
 from refrag_rag.evaluation.metrics import exact_match
-from refrag_rag.evaluation.quality import ANSWER_TOKENS, Arm, measure, message
 from refrag_rag.training.batches import collate
 from refrag_rag.training.loss import next_token_sums
 from refrag_rag.training.reading import embed_chosen

@@ -5,29 +5,27 @@ import json
 import numpy as np
 import pytest
 
+from recipes.tiny.evaluation.policies import differences, markdown, measure_on
 from refrag_rag import InputError
-from refrag_rag.evaluation.policies import differences, markdown, measure_policies
+from refrag_rag.evaluation.questions import Question
 from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from tests.conftest import build_model
 
 
 @pytest.fixture
-def questions(tmp_path):
-    """A file of six questions with three passages each."""
+def questions():
+    """Six questions with three passages each."""
     places = ["Port Belu", "Tarsk", "Orvane", "Selm", "Quorl", "Imbery"]
-    contexts = [{"text": f"Velmora {n} makes clocks in {place}."} for n, place in enumerate(places)]
-    lines = [
-        {
-            "question": f"Where does Velmora {n} make clocks?",
-            "answers": [place],
-            "contexts": [contexts[(n + i) % len(places)] for i in range(3)],
-        }
+    passages = [f"Velmora {n} makes clocks in {place}." for n, place in enumerate(places)]
+    return [
+        Question(
+            f"Where does Velmora {n} make clocks?",
+            (place,),
+            tuple(passages[(n + i) % len(places)] for i in range(3)),
+        )
         for n, place in enumerate(places)
     ]
-    path = tmp_path / "questions.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    return path
 
 
 def test_differences_are_paired_and_better_comes_first():
@@ -45,9 +43,8 @@ def test_every_policy_of_a_model_is_measured(tokenizer, questions, tmp_path):
     model = build_model(tokenizer)
     shape = NetworkShape(chunk_width=model.config.chunk_width, width=16, query=True)
     model.policies["learned-query"] = ExpandLearned(PolicyNetwork(shape))
-    model.save_pretrained(tmp_path / "model")
     target = tmp_path / "results" / "policies.json"
-    (text,) = measure_policies(str(tmp_path / "model"), target, data=questions, shares=(0.1,))
+    (text,) = measure_on(model, questions, target, shares=(0.1,))
     report = json.loads(target.read_text("utf-8"))
     assert text == markdown(report)
     assert target.with_suffix(".png").stat().st_size > 1000
@@ -60,25 +57,22 @@ def test_every_policy_of_a_model_is_measured(tokenizer, questions, tmp_path):
 
 
 def test_only_named_policies_are_measured(tokenizer, questions, tmp_path):
-    build_model(tokenizer).save_pretrained(tmp_path / "model")
-    given = (str(tmp_path / "model"), tmp_path / "policies.json")
-    options = {"data": questions, "count": 2}
-    list(measure_policies(*given, **options, shares=(0.1, 0.4), policies=["exact+lexical"]))
-    report = json.loads(given[1].read_text("utf-8"))
+    given = (build_model(tokenizer), questions[:2], tmp_path / "policies.json")
+    list(measure_on(*given, shares=(0.1, 0.4), policies=["exact+lexical"]))
+    report = json.loads(given[2].read_text("utf-8"))
     assert {point["policy"] for point in report["points"]} == {"none", "all", "exact+lexical"}
     assert len(report["answers"]) == 4
-    for name in ("guess", "retrieval"):
+    for name in ("guess", "retrieval", "hybrid"):
         with pytest.raises(InputError, match=name):
-            list(measure_policies(*given, **options, shares=(0.1,), policies=[name]))
+            list(measure_on(*given, shares=(0.1,), policies=[name]))
 
 
 def test_answers_are_written_where_they_are_wanted(tokenizer, questions, tmp_path):
-    build_model(tokenizer).save_pretrained(tmp_path / "model")
-    given = (str(tmp_path / "model"), tmp_path / "policies.json")
-    options = {"data": questions, "count": 2, "shares": (0.1, 0.4), "policies": ["lexical"]}
-    list(measure_policies(*given, **options, answers=(0.4,)))
-    report = json.loads(given[1].read_text("utf-8"))
+    given = (build_model(tokenizer), questions[:2], tmp_path / "policies.json")
+    options = {"shares": (0.1, 0.4), "policies": ["lexical"]}
+    list(measure_on(*given, **options, answers=(0.4,)))
+    report = json.loads(given[2].read_text("utf-8"))
     assert [row["arm"] for row in report["answers"]] == ["none", "all", "lexical, p = 0.4"]
     assert len(report["points"]) == 4
     with pytest.raises(InputError, match=r"0\.2"):
-        list(measure_policies(*given, **options, answers=(0.2,)))
+        list(measure_on(*given, **options, answers=(0.2,)))

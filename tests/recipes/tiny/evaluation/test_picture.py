@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from recipes.tiny.evaluation.perplexity import Point
+from recipes.tiny.evaluation.picture import COLOURS, plot_points
 from refrag_rag.errors import InputError
-from refrag_rag.evaluation.perplexity import Point
-from refrag_rag.evaluation.picture import COLOURS, plot_points
 
 image = pytest.importorskip("matplotlib.image")
 

@@ -1,4 +1,4 @@
-"""``refrag policies``: how well each policy spends a budget, on held-out questions.
+"""How well each policy spends a budget, on held-out questions.
 
 The primary measure, fixed beforehand, is the log-perplexity of the gold answer at p = 0.1.
 """
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from recipes.tiny.evaluation.perplexity import MEASURE, Point, log_perplexities, look
+from recipes.tiny.evaluation.picture import plot_points
+from recipes.tiny.evaluation.quality import Arm, measure, message, scores
 from refrag_rag.engine import Refrag
 from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.metrics import bootstrap
-from refrag_rag.evaluation.perplexity import MEASURE, Point, log_perplexities, look
-from refrag_rag.evaluation.picture import plot_points
-from refrag_rag.evaluation.quality import Arm, measure, message, scores
-from refrag_rag.evaluation.questions import Question, read_questions, recall
+from refrag_rag.evaluation.questions import Question, recall
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import POLICIES, get_policy, needs_of
 from refrag_rag.training.document_sources import Frame
@@ -31,6 +31,7 @@ from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 
 FIXED = {"none": 0.0, "all": 1.0}
+SCORED = ("retrieval", "hybrid")  # policies that read retrieval scores
 
 
 @dataclass(frozen=True)
@@ -49,37 +50,6 @@ class Difference:
     mean: float
     low: float
     high: float
-
-
-def measure_policies(
-    name: str,
-    target: Path,
-    *,
-    data: str | Path,
-    count: int | None = None,
-    shares: Sequence[float],
-    policies: Sequence[str] = (),
-    answers: Sequence[float] = (),
-) -> Iterator[str]:
-    """Load a model and measure its policies on a file of questions; see `measure_on`.
-
-    Parameters
-    ----------
-    name
-        Embedded name, folder or hub id.
-    data
-        File of questions, see `read_questions`.
-    count
-        How many of them; all by default.
-    target, shares, policies, answers
-        See `measure_on`.
-    """
-    _check(shares, policies, answers)
-    questions = read_questions(data, limit=count)
-    model = RefragModel.from_pretrained(name)
-    yield from measure_on(
-        model, questions, target, shares=shares, policies=policies, answers=answers
-    )
 
 
 def measure_on(
@@ -111,12 +81,12 @@ def measure_on(
     Raises
     ------
     InputError
-        If there is no such policy, if `retrieval` is named (these questions carry no scores), or if
-        `answers` are wanted at a budget that is not measured.
+        If there is no such policy, if one is named that reads retrieval scores (these questions
+        carry none), or if `answers` are wanted at a budget that is not measured.
     """
     _check(shares, policies, answers)
     every = policies or (*POLICIES, *model.policies)
-    names = [n for n in every if n not in (*FIXED, "retrieval")]
+    names = [n for n in every if n not in (*FIXED, *SCORED)]
     chosen = {n: get_policy(n, model.policies) for n in (*FIXED, *names)}
     arms = [*FIXED.items(), *((n, p) for p in shares for n in names)]
     cases = list(_cases(model, questions))
@@ -136,10 +106,10 @@ def measure_on(
 
 
 def _check(shares: Sequence[float], policies: Sequence[str], answers: Sequence[float]) -> None:
-    if "retrieval" in policies:
+    if scored := [name for name in policies if name in SCORED]:
         raise InputError(
-            "Policy 'retrieval' needs scores of a retriever, which these questions do not carry; "
-            "expected others, such as 'lexical'."
+            f"Policy {scored[0]!r} needs scores of a retriever, which these questions do not "
+            "carry; expected others, such as 'lexical'."
         )
     if not set(answers) <= set(shares):
         raise InputError(

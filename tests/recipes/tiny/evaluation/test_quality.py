@@ -8,9 +8,9 @@ import platform
 import pytest
 import torch
 
+from recipes.tiny.evaluation.quality import Arm, measure, scores
 from refrag_rag import InputError, Refrag
 from refrag_rag.evaluation.metrics import exact_match, f1, normalise, wilson
-from refrag_rag.evaluation.quality import Arm, measure, scores
 from refrag_rag.evaluation.questions import Question, read_questions
 from refrag_rag.evaluation.report import machine, write_json
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recipes.tiny.evaluation.perplexity import Point
 from refrag_rag.errors import InputError, need
-from refrag_rag.evaluation.perplexity import Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

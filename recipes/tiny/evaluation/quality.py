@@ -1,4 +1,4 @@
-"""Exact match of answers that are written under several policies, for ``refrag policies``."""
+"""Exact match of answers that are written under several policies."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
