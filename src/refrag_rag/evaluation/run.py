@@ -1,6 +1,7 @@
 """``refrag eval``: anybody's questions, read in several ways by one model."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +18,14 @@ from refrag_rag.evaluation.arms import (
     choose_arms,
 )
 from refrag_rag.evaluation.metrics import exact_match, f1
+from refrag_rag.evaluation.picture import plot_positions
 from refrag_rag.evaluation.prompts import CONTEXT, fits
 from refrag_rag.evaluation.questions import Question, rank_by_retriever, read_questions
 from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.evaluation.table import markdown, score_rows
 
 BLOCK = 10  # questions of one file before the next file's turn: a run that stops is balanced
-ANSWERS, RESULTS = "answers.jsonl", "results.json"
+ANSWERS, RESULTS, PICTURE = "answers.jsonl", "results.json", "positions.png"
 Ranking = Literal["file", "retriever"]
 
 
@@ -50,7 +52,8 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     files
         See `read_questions`.
     folder
-        Gets ``answers.jsonl`` and ``results.json``. A run that was stopped goes on from there.
+        Gets ``answers.jsonl``, ``results.json`` and, where matplotlib is installed,
+        ``positions.png``. A run that was stopped goes on from there.
     ks
         Chunk sizes; the model's usual one by default.
     policies, shares, positions
@@ -85,6 +88,8 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
         _read(engine, chosen, asked, fitting, kept)
         report = _report(kept, asked, fitting)
         write_json(report, folder / RESULTS)
+    if find_spec("matplotlib"):
+        plot_positions(report["files"], folder / PICTURE)
     yield from markdown(report["files"])
 
 
