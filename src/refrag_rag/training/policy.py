@@ -79,7 +79,7 @@ class PolicySettings(DataSettings):
 def run(settings: PolicySettings) -> None:
     """Train a policy on questions or text."""
     torch.manual_seed(settings.seed)
-    model = start_model(settings, PRETRAIN)
+    model = start_model(settings, PRETRAIN, dtype="auto")
     train_policy(model, settings, _draw_cases(settings, model))
 
 

@@ -57,8 +57,11 @@ class TextSettings(DataSettings):
             raise InputError("curriculum = 'feedback' needs text to watch; expected --held-out.")
 
 
-def start_model(settings: StageSettings, before: str) -> RefragModel:
+def start_model(settings: StageSettings, before: str, *, dtype: str | None = None) -> RefragModel:
     """The model a stage starts from, in training mode.
+
+    `dtype` is as for `refrag_rag.checkpoints.load`; where the model does not move, ``auto`` reads
+    it as it is stored.
 
     Raises
     ------
@@ -69,7 +72,7 @@ def start_model(settings: StageSettings, before: str) -> RefragModel:
     """
     start = settings.start or before
     of_this_run = settings.out / start / MODEL
-    model = RefragModel.from_pretrained(of_this_run if of_this_run.is_dir() else start)
+    model = RefragModel.from_pretrained(of_this_run if of_this_run.is_dir() else start, dtype=dtype)
     check_trainable(model)
     return model.train()
 
