@@ -56,11 +56,17 @@ def _add_coverage(commands: Any) -> None:
     )
     covered.add_argument(
         "files", type=Path, nargs="+", metavar="FILE",
-        help="xz-compressed JSON lines: question, answers, contexts with title and text",
+        help="questions as for eval",
     )  # fmt: skip
     _add_target(covered)
-    covered.add_argument("--model", default="smol", help="cuts the chunks (default: smol)")
-    _add_budgets(covered, ["random", "exact", "lexical"], [0.05, 0.1, 0.2])
+    covered.add_argument(
+        "--model", default="smol", help="cuts chunks, has policies (default: smol)"
+    )
+    _add_budgets(covered, ["random", "lexical", "hybrid"], [0.05, 0.1, 0.2])
+    covered.add_argument(
+        "--rankings", choices=("file", "retriever"), nargs="+", default=["file"],
+        help="whose scores the passages have: the file's, or a retriever's (default: file)",
+    )  # fmt: skip
     covered.add_argument("--limit", type=int, help="questions of each file")
     covered.set_defaults(run=_coverage)
 
@@ -94,6 +100,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _coverage(options: argparse.Namespace) -> None:
+    if "retriever" in options.rankings:
+        need("demo", "refrag coverage --rankings retriever", RETRIEVAL)
     from refrag_rag.evaluation.coverage import measure_coverage
 
     _print(measure_coverage, options)

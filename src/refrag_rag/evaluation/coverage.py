@@ -1,25 +1,32 @@
 """``refrag coverage``: how often what a policy expands holds the answer, on anybody's questions.
 
-No decoder reads anything here: the measure is of policies and text, for any domain. It is kind to
-long budgets, and says nothing of answers that a decoder reads from vectors.
+No decoder reads anything here: the measure is of policies, for any domain. It is kind to long
+budgets, and says nothing of answers that a decoder reads from vectors.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.metrics import normalise, wilson
-from refrag_rag.evaluation.questions import Question, read_questions
+from refrag_rag.evaluation.questions import (
+    Question,
+    Ranking,
+    rank_by_retriever,
+    read_questions,
+)
 from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.model import RefragModel
-from refrag_rag.policies import Chunks, get_policy, limit_of, needs_of
-from refrag_rag.text.chunking import Chunker
+from refrag_rag.policies import QUESTION, Chunks, Policy, get_policy, limit_of, needs_of
+from refrag_rag.spans import neutralise
+from refrag_rag.text.chunking import ChunkedPassage
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Coverage:
     """
 
     file: str
+    ranking: Ranking
     policy: str
     p: float
     questions: int
@@ -50,6 +58,7 @@ def measure_coverage(
     *,
     policies: Sequence[str],
     shares: Sequence[float],
+    rankings: Sequence[Ranking] = ("file",),
     limit: int | None = None,
 ) -> Iterator[str]:
     """Measure, write JSON to `target`, and yield Markdown.
@@ -57,71 +66,84 @@ def measure_coverage(
     Parameters
     ----------
     model
-        Embedded name, folder or hub id; gives k and the tokenizer that cuts chunks.
+        Embedded name, folder or hub id; gives k, the tokenizer that cuts chunks, and policies of
+        its own, for which its encoder reads all passages.
     files
         See `read_questions`.
     policies
-        Names; those that need no more than texts.
+        Names.
     shares
         Budgets.
+    rankings
+        Where the passages' scores come from, see `refrag_rag.evaluation.run.evaluate`.
     limit
         Questions of each file.
 
     Raises
     ------
     InputError
-        If a policy needs more than texts, or a record is not readable.
+        If there is no such policy, if one needs stored scores, or if a record is not readable.
     """
-    for name in policies:
-        if needs_of(get_policy(name)) or "retrieval" in name.split("+"):
-            raise InputError(
-                f"Policy {name!r} needs more than texts; expected others, such as 'lexical'."
-            )
-    loaded = RefragModel.from_pretrained(model)
-    report: dict[str, Any] = {
-        "model": model,
-        "k": loaded.config.k,
-        **machine(),
-        "rows": [],
-    }
+    loaded = RefragModel.from_pretrained(model, dtype="auto")
+    chosen = {name: get_policy(name, loaded.policies) for name in policies}
+    if stored := [name for name, one in chosen.items() if needs_of(one) - {QUESTION}]:
+        raise InputError(
+            f"Policy {stored[0]!r} needs scores of a store; expected others, such as 'hybrid'."
+        )
+    own = bool({part for name in policies for part in name.split("+")} & set(loaded.policies))
+    report: dict[str, Any] = {"model": model, "k": loaded.config.k, **machine(), "rows": []}
     for file in files:
-        found = cut(read_questions(file, limit=limit), loaded.chunker)
-        for name in policies:
-            rows = coverage(found, file.name, name, shares)
-            report["rows"] += [asdict(row) for row in rows]
-    write_json(report, target)
+        asked = read_questions(file, limit=limit)
+        for ranking in rankings:
+            ranked = rank_by_retriever(asked) if ranking == "retriever" else asked
+            found = cut(ranked, loaded, encode=own)
+            for policy in chosen.values():
+                for p in shares:
+                    report["rows"].append(
+                        asdict(coverage(found, policy, p, file=file.name, ranking=ranking))
+                    )
+            write_json(report, target)
     yield markdown(report["rows"])
 
 
-def cut(questions: Sequence[Question], chunker: Chunker) -> list[tuple[Question, Chunks]]:
+def cut(
+    questions: Sequence[Question], model: RefragModel, *, encode: bool = False
+) -> list[tuple[Question, Chunks]]:
     """Cut all passages; questions whose answers stand in none of them are left out."""
-    cut_questions = []
+    chunk = model.chunker.chunk
+    found = []
     for question in tqdm(questions, desc="cutting", unit="question"):
         if any(_holds(passage, question.answers) for passage in question.passages):
-            texts = [chunker.chunk(passage).chunk_texts() for passage in question.passages]
-            cut_questions.append((question, _chunks(texts)))
-    return cut_questions
+            passages = [chunk(neutralise(passage)) for passage in question.passages]
+            chunks = _chunks(passages, question.scores)
+            if encode:
+                *embeddings, asked = model.encode([*passages, chunk(question.text)])
+                rows = torch.cat(embeddings).float().cpu().numpy()
+                chunks = replace(chunks, embeddings=rows, question=asked.float().cpu().numpy())
+            found.append((question, chunks))
+    return found
 
 
 def coverage(
-    questions: Sequence[tuple[Question, Chunks]], file: str, name: str, shares: Sequence[float]
-) -> list[Coverage]:
-    """One policy at every budget."""
-    policy, rows = get_policy(name), []
-    for p in shares:
-        covered = sum(
-            covers(
-                chunks,
-                policy.select(chunks, question.text, limit_of(p, len(chunks.texts))),
-                question.answers,
-            )
-            for question, chunks in tqdm(questions, desc=f"{name}, p = {p}", leave=False)
+    questions: Sequence[tuple[Question, Chunks]],
+    policy: Policy,
+    p: float,
+    *,
+    file: str,
+    ranking: Ranking,
+) -> Coverage:
+    """One policy at one budget."""
+    covered = sum(
+        covers(
+            chunks,
+            policy.select(chunks, question.text, limit_of(p, len(chunks.texts))),
+            question.answers,
         )
-        total = len(questions)
-        rows.append(
-            Coverage(file, name, p, total, covered / max(1, total), *wilson(covered, total))
-        )
-    return rows
+        for question, chunks in tqdm(questions, desc=f"{policy.name}, p = {p}", leave=False)
+    )
+    total = len(questions)
+    low, high = wilson(covered, total)
+    return Coverage(file, ranking, policy.name, p, total, covered / max(1, total), low, high)
 
 
 def covers(chunks: Chunks, expanded: NDArray[np.bool_], answers: Sequence[str]) -> bool:
@@ -137,19 +159,21 @@ def covers(chunks: Chunks, expanded: NDArray[np.bool_], answers: Sequence[str]) 
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a file and policy, one column a budget."""
+    """One line a file, ranking and policy, one column a budget."""
     shares = sorted({row["p"] for row in rows})
     lines = [
-        "| questions | policy | " + " | ".join(f"p = {p}" for p in shares) + " |",
-        "|---" * (2 + len(shares)) + "|",
+        "| questions | scores | policy | " + " | ".join(f"p = {p}" for p in shares) + " |",
+        "|---" * (3 + len(shares)) + "|",
     ]
-    for file, name in dict.fromkeys((row["file"], row["policy"]) for row in rows):
-        one = {row["p"]: row for row in rows if (row["file"], row["policy"]) == (file, name)}
-        total = one[shares[0]]["questions"]
+    places = dict.fromkeys((row["file"], row["ranking"], row["policy"]) for row in rows)
+    for place in places:
+        one = {r["p"]: r for r in rows if (r["file"], r["ranking"], r["policy"]) == place}
+        file, ranking, name = place
         cells = [
             f"{one[p]['covered']:.1%} ({one[p]['low']:.1%} - {one[p]['high']:.1%})" for p in shares
         ]
-        lines.append(f"| {file}, {total} | `{name}` | " + " | ".join(cells) + " |")
+        total = one[shares[0]]["questions"]
+        lines.append(f"| {file}, {total} | {ranking} | `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -158,12 +182,12 @@ def _holds(text: str, answers: Sequence[str]) -> bool:
     return any(f" {normalise(answer)} " in words for answer in answers if normalise(answer))
 
 
-def _chunks(texts: Sequence[Sequence[str]]) -> Chunks:
-    counts = [len(parts) for parts in texts]
+def _chunks(passages: Sequence[ChunkedPassage], scores: Sequence[float] | None) -> Chunks:
+    counts = [len(passage) for passage in passages]
     return Chunks(
-        texts=[text for parts in texts for text in parts],
-        passages=np.repeat(np.arange(len(texts)), counts),
-        embeddings=np.zeros((sum(counts), 1), np.float16),
+        texts=[text for passage in passages for text in passage.chunk_texts()],
+        passages=np.repeat(np.arange(len(passages)), counts),
+        embeddings=np.zeros((sum(counts), 1), np.float32),
         scores={},
-        retrieval=[None] * len(texts),
+        retrieval=[None] * len(passages) if scores is None else scores,
     )

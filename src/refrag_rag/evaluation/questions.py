@@ -5,9 +5,13 @@ import lzma
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from refrag_rag.errors import InputError
 from refrag_rag.evaluation.retrieval import Retriever
+
+Ranking = Literal["file", "retriever"]
+"""Whose scores passages have: those of the file, if it has any, or the demo's embedding model's."""
 
 
 @dataclass(frozen=True)

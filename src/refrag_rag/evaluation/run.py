@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,13 +20,17 @@ from refrag_rag.evaluation.arms import (
 from refrag_rag.evaluation.metrics import exact_match, f1
 from refrag_rag.evaluation.picture import plot_positions
 from refrag_rag.evaluation.prompts import CONTEXT, fits
-from refrag_rag.evaluation.questions import Question, rank_by_retriever, read_questions
+from refrag_rag.evaluation.questions import (
+    Question,
+    Ranking,
+    rank_by_retriever,
+    read_questions,
+)
 from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.evaluation.table import markdown, score_rows
 
 BLOCK = 10  # questions of one file before the next file's turn: a run that stops is balanced
 ANSWERS, RESULTS, PICTURE = "answers.jsonl", "results.json", "positions.png"
-Ranking = Literal["file", "retriever"]
 
 
 def evaluate(  # noqa: PLR0913 - the settings of a command, by name
