@@ -2,7 +2,6 @@
 
 from random import Random
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from recipes.tiny.tasks import MAX_ANSWER_TOKENS
@@ -34,8 +33,7 @@ def held_out_questions(
         entities.setdefault(entity.name, (entity.passage(rng), asked))
     passages = [passage for passage, _ in entities.values()]
     pairs = [(p, q, a) for p, (_, asked) in enumerate(entities.values()) for q, a in asked]
-    similar = Retriever(passages).similarities([question for _, question, _ in pairs])
-    nearest = np.argsort(-similar, axis=1, kind="stable")[:, :retrieved].tolist()
+    nearest = Retriever(passages).nearest([question for _, question, _ in pairs], retrieved)
     return [
         Question(question, (answer,), tuple(passages[i] for i in found), gold in found)
         for (gold, question, answer), found in zip(pairs, nearest, strict=True)

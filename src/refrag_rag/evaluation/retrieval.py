@@ -36,6 +36,11 @@ class Retriever:
         self._model = SentenceTransformer(str(embedding_model_folder()), device="cpu")
         self._vectors = self._embed(passages)
 
+    def nearest(self, questions: Sequence[str], count: int) -> list[list[int]]:
+        """Indices of the `count` nearest passages of each question, best first."""
+        order = np.argsort(-self.similarities(questions), axis=1, kind="stable")
+        return [[int(i) for i in row] for row in order[:, :count]]
+
     def similarities(self, questions: Sequence[str]) -> NDArray[np.float32]:
         """Cosine similarity of all questions and passages, *shape* (questions, passages)."""
         return self._embed(questions) @ self._vectors.T
