@@ -4,7 +4,6 @@ The markers survive templates, HTML and JSON, and nothing in them is trusted: a 
 its text alone. Text that contains markers itself is neutralised when it is wrapped.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ MARKED = (
 )
 _MARKER = re.compile(r"\[\[(/?)refrag([^\[\]\n]{0,80})\]\]")
 _LOOKALIKE = re.compile(r"\[\[(?=/?refrag)", re.IGNORECASE)
+_LARGEST = 10**12  # the longest score that a marker holds
 _HINTS = re.compile(r"(?: score=(-?\d{1,12}(?:\.\d{1,12})?))?(?: metadata=(\d{1,9}))?")
 
 
@@ -51,15 +51,13 @@ def wrap(text: str, *, score: float | None = None, metadata: int = 0) -> str:
     text
         A passage; markers in it are neutralised.
     score
-        Retrieval score, kept with six digits if it is finite.
+        Retrieval score, kept with six digits; NaN and what is too large to write are left out.
     metadata
         How many characters at the start of `text` are metadata, to be counted apart.
     """
     if not text.strip():
         return text
-    hint = "" if score is None or not math.isfinite(score) else f" score={score:.6f}"
-    if len(hint) > len(" score=-123456789012.123456"):
-        hint = ""
+    hint = "" if score is None or not abs(score) < _LARGEST else f" score={score:.6f}"
     if metadata:
         hint += f" metadata={len(neutralise(text[:metadata]))}"
     return f"[[refrag{hint}]]{neutralise(text)}{CLOSE}"

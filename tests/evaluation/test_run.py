@@ -150,6 +150,59 @@ def test_a_run_goes_on_where_it_was_stopped(tokenizer, tmp_path, capsys):
     assert "**b**" in capsys.readouterr().out
 
 
+@pytest.fixture
+def run_on(tokenizer, tmp_path):
+    """Runs ``refrag eval`` on files; a few arms."""
+    build_model(tokenizer).save_pretrained(tmp_path / "model")
+    command = ["eval", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+    command += ["--arms", VECTORS, "embeddings of other passages"]
+
+    def run(*files, options=()):
+        return main([*command, "--data", *map(str, files), *options])
+
+    return run
+
+
+def answers(tmp_path):
+    lines = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()[1:]
+    return [json.loads(line) for line in lines]
+
+
+def test_other_questions_under_the_same_name_are_refused(run_on, tmp_path, capsys):
+    assert run_on(write(tmp_path / "a.jsonl")) == 0
+    assert run_on(write(tmp_path / "a.jsonl", answers=["another"])) == 1
+    assert "answers another question 0 of a" in capsys.readouterr().err
+
+
+def test_files_of_one_name_are_refused(run_on, tmp_path, capsys):
+    (tmp_path / "b").mkdir()
+    files = [write(tmp_path / "a.jsonl"), write(tmp_path / "b" / "a.jsonl.xz")]
+    assert run_on(*files) == 1
+    assert "different names" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_question_alone_has_no_other_passages(run_on, tmp_path):
+    assert run_on(write(tmp_path / "a.jsonl", count=1)) == 0
+    assert [row["arm"] for row in answers(tmp_path)] == [VECTORS]
+
+
+def test_the_table_is_of_the_questions_that_were_asked_for(run_on, tmp_path):
+    data = write(tmp_path / "a.jsonl")
+    assert run_on(data) == run_on(data, options=["--limit", "2"]) == 0
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["questions"] for row in result["files"]["a"]} == {2}
+    assert run_on(data, options=["--limit", "0"]) == 1
+
+
+@pytest.mark.parametrize("options", [["--policies", "nope"], ["--shares", "1.5"]])
+def test_settings_are_checked_before_anything_is_written(tokenizer, tmp_path, options):
+    build_model(tokenizer).save_pretrained(tmp_path / "model")
+    command = ["eval", str(tmp_path / "model"), "--out", str(tmp_path / "out"), *options]
+    assert main([*command, "--data", str(write(tmp_path / "a.jsonl"))]) == 1
+    assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
 def test_another_run_in_the_same_folder_is_refused(tmp_path):
     AnswerFile(tmp_path / "a.jsonl", {"model": "one"})
     with pytest.raises(InputError, match="another run"):
@@ -157,6 +210,14 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"model": "one"}\n{"file": 1}\n')
     with pytest.raises(InputError, match="line 2"):
         AnswerFile(tmp_path / "b.jsonl", {"model": "one"})
+    for left in ("", '{"model": "o', '{"model": "two"}'):  # stopped while it began
+        (tmp_path / "c.jsonl").write_text(left)
+        AnswerFile(tmp_path / "c.jsonl", {"model": "one"}).add(row(0, VECTORS, True))
+        assert len(AnswerFile(tmp_path / "c.jsonl", {"model": "one"}).rows) == 1
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "answers.jsonl"):
+        with pytest.raises(InputError, match="Choose another folder"):
+            AnswerFile(place, {"model": "one"})
 
 
 @pytest.mark.parametrize(
@@ -166,6 +227,10 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path):
         ({"contexts": [{"title": "T"}]}, "line 1"),
         ({"contexts": None}, "line 1"),
         ({"question": 5}, "line 1"),
+        ({"question": " "}, "line 1"),
+        ({"answers": []}, "line 1"),
+        ({"contexts": []}, "line 1"),
+        ({"contexts": [{"text": "a", "score": 10**400}]}, "line 1"),
     ],
 )
 def test_a_bad_line_is_one_clear_error(tmp_path, changes, said):
@@ -190,7 +255,7 @@ def test_scores_rank_the_passages(tmp_path):
 
 
 def row(number, arm, exact, k=8):
-    return Row("f", number, arm, k, "", exact, float(exact), 10, 0.5)
+    return Row("f", number, arm, k, "", exact, float(exact), 10, 0.5, "")
 
 
 def test_differences_are_paired_and_on_common_questions():

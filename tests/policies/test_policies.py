@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from refrag_rag import InputError
-from refrag_rag.policies import POLICIES, Chunks, choose, get_policy, limit_of, needs_of
+from refrag_rag.policies import (
+    POLICIES,
+    Chunks,
+    ExpandChain,
+    Ranking,
+    choose,
+    get_policy,
+    limit_of,
+    needs_of,
+)
 from refrag_rag.policies.lexical import (
     NEIGHBOUR_SHARE,
     PASSAGE_SHARE,
@@ -314,3 +323,63 @@ def test_policies_that_rank_give_the_scores_that_they_chose_by(name):
 @pytest.mark.parametrize("name", ["none", "all", "random", "exact+lexical"])
 def test_other_policies_give_no_scores(name):
     assert choose(get_policy(name), chunks(), QUESTION, 3).scores is None
+
+
+class Custom:
+    """A policy that gives what it is told to."""
+
+    name = "custom"
+
+    def __init__(self, given):
+        self.given = given
+
+    def select(self, chunks, question, limit):
+        return self.given
+
+
+class CustomRanking(Ranking):
+    """The same of scores."""
+
+    name = "custom ranking"
+
+    def __init__(self, given):
+        self.given = given
+
+    def scores(self, chunks, question):
+        return self.given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        [True] * 10,
+        np.array([0, 1]),
+        np.ones(1, bool),
+        np.ones(11, bool),
+        np.ones((10, 1), bool),
+    ],
+    ids=["none", "list", "indices", "short", "long", "two dimensions"],
+)
+def test_a_mask_that_is_not_one_bool_a_chunk_is_an_input_error(given):
+    for policy in (Custom(given), ExpandChain([Custom(given), get_policy("lexical")])):
+        with pytest.raises(InputError, match=r"'custom'.*array of 10 bools"):
+            choose(policy, chunks(), QUESTION, 3)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        [1.0] * 10,
+        np.ones(9),
+        np.ones(15),
+        np.ones((10, 2)),
+        np.ones(10, bool),
+        np.array(["x"] * 10),
+    ],
+    ids=["none", "list", "short", "long", "two dimensions", "bools", "texts"],
+)
+def test_scores_that_are_not_one_number_a_chunk_are_an_input_error(given):
+    with pytest.raises(InputError, match=r"'custom ranking'.*array of 10 numbers"):
+        choose(CustomRanking(given), chunks(), QUESTION, 3)

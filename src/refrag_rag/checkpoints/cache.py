@@ -39,9 +39,9 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
         If the cache cannot be written.
     """
     folder = cache_folder() / name
-    if folder.is_dir():
-        return folder
     try:
+        if folder.is_dir():
+            return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f"{name}.lock"):
             if not folder.is_dir():

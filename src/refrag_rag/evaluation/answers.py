@@ -1,6 +1,7 @@
 """Answers of a long run, written one by one, so that a run that was stopped goes on."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class Row:
         Decoder positions of the prompt.
     ttft_s
         Time to the first token, in seconds.
+    of
+        Names what was asked, and of which encoder.
     """
 
     file: str
@@ -41,6 +44,7 @@ class Row:
     f1: float
     positions: int
     ttft_s: float
+    of: str
 
     @property
     def place(self) -> Place:
@@ -67,12 +71,34 @@ class AnswerFile:
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path = path
         self.rows: dict[Place, Row] = {}
-        if path.exists():
-            self._check(about)
-            self.rows = {row.place: row for row in self._read()}
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(about) + "\n", encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            header, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
+            if header:
+                self._check(header, about)
+                self.rows = {row.place: row for row in self._read(lines)}
+            self._write(about)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{path} cannot be used ({error}); expected a file of answers that can be written. "
+                "Choose another folder."
+            ) from error
+
+    def find(self, place: Place, of: str) -> Row | None:
+        """The answer at a place, if it is there.
+
+        Raises
+        ------
+        InputError
+            If something else was asked there.
+        """
+        row = self.rows.get(place)
+        if row is not None and row.of != of:
+            raise InputError(
+                f"{self.path} answers another question {place.question} of {place.file}, or of "
+                "another encoder. Choose another folder."
+            )
+        return row
 
     def add(self, row: Row) -> None:
         """Keep an answer."""
@@ -80,28 +106,34 @@ class AnswerFile:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(row)) + "\n")
 
-    def _check(self, about: dict[str, Any]) -> None:
-        with self.path.open(encoding="utf-8") as file:
-            try:
-                before = json.loads(file.readline())
-            except ValueError:
-                before = None
+    def _check(self, header: str, about: dict[str, Any]) -> None:
+        try:
+            before = json.loads(header)
+        except ValueError:
+            before = None
         if before != about:
             raise InputError(
                 f"{self.path} holds answers of another run ({before}); this one is {about}. "
                 "Choose another folder."
             )
 
-    def _read(self) -> Iterator[Row]:
-        text = self.path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:  # a run was stopped in the middle of a line
-            self.path.write_text(whole, encoding="utf-8")
-        for number, line in enumerate(whole.splitlines()[1:], 2):
+    def _read(self, lines: list[str]) -> Iterator[Row]:
+        for number, line in enumerate(lines, 2):
             try:
-                yield Row(**json.loads(line))
+                row = Row(**json.loads(line))
+                if not isinstance(row.exact, bool):
+                    raise TypeError(f"exact = {row.exact!r}")
+                yield row
             except (ValueError, TypeError) as error:
                 raise InputError(
                     f"{self.path}, line {number}: {error!r}; expected an answer of an earlier "
                     "run. Remove the line."
                 ) from error
+
+    def _write(self, about: dict[str, Any]) -> None:
+        """All of it anew, without what a stopped run has left of a line; beside, then renamed."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f"{self.path.name}.part")
+        lines = [about, *(asdict(row) for row in self.rows.values())]
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        os.replace(part, self.path)

@@ -7,6 +7,7 @@ from refrag_rag.engine.extract import extract
 from refrag_rag.evaluation.prompts import plain_positions, prompt
 from refrag_rag.evaluation.questions import Question
 from refrag_rag.text.chat_template import Message
+from refrag_rag.text.tokenization import readable
 
 
 def best_passages(engine: Refrag, question: Question, positions: int) -> list[Message]:
@@ -91,5 +92,7 @@ def _positions_of(engine: Refrag, question: Question, kept: Mapping[int, str]) -
 
 def _token_ends(engine: Refrag, text: str) -> list[int]:
     """Where each token of a text ends, in characters."""
-    read = engine.model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    read = engine.model.tokenizer(
+        readable(text), add_special_tokens=False, return_offsets_mapping=True
+    )
     return [end for _, end in read["offset_mapping"]]

@@ -1,9 +1,11 @@
 """Questions with passages, from a file."""
 
+import hashlib
 import json
 import lzma
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +32,12 @@ class Question:
     gold_retrieved: bool = True
     scores: tuple[float, ...] | None = None
 
+    @cached_property
+    def digest(self) -> str:
+        """Names question, answers and passages."""
+        content = json.dumps([self.text, self.answers, self.passages])
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
     @property
     def ranking(self) -> tuple[int, ...]:
         """Places of the passages, best first."""
@@ -51,6 +59,8 @@ def read_questions(path: str | Path, *, limit: int | None = None) -> list[Questi
         If the file or a line cannot be read; file and line are named.
     """
     file = Path(path)
+    if limit is not None and limit < 1:
+        raise InputError(f"limit = {limit}; expected at least one question of each file.")
     found: list[Question] = []
     number = 0
     try:
@@ -91,14 +101,23 @@ def _record(line: str, place: str) -> Question:
         texts = [record["question"], *answers, *passages]
         if isinstance(answers, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is something else")
+        if not record["question"].strip() or not answers or not contexts:
+            raise ValueError("question, answers or contexts are empty")
         scores = [context.get("score") for context in contexts]
         known = bool(scores) and all(isinstance(score, int | float) for score in scores)
         ranked = tuple(map(float, scores)) if known else None
         return Question(record["question"], tuple(answers), tuple(passages), scores=ranked)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise InputError(
             f"{place}: {error!r}; expected 'question', 'answers' (a list of texts) and 'contexts' "
-            "(a list of objects with 'text', and 'title' if there is one)."
+            "(a list of objects with 'text', and 'title' if there is one), none of them empty."
         ) from error
 
 

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from refrag_rag.engine import Refrag
 from refrag_rag.engine.scoring import decoder_fingerprint
+from refrag_rag.errors import InputError
 from refrag_rag.evaluation.answers import AnswerFile, Place, Row
 from refrag_rag.evaluation.arms import (
     ANSWER_TOKENS,
@@ -28,7 +29,9 @@ from refrag_rag.evaluation.questions import (
 )
 from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.evaluation.table import markdown, score_rows
+from refrag_rag.policies import limit_of
 
+FAR = 7  # places from a question to the one whose passages give foreign embeddings
 BLOCK = 10  # questions of one file before the next file's turn: a run that stops is balanced
 ANSWERS, RESULTS, PICTURE = "answers.jsonl", "results.json", "positions.png"
 
@@ -78,11 +81,19 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
         If a question, an arm or a policy cannot be used.
     """
     chosen = choose_arms(build_arms(policies, shares, positions), arms)
-    asked = {file.name.split(".")[0]: read_questions(file, limit=limit) for file in files}
+    asked = {_name(file): read_questions(file, limit=limit) for file in files}
+    if len(asked) < len(files):
+        raise InputError(
+            f"data = {', '.join(map(str, files))}; expected files of different names, which the "
+            "tables have."
+        )
     if ranking == "retriever":
         asked = {name: rank_by_retriever(questions) for name, questions in asked.items()}
     engines = {k: Refrag.load(model, k=k, **loading) for k in ks or (None,)}
     first = next(iter(engines.values()))
+    for arm in chosen:
+        first.get_policy(arm.policy)
+        limit_of(arm.p, 0)
     kept = AnswerFile(folder / ANSWERS, _about(first, ranking))
     fitting = {
         name: [n for n, question in enumerate(questions) if fits(first, question, ANSWER_TOKENS)]
@@ -126,10 +137,14 @@ def _ask(
 ) -> None:
     k = engine.model.config.k
     places = {arm.name: Place(file, number, arm.name, 0 if arm.without_k else k) for arm in arms}
-    todo = [arm for arm in arms if places[arm.name] not in kept.rows]
+    question = questions[number]
+    names = {name: _of(question, engine, place) for name, place in places.items()}
+    todo = [arm for arm in arms if kept.find(places[arm.name], names[arm.name]) is None]
+    other = _other(questions, number)
+    if other is question:
+        todo = [arm for arm in todo if not arm.foreign]
     if not todo:
         return
-    question, other = questions[number], questions[(number + 7) % len(questions)]
     engine.precompute([*question.passages, *other.passages])  # not on the clock
     for arm in todo:
         room = kept.rows[places[arm.equal_to]].positions if arm.equal_to else 0
@@ -142,8 +157,23 @@ def _ask(
                 f1=f1(found.text, question.answers),
                 positions=found.counts.positions,
                 ttft_s=found.timings.ttft_s,
+                of=names[arm.name],
             )
         )
+
+
+def _name(file: Path) -> str:
+    return file.name.removesuffix(".xz").removesuffix(".jsonl")
+
+
+def _of(question: Question, engine: Refrag, place: Place) -> str:
+    return f"{question.digest}-{engine.model.fingerprint[:8] if place.k else ''}"
+
+
+def _other(questions: Sequence[Question], number: int) -> Question:
+    """A question some places behind, or the next one; the same where there is one alone."""
+    far = (number + FAR) % len(questions)
+    return questions[far if far != number else (number + 1) % len(questions)]
 
 
 def _about(engine: Refrag, ranking: Ranking) -> dict[str, Any]:
@@ -164,8 +194,10 @@ def _report(
 ) -> dict[str, Any]:
     return {
         "files": {
-            name: score_rows([row for row in kept.rows.values() if row.file == name])
-            for name in asked
+            name: score_rows(
+                [r for r in kept.rows.values() if r.file == name and r.question < len(questions)]
+            )
+            for name, questions in asked.items()
         },
         "too_long": {name: len(asked[name]) - len(fitting[name]) for name in asked},
         **machine(),

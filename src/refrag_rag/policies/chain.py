@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from refrag_rag.errors import InputError
 from refrag_rag.policies.base import Chunks, Policy, needs_of
+from refrag_rag.policies.ranking import choose
 
 
 class ExpandChain:
@@ -43,6 +44,6 @@ class ExpandChain:
             if left <= 0:
                 break
             taken = before | mask
-            chosen = policy.select(replace(chunks, taken=taken), question, left)
+            chosen = choose(policy, replace(chunks, taken=taken), question, left).expanded
             mask[np.flatnonzero(chosen & ~taken)[:left]] = True
         return mask

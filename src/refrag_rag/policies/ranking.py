@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
+from refrag_rag.errors import InputError
 from refrag_rag.policies.base import Chunks, Policy
 
 
@@ -47,13 +48,34 @@ class Ranking(ABC):
 
 
 def choose(policy: Policy, chunks: Chunks, question: str, limit: int) -> Choice:
-    """Let a policy choose, and keep the scores that it chose by, if it ranks."""
+    """Let a policy choose, and keep the scores that it chose by, if it ranks.
+
+    Raises
+    ------
+    InputError
+        If what the policy gives is not one bool, or one score, for every chunk.
+    """
+    count = len(chunks.texts)
     if not isinstance(policy, Ranking):
-        return Choice(policy.select(chunks, question, limit))
-    if not limit or not len(chunks.texts):
-        return Choice(np.zeros(len(chunks.texts), bool))
+        mask = policy.select(chunks, question, limit)
+        if not (isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == (count,)):
+            raise _misshapen(policy, "select()", mask, f"an array of {count} bools")
+        return Choice(mask)
+    if not limit or not count:
+        return Choice(np.zeros(count, bool))
     scores = policy.scores(chunks, question)
+    numbers = isinstance(scores, np.ndarray) and scores.dtype.kind in "fiu"
+    if not (numbers and scores.shape == (count,)):
+        raise _misshapen(policy, "scores()", scores, f"an array of {count} numbers")
     return Choice(best(chunks, scores, limit), scores)
+
+
+def _misshapen(policy: Policy, method: str, given: Any, expected: str) -> InputError:
+    shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", type(given).__name__)
+    return InputError(
+        f"Policy {policy.name!r}: {method} gave {dtype} of shape {shape}; expected {expected}, one "
+        "for each chunk."
+    )
 
 
 def best(chunks: Chunks, scores: NDArray[Any], limit: int) -> NDArray[np.bool_]:

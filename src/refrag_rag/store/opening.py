@@ -40,8 +40,9 @@ class OpenEnvironments:
         """
         with self._lock:
             _forget_parents()
-            new = not path.exists()
+            new = False
             try:
+                new = not path.exists()
                 environment = self._by_path.get(path)
                 if environment is None:
                     if not read_only:
