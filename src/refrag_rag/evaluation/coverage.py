@@ -94,9 +94,10 @@ def measure_coverage(
     report: dict[str, Any] = {"model": model, "k": loaded.config.k, **machine(), "rows": []}
     for file in files:
         asked = read_questions(file, limit=limit)
-        for ranking in rankings:
-            ranked = rank_by_retriever(asked) if ranking == "retriever" else asked
-            found = cut(ranked, loaded, encode=own)
+        found = cut(asked, loaded, encode=own)
+        for ranking in sorted(rankings):  # the file's first
+            if ranking == "retriever":
+                found = _ranked(found)
             for policy in chosen.values():
                 for p in shares:
                     report["rows"].append(
@@ -122,6 +123,15 @@ def cut(
                 chunks = replace(chunks, embeddings=rows, question=asked.float().cpu().numpy())
             found.append((question, chunks))
     return found
+
+
+def _ranked(found: Sequence[tuple[Question, Chunks]]) -> list[tuple[Question, Chunks]]:
+    """The same with a retriever's scores."""
+    questions = rank_by_retriever([question for question, _ in found])
+    return [
+        (question, replace(chunks, retrieval=question.scores or ()))
+        for question, (_, chunks) in zip(questions, found, strict=True)
+    ]
 
 
 def coverage(
