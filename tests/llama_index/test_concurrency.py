@@ -172,7 +172,7 @@ def test_tasks_that_are_cancelled_free_threads_and_memory(endless, model):
     with watched(model) as (steps, caches):
         ends = asyncio.run(cancel_all())
         assert {type(end) for end in ends} == {asyncio.CancelledError}
-        assert_freed(steps, caches, limit=200)
+        assert_freed(steps, caches, limit=2000)  # 8,000 if nothing stopped them
     assert "".join(r.delta for r in endless.llm.stream_complete("Who?", max_new_tokens=2))
 
 
