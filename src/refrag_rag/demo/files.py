@@ -14,6 +14,7 @@ from llama_index.core import SimpleDirectoryReader
 from llama_index.core.schema import Document
 from tqdm import tqdm
 
+from refrag_rag.demo.html import SUFFIXES, html_text
 from refrag_rag.demo.quiet import quiet
 from refrag_rag.errors import InputError
 
@@ -128,9 +129,10 @@ def _read(path: Path) -> str | None:
     if path.suffix.lower() in OFFICE:
         return _read_office(path)
     try:
-        return decode(path.read_bytes())
+        text = decode(path.read_bytes())
     except OSError:
         return None
+    return html_text(text) if text and path.suffix.lower() in SUFFIXES else text
 
 
 def _read_office(path: Path) -> str | None:
