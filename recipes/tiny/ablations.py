@@ -38,7 +38,7 @@ from refrag_rag.training.pretrain import PretrainSettings
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.reconstruct import ReconstructSettings
 from refrag_rag.training.settings import LoopSettings, as_dict, parse, setting
-from refrag_rag.training.stage import MODEL, DataSettings, TextSettings
+from refrag_rag.training.stage import MODEL, TextSettings
 
 START = "start"
 TINY = Path(__file__).parents[2] / "tests" / "models" / "tiny"
@@ -201,7 +201,7 @@ def _settings(
     return kind(**{**own, "out": out, "data": str(data), "seed": seed})
 
 
-def _trained(stage: ModuleType, settings: DataSettings) -> Path:
+def _trained(stage: ModuleType, settings: TextSettings) -> Path:
     """The model that a stage has made, now or before."""
     model: Path = settings.out / str(stage.STAGE) / MODEL
     if not model.exists():

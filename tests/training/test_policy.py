@@ -15,7 +15,7 @@ from refrag_rag.policies import Chunks, get_policy
 from refrag_rag.policies.learned import ExpandLearned, chunk_logits
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from refrag_rag.training.batches import gold
-from refrag_rag.training.document_sources import Frame
+from refrag_rag.training.layout import Frame
 from refrag_rag.training.policy_cases import Case, Cases
 from refrag_rag.training.policy_objective import PolicyModule, PolicyObjective, clipped_loss
 from refrag_rag.training.policy_rollouts import (

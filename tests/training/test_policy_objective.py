@@ -13,11 +13,10 @@ from refrag_rag.policies.learned import ExpandLearned
 from refrag_rag.policies.network import NetworkShape, PolicyNetwork
 from refrag_rag.training import policy_rollouts
 from refrag_rag.training.data.records import Passage, QuestionRecord
-from refrag_rag.training.document_sources import Frame
+from refrag_rag.training.layout import Frame, QuestionLayout
 from refrag_rag.training.policy_cases import answer_chunks, question_case
 from refrag_rag.training.policy_objective import PlacesObjective, PolicyModule, place_loss
 from refrag_rag.training.policy_rollouts import Embeddings, see
-from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader, embed
 from tests.conftest import build_model
 

@@ -28,7 +28,8 @@ def test_bundled_files_have_no_unknown_setting(config, tmp_path):
         made = build(KINDS[stage], stage, config, {"out": tmp_path})
         for name, value in sections[stage].items():
             found = getattr(made, name)
-            assert (list(found) if isinstance(found, tuple) else found) == value
+            given = (value,) if isinstance(found, tuple) and not isinstance(value, list) else value
+            assert (list(found) if isinstance(given, list) else found) == given
 
 
 def test_the_papers_figures(tmp_path):
@@ -85,7 +86,6 @@ def test_an_unknown_option_is_named_with_the_nearest(tmp_path, option, message):
         ("pretrain: {steps: many}", "steps = 'many'; expected int"),
         ("pretrain: {steps: 1.5}", "steps = 1.5; expected int"),
         ("pretrain: {gradient_checkpointing: 1}", "expected bool"),
-        ("pretrain: {text_shares: 0.1}", "text_shares = 0.1"),
         ("[1, 2]", "no sections"),
         ("a: b: c", "cannot be read"),
     ],

@@ -7,12 +7,17 @@ import pytest
 from refrag_rag import Refrag
 from refrag_rag.errors import InputError
 from refrag_rag.spans import wrap
+from refrag_rag.training.chunk_sizes import ChunkSizes
 from refrag_rag.training.curricula import Shuffled, build_curriculum
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.data.records import Passage, QuestionRecord, Turn
 from refrag_rag.training.document_sources import DocumentChunks, DocumentContinuation
-from refrag_rag.training.question_sources import QuestionLayout, Questions
+from refrag_rag.training.layout import QuestionLayout, word_policy
+from refrag_rag.training.packing import Drawn
+from refrag_rag.training.prompts import REPEAT
+from refrag_rag.training.question_sources import Questions, Reading
+from refrag_rag.training.rehearsal import Rehearsal
 from tests.training.data.test_documents import stored
 
 
@@ -109,12 +114,106 @@ def test_markers_in_a_question_open_no_span(model):
 def test_question_rows_come_from_the_records(model, prepared):
     records = load_questions(prepared / "questions")
     layout = QuestionLayout(model, max_passages=3)
-    source = Questions(records, layout, batch_size=6, text_shares=(0.0, 1.0))
+    reading = Reading(sizes=ChunkSizes((8,)), text_shares=(0.0, 1.0))
+    source = Drawn(Questions([records], layout, reading).row, batch_size=6)
     rows = source.draw(Random(0), 0.0)
     assert {row.origin for row in rows} <= {record.id for record in records}
     assert source.draw(Random(0), 0.0) == rows
     with pytest.raises(InputError, match="No question records"):
-        Questions([], layout, batch_size=1, text_shares=(0.0,))
+        Questions([[]], layout, reading)
+
+
+def test_sets_are_drawn_by_their_weights(model, prepared):
+    records = load_questions(prepared / "questions")
+    layout = QuestionLayout(model, max_passages=3)
+    reading = Reading(sizes=ChunkSizes((8,)), text_shares=(0.0,))
+    questions = Questions([records[:2], records[2:]], layout, reading, weights=(3.0, 1.0))
+    rng = Random(0)
+    first = {record.id for record in records[:2]}
+    share = sum(questions.row(rng, 0.0).origin in first for _ in range(200)) / 200
+    assert 0.65 < share < 0.85
+    for weights in ((1.0,), (0.0, 0.0), (-1.0, 2.0)):
+        with pytest.raises(InputError, match="expected one for each of 2 sets"):
+            Questions([records, records], layout, reading, weights=weights)
+
+
+def test_other_records_fill_up_the_passages(model, prepared):
+    records = load_questions(prepared / "questions")
+    layout = QuestionLayout(model, max_passages=8)
+    reading = Reading(sizes=ChunkSizes((8,)), text_shares=(0.5,), passages=(1, 8), distractors=True)
+    questions, by_id = Questions([records], layout, reading), {one.id: one for one in records}
+    counts = set()
+    for seed in range(20):
+        row = questions.row(Random(seed), 0.0)
+        texts = [piece.chunked.text for piece in row.pieces if piece.chunked is not None]
+        counts.add(len(texts))
+        assert len(set(texts)) == len(texts)
+        gold = next(one.titled() for one in by_id[row.origin].passages if one.gold)
+        assert gold in texts
+    assert counts == {1, 8}
+    alone = Questions([records[:1]], layout, reading)
+    assert len(alone.row(Random(0), 0.0).passages) <= len(records[0].passages)
+
+
+def test_long_examples_lose_passages_without_the_answer(model, prepared):
+    records = load_questions(prepared / "questions")
+    layout = QuestionLayout(model, max_passages=3)
+
+    def questions(longest):
+        reading = Reading(sizes=ChunkSizes((8,)), text_shares=(1.0,), longest=longest)
+        return Questions([records], layout, reading)
+
+    whole = [questions(None).row(Random(seed), 0.0) for seed in range(20)]
+    longest = sorted(row.tokens for row in whole)[5]
+    by_id = {one.id: one for one in records}
+    for seed in range(20):
+        row = questions(longest).row(Random(seed), 0.0)
+        assert row.tokens <= longest
+        text = model.tokenizer.decode(row.ids)
+        gold = next(one.text for one in by_id[row.origin].passages if one.gold)
+        assert gold.replace(" ", "") in text.replace(" ", "")
+    with pytest.raises(InputError, match="longest = 5"):
+        questions(5).row(Random(0), 0.0)
+
+
+def test_a_policy_chooses_what_stays_text(model):
+    layout = QuestionLayout(model, max_passages=5)
+    reading = Reading(
+        sizes=ChunkSizes((4,)), text_shares=(0.4,), choosing=(word_policy("lexical"),)
+    )
+    for seed in range(10):
+        row = Questions([[RECORD]], layout, reading).row(Random(seed), 0.0)
+        assert sum(not one for one in row.chosen) == round(0.4 * len(row.chosen))
+        texts = [text for passage in row.passages for text in passage.chunk_texts()]
+        kept = "".join(t for t, vector in zip(texts, row.chosen, strict=True) if not vector)
+        assert "Velmora" in kept
+    with pytest.raises(InputError, match="needs perplexity"):
+        word_policy("perplexity")
+
+
+def test_an_instruction_says_what_to_do_with_a_text(model, documents):
+    lengths = build_curriculum("longest", chunks=4)
+    source = DocumentChunks(documents, model, lengths, asked=True, sizes=ChunkSizes((8,), (1, 2)))
+    early, late = source.row(Random(0), 0.1), source.row(Random(0), 0.9)
+    assert {len(chunk) for chunk in early.passages[0].chunk_ids()} == {1}
+    assert {len(chunk) for chunk in late.passages[0].chunk_ids()} <= {1, 2}
+    for row in (early, late):
+        asked = model.tokenizer.decode(row.ids[: row.vectors.index(True)])
+        assert any(one.strip()[:4] in asked for one in REPEAT)
+        assert row.target_ids() == (*row.passages[0].token_ids, model.tokenizer.eos_token_id)
+
+
+def test_what_is_rehearsed_weighs_little_and_is_no_target(model, documents, prepared):
+    records = load_questions(prepared / "questions")
+    reading = Reading(sizes=ChunkSizes((8,)), text_shares=(0.0,))
+    own = Questions([records], QuestionLayout(model, max_passages=3), reading).row
+    options = {"share": 0.5, "weight": 0.1, "chunks": 4}
+    rehearsal = Rehearsal(own, documents, model, reading.sizes, **options)
+    rows = [rehearsal.row(Random(seed), 0.5) for seed in range(60)]
+    light = [row for row in rows if not row.origin]
+    assert 20 < len(light) < 40
+    assert all(set(row.weights) == {0.0, 0.1} and not any(row.targets) for row in light)
+    assert all(set(row.weights) == {0.0, 1.0} for row in rows if row.origin)
 
 
 def test_shuffling_reads_the_same_batches_in_another_order(model, documents):

@@ -25,9 +25,8 @@ from refrag_rag.evaluation.metrics import bootstrap
 from refrag_rag.evaluation.questions import Question, recall
 from refrag_rag.model import RefragModel
 from refrag_rag.policies import POLICIES, get_policy, needs_of
-from refrag_rag.training.document_sources import Frame
+from refrag_rag.training.layout import Frame, QuestionLayout
 from refrag_rag.training.policy_cases import Case
-from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 
 FIXED = {"none": 0.0, "all": 1.0}

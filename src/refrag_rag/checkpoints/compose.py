@@ -11,6 +11,7 @@ from refrag_rag.checkpoints.parts import (
     Placement,
     build,
     damaged,
+    first_layers,
     read_decoder,
     read_encoder,
     read_tokenizer,
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def compose(  # noqa: PLR0913 - the settings of a config, by name
-    encoder: str | Path,
+    encoder: str | Path | int,
     decoder: str | Path,
     *,
     k: int = 16,
@@ -45,8 +46,9 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
     ----------
     encoder, decoder
         Folders or hub ids. The encoder may be a sentence-transformers model, of which the
-        transformer is taken; a name without an owner is one of theirs. The decoder may be a GGUF
-        file, whose weights are dequantised (extra ``gguf``).
+        transformer is taken; a name without an owner is one of theirs. A number stands for a copy
+        of the decoder's first so many layers. The decoder may be a GGUF file, whose weights are
+        dequantised (extra ``gguf``).
     k, chunking, projector_width, chunk_sizes, pooling_width
         See `RefragConfig`.
     window
@@ -54,7 +56,7 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
     pooling
         Default: the sentence-transformers model's own where it fits, otherwise ``mean``.
     name
-        Default: the names of both.
+        Default: the names of the parts.
     **options
         As for `load`: ``dtype``, ``device``, ``device_map``, ``attn_implementation``; and, for both
         parts, ``revision``, ``cache_dir``, ``token``, ``local_files_only``.
@@ -67,20 +69,24 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
         If the settings do not fit together.
     """
     placement, hub = _split(options)
-    encoder_folder, own = sentence_modules(resolve(_full_name(encoder), **hub))
-    decoder_folder = resolve(decoder, **hub)
     window = window or k
+    decoder_folder = resolve(decoder, **hub)
+    decoder_model = read_decoder(decoder_folder, placement)
+    second: PreTrainedTokenizerBase = read_tokenizer(decoder_folder, decoder_model.config)
+    if isinstance(encoder, int):
+        encoder_model, first, own = first_layers(decoder_model, encoder), second, None
+    else:
+        encoder_folder, own = sentence_modules(resolve(_full_name(encoder), **hub))
+        encoder_model, first = (
+            read_encoder(encoder_folder, placement),
+            read_tokenizer(encoder_folder),
+        )
     if pooling is None:
         fits = own == "mean" or (own == "cls" and window == k)
         pooling = cast(Pooling, own) if fits else "mean"
-    decoder_model = read_decoder(decoder_folder, placement)
-    encoder_model = read_encoder(encoder_folder, placement)
-    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase] = (
-        read_tokenizer(encoder_folder),
-        read_tokenizer(decoder_folder, decoder_model.config),
-    )
+    parts = [decoder] if isinstance(encoder, int) else [encoder, decoder]
     config = RefragConfig(
-        name=name or f"{Path(str(encoder)).name}-{Path(str(decoder)).name}",
+        name=name or "-".join(Path(str(part)).name for part in parts),
         k=k,
         window=window,
         pooling=pooling,
@@ -88,11 +94,11 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
         projector_width=projector_width,
         chunk_sizes=chunk_sizes,
         pooling_width=pooling_width,
-        shared_vocabulary=same_vocabulary(*tokenizers),
+        shared_vocabulary=same_vocabulary(first, second),
         encoder_width=encoder_model.config.hidden_size,
         decoder_width=decoder_model.get_input_embeddings().weight.shape[1],
     )
-    model = build(config, encoder_model, decoder_model, tokenizers)
+    model = build(config, encoder_model, decoder_model, (first, second))
     learned = model.encoder.pooling
     if learned is not None:  # rotations are drawn on the CPU, in float32
         learned.cpu().float().start().to(model.device, encoder_model.dtype)

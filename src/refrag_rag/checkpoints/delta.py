@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from refrag_rag.checkpoints.base import Base, sha256
 from refrag_rag.checkpoints.cache import VARIABLE, cached
 from refrag_rag.checkpoints.groups import restored
-from refrag_rag.checkpoints.lora import merge
+from refrag_rag.checkpoints.lora import merge, put_back
 from refrag_rag.checkpoints.native import CARD, CONFIG, DECODER, ENCODER, below, beside, write
 from refrag_rag.checkpoints.native import read as read_assembled
 from refrag_rag.checkpoints.parts import (
@@ -92,7 +92,13 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     InputError
         If the placement asks for a k that the model was not trained on.
     """
-    model = read_assembled(assembled(folder, placement), placement)
+    apart = placement.adapter == "apart"
+    found = assembled(folder, replace(placement, adapter=False) if apart else placement)
+    model = read_assembled(found, placement)
+    if apart:
+        weights, _ = _read_delta(folder / DELTA, read_manifest(folder).digest)
+        if adapter := below(weights, "adapter."):
+            put_back(model.decoder, adapter)
     model.policies.update(read_policies(folder, chunk_width=model.config.chunk_width))
     return model
 
@@ -112,7 +118,7 @@ def assembled(folder: Path, placement: Placement | None = None) -> Path:
     manifest = read_manifest(folder)
     if placement.k is not None:
         manifest.config.with_k(placement.k)  # before anything is made
-    name = manifest.folder_name(merged=placement.adapter)
+    name = manifest.folder_name(merged=placement.adapter is True)
     return cached(name, lambda target: _put_together(folder, target, manifest, placement))
 
 
@@ -166,7 +172,7 @@ def _put_together(folder: Path, target: Path, manifest: Manifest, placement: Pla
         fill(model.projector, folder / DELTA, below(weights, "projector."))
         if model.encoder.pooling is not None:
             fill(model.encoder.pooling, folder / DELTA, below(weights, "pooling."))
-        if placement.adapter:
+        if placement.adapter is True:
             merge(decoder, below(weights, "adapter."))
             decoder.to(manifest.dtype)
         step("writing")

@@ -1,7 +1,7 @@
 """A name to a model: find the folder, see its layout, read it."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -40,7 +40,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     device: torch.device | str | None = None,
     device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
-    adapter: bool = True,
+    adapter: bool | Literal["apart"] = True,
     k: int | None = None,
     base: str | Path | None = None,
     revision: str | None = None,
@@ -61,7 +61,8 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         follow its input embeddings).
     adapter
         Whether to load the decoder's LoRA adapter, if there is one; without it the original
-        decoder is back, bit for bit.
+        decoder is back, bit for bit. A delta checkpoint's is merged into the decoder's weights;
+        ``apart`` keeps it beside them, to be trained further.
     k
         Another of the chunk sizes that the model was trained on. Each has a namespace of its own
         in the store.

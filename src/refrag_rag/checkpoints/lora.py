@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from refrag_rag.errors import CheckpointError
@@ -75,6 +75,26 @@ def read_adapter(decoder: PreTrainedModel, folder: Path) -> None:
     decoder.refrag_adapter = config
 
 
+def put_back(decoder: PreTrainedModel, adapter: Mapping[str, Tensor]) -> None:
+    """Put factors, as `factors` gives them, beside a decoder's weights as an adapter again.
+
+    Raises
+    ------
+    CheckpointError
+        If they do not fit.
+    """
+    names = list(_pairs(decoder, adapter))
+    ranks = {len(factor) for factor in adapter.values()}
+    if len(ranks) != 1:
+        raise CheckpointError(f"The adapter has factors of ranks {ranks}; expected one rank.")
+    (rank,) = ranks
+    attach(decoder, r=rank, lora_alpha=rank, target_modules=names, task_type="CAUSAL_LM")
+    for name in names:
+        module: Any = decoder.get_submodule(name)
+        module.lora_A["default"].weight.data.copy_(adapter[f"{name}.A"])
+        module.lora_B["default"].weight.data.copy_(adapter[f"{name}.B"].T)
+
+
 def factors(decoder: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A decoder's adapter as plain factors, and its original weights.
 
@@ -115,19 +135,28 @@ def merge(decoder: PreTrainedModel, adapter: Mapping[str, Tensor]) -> None:
     CheckpointError
         If they do not fit.
     """
-    places = dict(decoder.named_parameters())
+    for place, first, second in _pairs(decoder, adapter).values():
+        place.data += (second.T @ first).to(place)
+
+
+def _pairs(
+    decoder: PreTrainedModel, adapter: Mapping[str, Tensor]
+) -> dict[str, tuple[nn.Parameter, Tensor, Tensor]]:
+    """By module: its weight, *shape* (out, in), and its factors A and B."""
+    places, found = dict(decoder.named_parameters()), {}
     for name in sorted({name[:-2] for name in adapter}):
         place = places.get(f"{name}.weight")
         first, second = adapter.get(f"{name}.A"), adapter.get(f"{name}.B")
         if place is None or first is None or second is None:
             raise CheckpointError(f"The adapter's {name} has no place in the decoder.")
-        product = second.T @ first  # (out, in)
-        if product.shape != place.shape:
+        product = (second.shape[1], first.shape[1])
+        if product != place.shape or len(first) != len(second):
             raise CheckpointError(
-                f"The adapter's {name} is {tuple(product.shape)}, the decoder's "
-                f"{tuple(place.shape)}; expected the base that it was trained on."
+                f"The adapter's {name} is {product}, the decoder's {tuple(place.shape)}; expected "
+                "the base that it was trained on."
             )
-        place.data += product.to(place)
+        found[name] = (place, first, second)
+    return found
 
 
 def _peft() -> Any:

@@ -1,5 +1,6 @@
 """Encoders, decoders and tokenizers from ordinary Hugging Face folders."""
 
+import copy
 import shutil
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -62,7 +63,7 @@ class Placement:
     device_map: str | dict[str, Any] | None = None
     attn_implementation: str | None = None
     exact: bool = True
-    adapter: bool = True
+    adapter: bool | Literal["apart"] = True
     k: int | None = None
     base: str | Path | None = None
     local_files_only: bool = False
@@ -127,6 +128,35 @@ def read_encoder(folder: Path, placement: Placement) -> PreTrainedModel:
     """
     _, auto = _encoder_class(folder)
     return _without_pooler(partial(_read, auto, folder, placement))
+
+
+def first_layers(decoder: PreTrainedModel, count: int) -> PreTrainedModel:
+    """An encoder of a decoder's embedding table and first layers, copied.
+
+    Raises
+    ------
+    CheckpointError
+        If the decoder has fewer layers, or is not made of such.
+    """
+    config = copy.deepcopy(decoder.config.get_text_config())
+    if not 0 < count <= config.num_hidden_layers:
+        raise CheckpointError(
+            f"An encoder of {count} layers of a decoder that has {config.num_hidden_layers}; "
+            "expected 1 to that."
+        )
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+    encoder: PreTrainedModel = AutoModel.from_config(config, dtype=decoder.dtype)
+    theirs = decoder.base_model.state_dict()
+    own = encoder.state_dict()
+    if lacking := [name for name in own if name not in theirs]:
+        raise CheckpointError(
+            f"{type(decoder).__name__} has no {lacking[0]}; expected a decoder of layers one on "
+            "the other. Choose an encoder of its own."
+        )
+    encoder.load_state_dict({name: theirs[name] for name in own})
+    return encoder.to(decoder.device)
 
 
 def new_encoder(folder: Path) -> PreTrainedModel:

@@ -35,13 +35,13 @@ class LinearPooling(nn.Module):
 
     def __init__(self, places: int, encoder_width: int, chunk_width: int) -> None:
         super().__init__()
-        self._places = places
+        self.places = places
         self.map = nn.Linear(places * encoder_width, chunk_width)
 
     def start(self) -> "LinearPooling":
         """Begin with another rotation for every place, so that order can be read at once."""
         with torch.no_grad():
-            for place in self.map.weight.chunk(self._places, dim=1):
+            for place in self.map.weight.chunk(self.places, dim=1):
                 nn.init.orthogonal_(place)
             self.map.bias.zero_()
         return self

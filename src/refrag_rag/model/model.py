@@ -233,7 +233,9 @@ class RefragModel(nn.Module):
         return load(name_or_path, **options)
 
     @classmethod
-    def compose(cls, encoder: str | Path, decoder: str | Path, **options: Any) -> "RefragModel":
+    def compose(
+        cls, encoder: str | Path | int, decoder: str | Path, **options: Any
+    ) -> "RefragModel":
         """Put any encoder and any decoder together, with an untrained projector.
 
         See `refrag_rag.checkpoints.compose` for the options.

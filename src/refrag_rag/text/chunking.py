@@ -56,23 +56,31 @@ class Chunker:
         self._tokenizer = tokenizer
         self._k, self._chunking = config.k, config.chunking
 
-    def chunk(self, text: str) -> ChunkedPassage:
+    def chunk(self, text: str, *, k: int | None = None) -> ChunkedPassage:
         """Cut one passage. A character is never split, so a chunk may end before k tokens.
 
-        Except with ``exact`` chunking: then a character goes, as text, with its first token.
+        Except with ``exact`` chunking, and where k tokens are too few for a character: then it
+        goes, as text, with its first token.
+
+        Parameters
+        ----------
+        k
+            Most tokens of a chunk, if not the config's.
         """
         ids, offsets = self._tokenizer.encode(text)
         ends = sentence_ends(text) if self._chunking == "sentence" else []
-        lengths = list(self._lengths(offsets, ends))
+        lengths = list(self._lengths(offsets, ends, k or self._k))
         char_ends = [offsets[end - 1][1] for end in accumulate(lengths)]
         if char_ends:
             char_ends[-1] = len(text)  # what the tokenizer drops at the end stays with its chunk
         return ChunkedPassage(text, tuple(ids), tuple(lengths), tuple(char_ends))
 
-    def _lengths(self, offsets: Sequence[tuple[int, int]], ends: Sequence[int]) -> Iterator[int]:
+    def _lengths(
+        self, offsets: Sequence[tuple[int, int]], ends: Sequence[int], k: int
+    ) -> Iterator[int]:
         whole, start = self._chunking != "exact", 0
         while start < len(offsets):
-            stop = min(start + self._k, len(offsets))
+            stop = min(start + k, len(offsets))
             while whole and start + 1 < stop < len(offsets) and _splits(offsets, stop):
                 stop -= 1
             if ends:

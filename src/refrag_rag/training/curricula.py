@@ -40,7 +40,8 @@ def run_on_text(
 ) -> None:
     """Run a stage on prepared text, in the order of its curriculum; `rows` makes its source."""
     lengths = build_curriculum(settings.curriculum, chunks=settings.chunks)
-    source: Source = rows(Documents.open(settings.data, model.tokenizer), lengths)
+    drawn = rows(Documents.open(settings.data, model.tokenizer), lengths)
+    source: Source = settings.source(drawn.row) if settings.positions else drawn
     if settings.curriculum == SHUFFLED:
         source = Shuffled(source, steps=settings.steps, seed=settings.seed)
     watch = None

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ def train(
     objective: Objective = next_token_loss,
     watch: Watch | None = None,
     whole: bool = False,
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> nn.Module:
     """Train until the steps, minutes or tokens are used up, resuming if `folder` has a state.
 
@@ -61,6 +63,8 @@ def train(
         What is read in between, on held-out text.
     whole
         Whether the module's weights must stay whole on every process.
+    rates
+        Shares of the learning rate, by how parameters' names begin.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def train(
     torch.set_flush_denormal(True)
     accelerator = open_accelerator(settings, folder, whole=whole)
     optimizer = torch.optim.AdamW(
-        moving(module),
+        _groups(module, rates),
         lr=settings.lr,
         betas=(0.9, settings.beta2),
         weight_decay=settings.weight_decay,
@@ -105,6 +109,16 @@ def train(
 def moving(module: nn.Module) -> list[nn.Parameter]:
     """The parameters that are trained."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _groups(module: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Parameters that are trained, by their share of the learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            rate = next((r for start, r in rates.items() if name.startswith(start)), 1.0)
+            groups.setdefault(rate, []).append(parameter)
+    return [{"params": found, "rate": rate} for rate, found in groups.items()]
 
 
 @dataclass
@@ -161,7 +175,7 @@ class _Run:
         started = time.monotonic()
         progress, lr = self.progress, self.progress.lr
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         seed, process = self.settings.seed, self.accelerator.process_index
         # random numbers depend on the step alone; dropout differs between processes
         torch.manual_seed((seed << 40) + (progress.step << 12) + process)

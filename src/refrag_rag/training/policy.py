@@ -7,7 +7,7 @@ answers stand instead, a quick start for rewards.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import torch
@@ -22,15 +22,15 @@ from refrag_rag.training.curricula import build_curriculum
 from refrag_rag.training.data.documents import Documents, is_documents
 from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.data.records import QuestionRecord
-from refrag_rag.training.document_sources import DocumentContinuation, Frame
+from refrag_rag.training.document_sources import DocumentContinuation
+from refrag_rag.training.layout import Frame, QuestionLayout
 from refrag_rag.training.loop import train
 from refrag_rag.training.policy_cases import Case, Cases, DrawCases, question_case
 from refrag_rag.training.policy_objective import PlacesObjective, PolicyModule, PolicyObjective
 from refrag_rag.training.pretrain import STAGE as PRETRAIN
-from refrag_rag.training.question_sources import QuestionLayout
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import MODEL, DataSettings, start_model
+from refrag_rag.training.stage import MODEL, StageSettings, start_model
 
 STAGE = "policy"
 QUERY = "learned-query"  # the kind that sees the question
@@ -38,8 +38,11 @@ REWARD, PLACES = "reward", "places"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicySettings(DataSettings):
+class PolicySettings(StageSettings):
     """The network, and how its arrangements are drawn and compared."""
+
+    data: str = field(metadata={"about": "text or questions: see `refrag train prepare`"})
+    batch_size: int = setting(32, "examples of a step, over all processes", least=1)
 
     kind: str = setting(
         "learned",
@@ -145,7 +148,6 @@ def _draw_cases(settings: PolicySettings, model: RefragModel) -> DrawCases:
         Documents.open(settings.data, model.tokenizer),
         model,
         build_curriculum("longest", chunks=settings.chunks),
-        batch_size=1,
         following=settings.following,
         text_shares=(0.0,),
     )

@@ -17,8 +17,7 @@ from refrag_rag.spans import neutralise
 from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.batches import Piece, Row, arrange, passages_of
 from refrag_rag.training.data.records import QuestionRecord
-from refrag_rag.training.document_sources import Frame
-from refrag_rag.training.question_sources import QuestionLayout
+from refrag_rag.training.layout import Frame, QuestionLayout
 
 
 @dataclass(frozen=True, eq=False)

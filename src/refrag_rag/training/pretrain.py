@@ -15,7 +15,7 @@ from refrag_rag.training.document_sources import DocumentContinuation
 from refrag_rag.training.protocols import Lengths
 from refrag_rag.training.reconstruct import STAGE as RECONSTRUCT
 from refrag_rag.training.settings import parse, setting
-from refrag_rag.training.stage import TextSettings, freeze, start_model
+from refrag_rag.training.stage import TextSettings, set_moving, start_model
 
 STAGE = "pretrain"
 
@@ -34,16 +34,18 @@ def run(settings: PretrainSettings) -> None:
     """Train everything on mixed input."""
     torch.manual_seed(settings.seed)
     model = start_model(settings, RECONSTRUCT)
-    freeze(model, [model])
+    set_moving(model, settings, decoder=True)
 
     def rows(documents: Documents, lengths: Lengths) -> DocumentContinuation:
         return DocumentContinuation(
             documents,
             model,
             lengths,
-            batch_size=settings.batch_size,
             following=settings.following,
             text_shares=settings.text_shares,
+            batch_size=settings.batch_size,
+            sizes=settings.chunk_sizes(model),
+            asked=settings.asked,
         )
 
     run_on_text(model, settings, STAGE, rows)

@@ -20,6 +20,9 @@ class Style:
 SEPARATOR = "\n\n"  # between passages, and between turns where there is no chat template
 PLAIN = Style()
 
+REPEAT = ("Repeat the text:\n", "Write this text out once more.\n\n", "Copy:\n\n")
+CONTINUE = ("Continue the text:\n", "How does this text go on?\n\n")
+
 # Wordings that the frameworks' default templates and common recipes send to a model, so that the
 # trained model is at home in an unchanged chain.
 STYLES = (

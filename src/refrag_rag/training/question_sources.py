@@ -1,115 +1,140 @@
 """Rows from question records, laid out exactly as the engine lays out prompts."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from random import Random
-from typing import Any
 
 from refrag_rag.errors import InputError
-from refrag_rag.model import RefragModel
-from refrag_rag.prompt.assemble import parse
-from refrag_rag.spans import neutralise, wrap
-from refrag_rag.text.chat_template import Prompt
-from refrag_rag.text.tokenization import PromptTokenizer
-from refrag_rag.training.batches import Piece, Row, arrange, gold
+from refrag_rag.policies import Policy
+from refrag_rag.training.batches import Piece, Row, arrange
+from refrag_rag.training.chunk_sizes import ChunkSizes
 from refrag_rag.training.data.questions import keep_passages
-from refrag_rag.training.data.records import Passage, QuestionRecord
-from refrag_rag.training.document_sources import Frame, draw_masks
-from refrag_rag.training.prompts import SEPARATOR, STYLES, Style
+from refrag_rag.training.data.records import QuestionRecord
+from refrag_rag.training.layout import QuestionLayout, chosen_masks, draw_masks
+
+RANDOM = "random"  # every chunk by itself
+ATTEMPTS = 50  # at a question that fits
+TRIES = 3  # at another record's passage that is not there yet, for each that is missing
 
 
-class QuestionLayout:
-    """Question records to pieces, through the chat template if the decoder has one.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the passages of an example are read: numbers, sizes and shares, one drawn an example.
 
-    A prompt has at most `max_passages`; gold ones are kept.
+    Attributes
+    ----------
+    sizes
+        Of chunks.
+    text_shares
+        Shares of the chunks that stay text.
+    choosing
+        Who chooses these chunks: policies, or None for every chunk by chance.
+    passages
+        Numbers of passages; as many as the layout allows if there are none.
+    distractors
+        Whether passages of other records fill up that number.
+    longest
+        Most positions; passages without the answer are left out until the example fits.
     """
 
-    def __init__(self, model: RefragModel, *, max_passages: int) -> None:
-        self._tokenizer, self._frame = model.tokenizer, Frame(model)
-        self._slots = PromptTokenizer(model.tokenizer)
-        self._encode = model.chunker.chunk
-        self.max_passages = max_passages
-
-    def example(self, record: QuestionRecord, rng: Random) -> tuple[list[Piece], str]:
-        """One example in one of the wordings of real chains, and its question.
-
-        The question is what the engine takes for it: the last message's text outside spans.
-        """
-        kept = keep_passages(record.passages, self.max_passages)
-        shuffled = rng.sample(kept, len(kept))
-        return self.lay_out(self.prompt(shuffled, record, rng.choice(STYLES)), record.answers[0])
-
-    def lay_out(self, prompt: Prompt, answer: str) -> tuple[list[Piece], str]:
-        """Any prompt with spans, followed by its answer; and its question."""
-        parsed = parse(prompt, self._tokenizer, self._slots)
-        pieces = []
-        for part in parsed.parts:
-            if isinstance(part, int):
-                span = parsed.spans[part]
-                pieces.append(replace(self._frame.text_passage(span.text), retrieval=span.score))
-            elif part:
-                pieces.append(Piece(part))
-        said = gold(self._encode(answer).token_ids)
-        return [*pieces, said, self._frame.end], parsed.question
-
-    def prompt(self, passages: Sequence[Passage], record: QuestionRecord, style: Style) -> Prompt:
-        """Messages (one text without a chat template) that ask a record's question."""
-        context = SEPARATOR.join(wrap(one.titled(), score=one.score) for one in passages)
-        asked = style.between + neutralise(record.question) + style.after
-        earlier = [{"role": t.role, "content": neutralise(t.text)} for t in record.history]
-        if not self._tokenizer.chat_template:
-            said = "".join(f"{turn['content']}{SEPARATOR}" for turn in earlier)
-            return f"{style.system}{said}{style.before}{context}{asked}"
-        inside = style.context_in_system
-        system = style.system + context if inside else style.system
-        user = asked if inside else style.before + context + asked
-        first = [{"role": "system", "content": system}] if system else []
-        return [*first, *earlier, {"role": "user", "content": user}]
+    sizes: ChunkSizes
+    text_shares: tuple[float, ...]
+    choosing: tuple[Policy | None, ...] = (None,)
+    passages: tuple[int, ...] = ()
+    distractors: bool = False
+    longest: int | None = None
 
 
 class Questions:
-    """Questions on passages; of each example a random share of the chunks is text.
+    """Questions on passages, some of which are vectors.
 
-    That share is drawn for each example, from `text_shares`.
+    Parameters
+    ----------
+    sets
+        Records of each set.
+    weights
+        How often each set is drawn; by their numbers of records if there are none.
+
+    Raises
+    ------
+    InputError
+        If a set has no record, or there is not one weight a set.
     """
 
     def __init__(
         self,
-        records: Sequence[QuestionRecord],
+        sets: Sequence[Sequence[QuestionRecord]],
         layout: QuestionLayout,
+        reading: Reading,
         *,
-        batch_size: int,
-        text_shares: tuple[float, ...],
+        weights: Sequence[float] = (),
     ) -> None:
-        if not records:
+        if not sets or not all(sets):
             raise InputError("No question records; expected at least one. Look at the data.")
-        self.records, self.layout = records, layout
-        self.batch_size, self.text_shares = batch_size, text_shares
-        self.loss = self.accuracy = 0.0
+        if weights and (len(weights) != len(sets) or min(weights) < 0 or not sum(weights)):
+            raise InputError(f"weights = {weights}; expected one for each of {len(sets)} sets.")
+        self.sets, self.layout, self.reading = sets, layout, reading
+        self.ends = list(accumulate(weights or map(len, sets)))
 
-    def draw(self, rng: Random, share: float) -> list[Row]:  # noqa: ARG002
-        """Records drawn with replacement."""
-        return [self._row(rng) for _ in range(self.batch_size)]
+    def row(self, rng: Random, share: float) -> Row:
+        """One example, of a record drawn with replacement.
 
-    def _row(self, rng: Random) -> Row:
-        record = rng.choice(self.records)
-        pieces, _ = self.layout.example(record, rng)
-        masks = draw_masks(pieces, rng, rng.choice(self.text_shares))
-        return arrange(pieces, masks, origin=record.id or "")
+        Raises
+        ------
+        InputError
+            If many records in a row are longer than what is allowed.
+        """
+        for _ in range(ATTEMPTS):
+            row = self._fitted(self._record(rng), rng, share)
+            if row is not None:
+                return row
+        raise InputError(
+            f"{ATTEMPTS} questions in a row take more than longest = {self.reading.longest} "
+            "positions with the gold passages alone; expected shorter ones. Raise it."
+        )
 
-    def record(self, loss: float, accuracy: float) -> None:
-        """Keep running figures."""
-        self.loss = 0.95 * self.loss + 0.05 * loss if self.loss else loss
-        self.accuracy = 0.95 * self.accuracy + 0.05 * accuracy if self.accuracy else accuracy
+    def _record(self, rng: Random) -> QuestionRecord:
+        chosen = rng.choices(self.sets, cum_weights=self.ends)[0] if self.sets[1:] else self.sets[0]
+        return rng.choice(chosen)
 
-    def summary(self) -> dict[str, Any]:
-        """Figures for the log."""
-        return {"answer_loss": round(self.loss, 4), "answer_accuracy": round(self.accuracy, 4)}
+    def _fitted(self, record: QuestionRecord, rng: Random, share: float) -> Row | None:
+        reading = self.reading
+        k = reading.sizes.draw(rng, share)
+        text_share, policy = rng.choice(reading.text_shares), rng.choice(reading.choosing)
+        record = self._with_passages(record, rng)
+        while True:
+            pieces, question = self.layout.example(record, rng, k=k)
+            row = arrange(pieces, _masks(pieces, question, rng, text_share, policy))
+            row = replace(row, origin=record.id or "")
+            count = len(record.passages)
+            if reading.longest is None or row.tokens <= reading.longest:
+                return row
+            fewer = max(1, count * reading.longest // (row.tokens + 1))
+            record = replace(record, passages=keep_passages(record.passages, fewer))
+            if len(record.passages) == count:
+                return None
 
-    def state(self) -> dict[str, Any]:
-        """What `restore` needs."""
-        return {"loss": self.loss, "accuracy": self.accuracy}
+    def _with_passages(self, record: QuestionRecord, rng: Random) -> QuestionRecord:
+        """The record with as many passages as are drawn, those of other records among them."""
+        reading = self.reading
+        if not reading.passages:
+            return record
+        count = rng.choice(reading.passages)
+        shuffled = tuple(rng.sample(record.passages, len(record.passages)))
+        passages = list(keep_passages(shuffled, count))
+        known = {passage.text for passage in passages}
+        for _ in range(TRIES * (count - len(passages)) if reading.distractors else 0):
+            other = rng.choice(self._record(rng).passages)
+            if len(passages) < count and other.text not in known:
+                known.add(other.text)
+                passages.append(replace(other, gold=False))
+        return replace(record, passages=tuple(passages))
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        self.loss, self.accuracy = state["loss"], state["accuracy"]
+
+def _masks(
+    pieces: list[Piece], question: str, rng: Random, share: float, policy: Policy | None
+) -> list[list[bool]]:
+    if policy is None or share in (0.0, 1.0):
+        return draw_masks(pieces, rng, share)
+    return chosen_masks(pieces, question, policy, share)

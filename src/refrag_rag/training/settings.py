@@ -215,8 +215,8 @@ def _taken_apart(hint: Any) -> tuple[type, bool, bool]:
 def _converted(value: Any, hint: Any) -> Any:
     inner, many, optional = _taken_apart(hint)
     if many:
-        if not isinstance(value, list | tuple):
-            raise TypeError
+        if not isinstance(value, list | tuple):  # a list of one, as a user may well write it
+            value = [value]
         return tuple(_converted(item, inner) for item in value)
     if type(value) is inner or (value is None and optional):
         return value

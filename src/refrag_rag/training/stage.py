@@ -8,19 +8,22 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
 
-from refrag_rag.checkpoints.lora import attach
+from refrag_rag.checkpoints.lora import attach, has_adapter
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
+from refrag_rag.training.chunk_sizes import ChunkSizes, chunk_sizes
 from refrag_rag.training.feedback import Watch
 from refrag_rag.training.loop import train
 from refrag_rag.training.loss import Objective, next_token_loss
+from refrag_rag.training.packing import Drawn, MakeRow, Packed
 from refrag_rag.training.protocols import Source
 from refrag_rag.training.reading import Reader
 from refrag_rag.training.settings import LoopSettings, setting
 from refrag_rag.training.state import whole_weights
 
 MODEL = "model"
+ENCODER = "model.encoder.model."  # how the reader's parameters of the encoder's layers begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +37,44 @@ class StageSettings(LoopSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings(StageSettings):
-    """What the stages that learn from a file have."""
+class ModelSettings(StageSettings):
+    """What the stages that train a whole model have: how steps are filled, and what moves."""
 
-    data: str = field(metadata={"about": "what `refrag train prepare` has written"})
     batch_size: int = setting(32, "examples of a step, over all processes", least=1)
+    positions: int = setting(
+        0,
+        "instead of a batch size: positions of a step, filled with examples of like length",
+        least=0,
+    )
+    workers: int = setting(0, "of steps by positions: processes that draw ahead", least=0)
+    sizes: tuple[int, ...] = setting(
+        (), "chunk sizes of the model, one drawn an example (default: its k)"
+    )
+    grow: tuple[int, ...] = setting((), "chunk sizes to grow through first, as 1 2 4 8")
+    growing: float = setting(1.0, "share of the run in which chunks grow")
+    lora: int = setting(
+        0, "rank of a LoRA adapter on the decoder, which then does not move itself", least=0
+    )
+    freeze_embeddings: bool = setting(False, "keep the encoder's token embeddings as they are")
+    encoder_rate: float = setting(1.0, "learning rate of the encoder's layers, as a share of lr")
+
+    def chunk_sizes(self, model: RefragModel) -> ChunkSizes:
+        """The sizes of chunks, checked against a model."""
+        return chunk_sizes(model.config, self.sizes, self.grow, self.growing)
+
+    def source(self, row: MakeRow) -> Source:
+        """Steps of rows that are drawn one by one."""
+        if not self.positions:
+            return Drawn(row, batch_size=self.batch_size)
+        return Packed(row, positions=self.positions, seed=self.seed, workers=self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextSettings(DataSettings):
+class TextSettings(ModelSettings):
     """What the stages that read text have."""
 
+    data: str = field(metadata={"about": "text that `refrag train prepare` has written"})
+    asked: bool = setting(False, "say in words, in the chat template, what to do with the text")
     chunks: int = setting(256, "longest context, in chunks")
     curriculum: str = setting("table8", "of lengths: table8, feedback, longest or shuffled")
     held_out: str | None = setting(None, "prepared text that feedback is measured on")
@@ -55,10 +85,15 @@ class TextSettings(DataSettings):
         super().__post_init__()
         if self.curriculum == "feedback" and self.held_out is None:
             raise InputError("curriculum = 'feedback' needs text to watch; expected --held-out.")
+        if self.positions and self.curriculum in ("feedback", "shuffled"):
+            raise InputError(
+                f"curriculum = {self.curriculum!r} draws steps of one length; expected table8 or "
+                "longest beside positions."
+            )
 
 
 def start_model(settings: StageSettings, before: str, *, dtype: str | None = None) -> RefragModel:
-    """The model a stage starts from, in training mode.
+    """The model a stage starts from, in training mode; an adapter stays beside the decoder.
 
     `dtype` is as for `refrag_rag.checkpoints.load`; where the model does not move, ``auto`` reads
     it as it is stored.
@@ -72,7 +107,9 @@ def start_model(settings: StageSettings, before: str, *, dtype: str | None = Non
     """
     start = settings.start or before
     of_this_run = settings.out / start / MODEL
-    model = RefragModel.from_pretrained(of_this_run if of_this_run.is_dir() else start, dtype=dtype)
+    model = RefragModel.from_pretrained(
+        of_this_run if of_this_run.is_dir() else start, dtype=dtype, adapter="apart"
+    )
     check_trainable(model)
     return model.train()
 
@@ -110,6 +147,33 @@ def freeze(model: RefragModel, moving: Iterable[nn.Module]) -> None:
         module.requires_grad_(True)
 
 
+def set_moving(model: RefragModel, settings: ModelSettings, *, decoder: bool) -> None:
+    """Encoder, projector and, if it is to, the decoder are trained.
+
+    Of a decoder with an adapter, or one that gets it now, the adapter is trained alone.
+
+    Raises
+    ------
+    InputError
+        If the decoder has an adapter of another rank.
+    """
+    freeze(model, [model])
+    if settings.freeze_embeddings:
+        model.encoder.model.get_input_embeddings().requires_grad_(False)
+    model.decoder.requires_grad_(decoder)
+    if has_adapter(model.decoder):
+        rank = model.decoder.refrag_adapter.r
+        if settings.lora not in (0, rank):
+            raise InputError(
+                f"lora = {settings.lora}; the model has an adapter of rank {rank}. Expected that "
+                "rank, or no lora."
+            )
+        for name, parameter in model.decoder.named_parameters():
+            parameter.requires_grad_(".lora_" in name and (decoder or settings.lora > 0))
+    elif settings.lora:
+        add_adapter(model, rank=settings.lora)
+
+
 def add_adapter(model: RefragModel, *, rank: int) -> None:
     """Freeze the decoder and put a LoRA adapter of a rank into its linear layers."""
     model.decoder.requires_grad_(False)
@@ -143,6 +207,7 @@ def run_stage(
         folder=folder,
         objective=objective,
         watch=watch,
+        rates={ENCODER: settings.encoder_rate} if isinstance(settings, ModelSettings) else {},
     )
     finish(module, model, folder)
 

@@ -16,8 +16,8 @@ from refrag_rag.training.data.folder import PreparationReport
 from refrag_rag.training.data.questions import load_questions, prepare_questions
 from refrag_rag.training.data.reading import Skipped
 from refrag_rag.training.data.records import QuestionRecord
+from refrag_rag.training.layout import QuestionLayout
 from refrag_rag.training.prompts import PLAIN
-from refrag_rag.training.question_sources import QuestionLayout
 
 TOO_LONG, EMPTY = "longer than the teacher's window", "no answer of the teacher"
 
