@@ -1,11 +1,24 @@
 #!/bin/sh
-# Train smol's policy: recipes/smol/train.sh RUN "QUESTIONS ..." "ARTICLES ..."; goes on where it was stopped.
+# From a base to a checkpoint: recipes/smol/train.sh RUN BASE "QUESTIONS ..." "ARTICLES ..." [OPTIONS]
+# OPTIONS go to every stage that trains the model. The same command goes on where it was stopped.
 set -eu
-mkdir -p "$1"
-# shellcheck disable=SC2086 # lists of files
-[ -f "$1/questions.jsonl" ] || {
-    python -m recipes.smol.questions --limit 4000 --questions $2 --texts $3 --out "$1/part.jsonl"
-    mv "$1/part.jsonl" "$1/questions.jsonl"
+run=$1 base=$2 questions=$3 articles=$4 options=${5-}
+here=$(dirname "$0")
+mkdir -p "$run"
+# shellcheck disable=SC2086 # lists of files, of options
+{
+    [ -d "$run/text" ] || refrag train prepare $articles --decoder "$base" --out "$run/text"
+    [ -d "$run/cloze" ] || refrag train prepare $articles --questions --distractors 3 --limit 20000 --out "$run/cloze"
+    [ -f "$run/questions.jsonl" ] || {
+        python -m recipes.smol.questions --questions $questions --texts $articles --out "$run/part.jsonl"
+        mv "$run/part.jsonl" "$run/questions.jsonl"
+    }
+    refrag train reconstruct --config "$here/reading.yaml" --out "$run/reading" --decoder "$base" \
+        --data "$run/text" $options
+    refrag train finetune --config "$here/reading.yaml" --out "$run/reading" --start reconstruct \
+        --data "$run/cloze" "$run/questions.jsonl" --text "$run/text" $options
+    refrag train finetune --config "$here/asking.yaml" --out "$run/asking" \
+        --start "$run/reading/finetune/model" --data "$run/cloze" "$run/questions.jsonl" \
+        --text "$run/text" $options
 }
-refrag train policy --data "$1/questions.jsonl" --start smol --out "$1" --kind learned-query \
-    --objective places --steps 1000 --lr 1e-3 --dropout 0.1 --max-passages 16
+refrag train delta "$run/asking/finetune/model" --base "$base" --out "$run/model"

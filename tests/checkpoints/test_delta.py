@@ -135,6 +135,39 @@ def apart(ours, theirs):
 # --- what comes out ------------------------------------------------------------------------
 
 
+def test_kept_apart_the_adapter_can_be_trained_further(made, put_together, tmp_path, monkeypatch):
+    merged, original, cache = put_together
+    monkeypatch.setenv("REFRAG_CACHE", str(cache))
+    model = RefragModel.from_pretrained(made.folder, base=made.base, adapter="apart")
+    torch.testing.assert_close(logits(model), logits(merged), atol=2e-4, rtol=1e-3)
+    assert lora.has_adapter(model.decoder)
+    _, weights = lora.factors(model.decoder)
+    assert all(torch.equal(weights[name], t) for name, t in original.decoder.state_dict().items())
+    model.save_pretrained(tmp_path / "again", base=made.base)
+    again, before = (load_file(f / "delta.safetensors") for f in (tmp_path / "again", made.folder))
+    assert again.keys() == before.keys()
+    assert all(torch.equal(again[name], before[name]) for name in again if name.startswith("adapt"))
+
+
+@pytest.mark.parametrize("spoil", ["missing", "narrow", "ranks", "unknown"])
+def test_factors_that_do_not_fit_are_not_put_back(made, spoil):
+    decoder = parts.read_decoder(made.base, Placement())
+    name = "model.layers.0.self_attn.q_proj"
+    adapter = {f"{name}.A": torch.ones(4, 128), f"{name}.B": torch.ones(4, 128)}
+    if spoil == "missing":
+        del adapter[f"{name}.B"]
+    elif spoil == "narrow":
+        adapter[f"{name}.A"] = torch.ones(4, 12)
+    elif spoil == "ranks":
+        other = "model.layers.1.self_attn.q_proj"
+        adapter |= {f"{other}.A": torch.ones(2, 128), f"{other}.B": torch.ones(2, 128)}
+    else:
+        adapter = {n.replace("q_proj", "z_proj"): t for n, t in adapter.items()}
+    with pytest.raises(CheckpointError, match="adapter"):
+        lora.put_back(decoder, adapter)
+    assert not lora.has_adapter(decoder)
+
+
 def test_logits_are_those_of_the_trained_model_but_for_eight_bits(made, put_together):
     merged, _, _ = put_together
     # Eight bits in groups of 64 leave about 0.6 % of a matrix; two roundings and two layers on top.

@@ -1,0 +1,148 @@
+"""The recipe at toy size: every stage's loss falls, and what comes out answers."""
+
+import copy
+import json
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+import recipes.smol
+from recipes.tiny.world import World
+from refrag_rag import Refrag
+from refrag_rag.checkpoints.lora import has_adapter
+from refrag_rag.cli import main
+from refrag_rag.spans import wrap
+from refrag_rag.training.data.prepare import prepare
+
+RECIPE = Path(recipes.smol.__file__).parent
+BASES = {"smollm2": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+TOY = (
+    "--steps 60 --positions 768 --micro-batch 64 --precision no --no-compile --workers 0 "
+    "--lora 8 --lr 0.01 --warmup 5 --log-every 1 --save-every 30"
+)
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def write_base(kind, tokenizer, folder):
+    """A decoder with random weights, of the class that the base has."""
+    torch.manual_seed(0)
+    config, decoder = BASES[kind]
+    shape = {
+        "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 96,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12,
+        "max_position_embeddings": 1024, "tie_word_embeddings": True, "bos_token_id": 1,
+        "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3,
+    }  # fmt: skip
+    decoder(config(**shape)).save_pretrained(folder)
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = TEMPLATE
+    own.save_pretrained(folder)
+    return own
+
+
+def write_data(tokenizer, folder):
+    """Prepared text, and questions in two files."""
+    rng, world = Random(0), World()
+    texts = [" ".join(world.entity(rng, facts=8).passage(rng) for _ in range(8)) for _ in range(30)]
+    asked = []
+    for number in range(60):
+        entities = world.entities(rng, 3, facts=3)
+        fact = entities[0].facts[0]
+        contexts = [
+            {"text": one.passage(rng), "gold": one is entities[0], "score": rng.random()}
+            for one in entities
+        ]
+        question = entities[0].question(fact, rng)
+        asked.append(
+            {"id": f"{number}", "question": question, "contexts": contexts, "answers": [fact.value]}
+        )
+    for name, records in (
+        ("texts", [{"text": text} for text in texts]),
+        ("cloze", asked[:30]),
+        ("questions", asked[30:]),
+    ):
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    prepare([folder / "texts.jsonl"], tokenizer, folder / "text")
+
+
+@pytest.fixture(scope="module", params=list(BASES))
+def run(request, tokenizer, tmp_path_factory):
+    """All stages, as train.sh calls them, with few steps of few positions."""
+    place = tmp_path_factory.mktemp(request.param)
+    own = write_base(request.param, tokenizer, place / "base")
+    write_data(own, place)
+    size = "--encoder-layers 1 --window 32 --chunks 4".split()
+    fits = "--longest 500 --chunks 4".split()
+    questions = ["--data", f"{place}/cloze.jsonl", f"{place}/questions.jsonl"]
+    text = ["--text", f"{place}/text"]
+
+    def stage(name, config, *options):
+        command = ["train", name, "--config", str(RECIPE / config), *TOY.split(), *options]
+        assert main(list(map(str, command))) == 0
+
+    reading, asking = place / "reading", place / "asking"
+    base = ["--decoder", place / "base", "--data", place / "text"]
+    stage("reconstruct", "reading.yaml", "--out", reading, *base, *size)
+    stage("finetune", "reading.yaml", "--out", reading, *questions, *text, *fits,
+          "--start", "reconstruct")  # fmt: skip
+    start = ["--start", reading / "finetune" / "model"]
+    stage("finetune", "asking.yaml", "--out", asking, *questions, *text, *fits, *start)
+    delta = ["train", "delta", asking / "finetune" / "model", "--base", place / "base",
+             "--out", place / "model"]  # fmt: skip
+    assert main(list(map(str, delta))) == 0
+    folders = [reading / "reconstruct", reading / "finetune", asking / "finetune"]
+    return SimpleNamespace(place=place, folders=folders)
+
+
+def test_every_loss_falls(run):
+    for folder in run.folders:
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        losses = [line["loss"] for line in lines]
+        assert len(losses) == 60
+        assert sum(losses[-10:]) < 0.97 * sum(losses[:10]), folder
+        assert lines[-1]["fill"] > 0.8
+
+
+def test_encoder_projector_and_adapter_move_from_the_first_stage_on(run):
+    from refrag_rag import RefragModel
+
+    before = RefragModel.from_pretrained(run.folders[0] / "model")
+    after = RefragModel.from_pretrained(run.folders[1] / "model")
+    assert has_adapter(before.decoder)
+    moved = {
+        name
+        for name, tensor in before.state_dict().items()
+        if not torch.equal(tensor, after.state_dict()[name])
+    }
+    assert any("lora_B" in name for name in moved)
+    assert any(name.startswith("projector") for name in moved)
+    assert any(name.startswith("encoder.pooling") for name in moved)
+    assert any("encoder.model.layers.0" in name for name in moved)
+    still = [name for name in before.state_dict() if "base_layer" in name or "embed_tokens" in name]
+    assert still
+    assert not moved & set(still)
+    started = [tensor for name, tensor in before.state_dict().items() if "lora_B" in name]
+    assert any(float(tensor.abs().sum()) > 0 for tensor in started)
+
+
+def test_the_delta_checkpoint_answers_at_every_chunk_size(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("REFRAG_CACHE", str(tmp_path))
+    prompt = [
+        {
+            "role": "user",
+            "content": f"{wrap('Velmora makes clocks. ' * 9)}\n\nWhat does Velmora make?",
+        }
+    ]
+    for k in (8, 4):
+        engine = Refrag.load(run.place / "model", base=run.place / "base", k=k, p=0.2)
+        compressed = engine.compress(prompt)
+        assert compressed.chunks > compressed.expanded >= 1
+        assert isinstance(engine.generate(prompt, max_new_tokens=3).text, str)
