@@ -195,7 +195,7 @@ def test_every_weight_is_the_slow_references(made, put_together):
     for name, module in made.model.decoder.named_modules():
         if hasattr(module, "lora_A"):
             first = module.lora_A["default"].weight.detach()  # (rank, in)
-            second = 2 * module.lora_B["default"].weight.detach().T  # (rank, out); alpha = 2 rank
+            second = module.lora_B["default"].weight.detach().T  # (rank, out); alpha = rank
             first, second = (
                 slowly_rounded(one) if one.numel() >= LEAST else one.half().float()
                 for one in (first, second)

@@ -180,7 +180,7 @@ def add_adapter(model: RefragModel, *, rank: int) -> None:
     attach(
         model.decoder,
         r=rank,
-        lora_alpha=2 * rank,
+        lora_alpha=rank,  # weight = original + B A, as in a delta checkpoint
         lora_dropout=0.0,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
