@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from refrag_rag.engine.lookup import PassageLookup, VectorType
 from refrag_rag.engine.precompute import precompute
@@ -20,6 +20,7 @@ from refrag_rag.generation.request import (
 )
 from refrag_rag.model import RefragModel
 from refrag_rag.model.compiling import compile_model
+from refrag_rag.model.graphs import graphs_of
 from refrag_rag.policies import Policy, get_policy, needs_of
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.spans import neutralise
@@ -91,7 +92,7 @@ class Refrag:
         name_or_path: str | Path = "smol",
         *,
         store: str | Path | ChunkStore | None = None,
-        compile: bool = False,
+        compile: bool | Literal["graphs"] = False,
         **settings: Any,
     ) -> "Refrag":
         """Load a model by name, folder or hub id, and open the store.
@@ -102,7 +103,7 @@ class Refrag:
             A path for the store on disk, a store, or nothing for one in memory.
         compile
             Compile the decoder with ``torch.compile`` when it is first used, which takes a while
-            and on CPUs needs a C++ compiler and Python's headers.
+            and on CPUs needs a C++ compiler and Python's headers; or ``graphs``: see `Graphs`.
         **settings
             Those of the engine (``policy``, ``p``, ``on_miss``, ``vectors``, ``scores``,
             ``prompt_cache``), and those of `refrag_rag.checkpoints.load`: ``dtype``, ``device``,
@@ -112,7 +113,9 @@ class Refrag:
             raise InputError(f"store = {store!r}; expected a folder, a store, or None for memory.")
         own = {name: settings.pop(name) for name in SETTINGS if name in settings}
         model = RefragModel.from_pretrained(name_or_path, **settings)
-        if compile:
+        if compile == "graphs":
+            model.graphs = graphs_of(model.decoder)
+        elif compile:
             compile_model(model.decoder)
         opened = open_store(store) if isinstance(store, str | Path) else store
         return cls(model, store=opened, **own)
