@@ -101,7 +101,7 @@ def split_spans(text: str, markup: tuple[str, str] | None = None) -> list[str | 
         Prompt text.
     markup
         Another pair of markers, which a model was trained with; they count outside spans only, so
-        that a passage can contain them without any effect.
+        that a passage can contain them without any effect. A first one within such a span is text.
     """
     pieces = list(_pieces(text))
     if markup is None:
@@ -134,7 +134,7 @@ def _pieces(text: str) -> Iterator[str | Span]:
 def _foreign(text: str, markup: tuple[str, str]) -> Iterator[str | Span]:
     first, last = map(re.escape, markup)
     end = 0
-    for match in re.finditer(f"{first}((?:(?!{first}).)*?){last}", text, re.DOTALL):
+    for match in re.finditer(f"{first}(.*?){last}", text, re.DOTALL):
         if not match[1].strip():
             continue
         if match.start() > end:
