@@ -68,8 +68,13 @@ def compressible(text: str) -> str:
     return wrap(text)
 
 
-def neutralise(text: str) -> str:
-    """Make markers in a document harmless: ``[[refrag`` becomes ``[ [refrag``."""
+def neutralise(text: str, markup: tuple[str, str] | None = None) -> str:
+    """Make markers in a document harmless: ``[[refrag`` becomes ``[ [refrag``.
+
+    So do those of a model's own `markup`, where the text will not stand in a span.
+    """
+    for marker in markup or ():
+        text = text.replace(marker, f"{marker[0]} {marker[1:]}")
     return _LOOKALIKE.sub("[ [", text)
 
 

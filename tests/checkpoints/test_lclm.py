@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from llama_index.core.schema import TextNode
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
@@ -19,6 +20,7 @@ from recipes.tiny.tokenizer import train_tokenizer
 from recipes.tiny.world import World
 from refrag_rag import CheckpointError, Refrag, RefragModel
 from refrag_rag.cli import main
+from refrag_rag.llama_index import NumberedPassages
 from refrag_rag.model.projector import NormProjector
 from refrag_rag.spans import find_spans, split_spans, wrap
 
@@ -266,6 +268,15 @@ def test_a_passage_cannot_open_or_close_a_region(engine, tokenizers):
     assert not set(control) & set(shown.ids.tolist())
 
 
+def test_numbered_passages_are_laid_out_as_for_its_agents(engine):
+    segments = "\n\n".join(f"seg_{n + 1}\n{START}{p}{END}" for n, p in enumerate(PASSAGES))
+    theirs = f"Context segments:\n\n{segments}\n\nQuestion:\nWho is it?"
+    ours = NumberedPassages(engine).prompt("Who is it?", [TextNode(text=p) for p in PASSAGES])
+    read = [engine.compress([{"role": "user", "content": text}]) for text in (ours, theirs)]
+    assert read[0].ids.tolist() == read[1].ids.tolist()
+    assert read[0].question == "Who is it?"
+
+
 def test_a_start_marker_within_a_region_is_text(engine):
     text = f"a {START} b {START} c {END} d {END}"
     prompt = engine.compress([{"role": "user", "content": text}])
@@ -368,7 +379,7 @@ def test_the_doctor_says_what_is_loaded(written, capsys):
 
 def test_it_answers_through_llama_index(written):
     from llama_index.core.response_synthesizers import get_response_synthesizer
-    from llama_index.core.schema import NodeWithScore, TextNode
+    from llama_index.core.schema import NodeWithScore
 
     from refrag_rag.llama_index import RefragLLM, RefragPostprocessor
 
