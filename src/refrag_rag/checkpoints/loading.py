@@ -7,7 +7,7 @@ import torch
 
 from refrag_rag.checkpoints import delta, lclm, native
 from refrag_rag.checkpoints.parts import Placement
-from refrag_rag.checkpoints.resolve import resolve
+from refrag_rag.checkpoints.resolve import model_name, resolve
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
 
@@ -55,7 +55,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     name_or_path
         Name of an embedded model (``smol``), a folder, or a hub id.
     dtype
-        Of all parts. Default: float32 on CPUs, as stored elsewhere.
+        Of all parts. Default: float32 on CPUs; elsewhere as stored, LCLM's in bfloat16.
     device, device_map
         Where to: one device, or a map of the decoder's modules (encoder and projector then
         follow its input embeddings).
@@ -95,6 +95,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         k=k,
         base=base,
         local_files_only=local_files_only,
+        name=model_name(name_or_path),
     )
     layout, folder = _layout(folder)
     return layout.read(folder, placement)

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from refrag_rag.checkpoints.base import GGUF
-from refrag_rag.config import RefragConfig
+from refrag_rag.config import LONGEST_CHARACTER, RefragConfig
 from refrag_rag.errors import CheckpointError, InputError, MissingExtraError, need
 from refrag_rag.model import RefragModel
 from refrag_rag.model.encoder import ChunkEncoder, build_pooling
@@ -51,6 +51,8 @@ class Placement:
         is taken out of a larger one, such as an encoder with a head.
     local_files_only
         Do not ask the hub for the base of a delta checkpoint.
+    name
+        The model's, where its files give it none: a hub id, or a folder's name.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class Placement:
     k: int | None = None
     base: str | Path | None = None
     local_files_only: bool = False
+    name: str = ""
 
     def __post_init__(self) -> None:
         """Check dtype and device, before anything is read."""
@@ -87,10 +90,14 @@ class Placement:
             ) from error
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether all parts are loaded to the CPU."""
+        return self.device_map is None and torch.device(self.device or "cpu").type == "cpu"
+
+    @property
     def chosen_dtype(self) -> torch.dtype | str:
         """The dtype to ask transformers for."""
-        on_cpu = self.device_map is None and torch.device(self.device or "cpu").type == "cpu"
-        return self.dtype or (torch.float32 if on_cpu else "auto")
+        return self.dtype or (torch.float32 if self.on_cpu else "auto")
 
 
 def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
@@ -202,9 +209,12 @@ def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> Any:
     """
     try:
         with _source(folder) as (place, options):
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 place, local_files_only=True, config=config, **options
             )
+        # Without files transformers makes one that knows its control tokens alone.
+        if len(tokenizer) - len(tokenizer.added_tokens_decoder) < LONGEST_CHARACTER:
+            raise ValueError("it has no vocabulary")
     except MissingExtraError:
         raise
     except Exception as error:  # tokenizers raises the class itself
@@ -212,6 +222,7 @@ def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> Any:
             f"No tokenizer in {folder} ({error}); expected tokenizer.json, or a whole GGUF file. "
             "Download or save it again."
         ) from error
+    return tokenizer
 
 
 def fill(module: nn.Module, source: Path, weights: Mapping[str, Tensor] | None = None) -> None:

@@ -83,7 +83,7 @@ def _question_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top-k", type=int, default=8, help="passages to retrieve (default: 8)")
     command.add_argument("--full-text", action="store_true", help="read the passages as plain text")
     command.add_argument(
-        "--policy", help="which chunks stay text: exact, exact+lexical ... (default: hybrid)"
+        "--policy", help="which chunks stay text: exact, exact+lexical ... (default: the model's)"
     )
     command.add_argument("-p", type=float, help="largest fraction of chunks that stay text")
 

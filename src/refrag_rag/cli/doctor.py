@@ -4,7 +4,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
-from refrag_rag.checkpoints import delta, layout_of, resolve
+from refrag_rag.checkpoints import delta, layout_of, lclm, resolve
 from refrag_rag.checkpoints.base import Base
 from refrag_rag.checkpoints.cache import cache_folder
 from refrag_rag.errors import EXTRAS, CheckpointError, missing
@@ -116,6 +116,10 @@ def report(model: str | None = None) -> Iterator[str]:
             return
         yield f"folder    {folder}"
     found = needs(folder)
+    if layout == lclm.NAME:
+        loaded = str(lclm.DTYPE).removeprefix("torch.")
+        yield f"files     {found.stored / 10**9:.2f} GB; off the CPU they are loaded as {loaded}"
+        found = replace(found, stored=lclm.DTYPE.itemsize * found.parameters)
     total = found.bytes_on(machine, found.window)
     yield f"model     {model}: {layout} layout, {found.parameters:,} parameters"
     yield f"needs     {total / GIB:.2f} GiB with a full window of {found.window:,} positions"

@@ -1,5 +1,6 @@
 """Refrag: a model, a store and a policy. It precomputes passages and answers prompts with spans."""
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,11 @@ from refrag_rag.spans import neutralise
 from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
 from refrag_rag.text.chat_template import Prompt, takes_tools
 
+logger = logging.getLogger(__name__)
+NOTHING = (
+    "p = %s has no effect: the default policy of %s is 'none', which expands nothing. Name another "
+    "policy to expand chunks."
+)
 SETTINGS = ("policy", "p", "on_miss", "vectors", "scores", "prompt_cache")
 
 
@@ -43,8 +49,9 @@ class Refrag:
         Where chunk embeddings are kept. Default: in memory.
     policy
         Chooses the chunks to expand: a policy, its name, or several joined (``exact+lexical``).
+        Default: the model's (``hybrid``, or ``none`` where it never learnt to read mixtures).
     p
-        Largest fraction of the chunks to expand.
+        Largest fraction of the chunks to expand. Default: 0.1.
     on_miss
         A passage or score that the store has not: ``encode`` makes it on the spot, and keeps it
         unless the store is read-only; ``text`` reads the passage as text, without the score.
@@ -67,8 +74,8 @@ class Refrag:
         model: RefragModel,
         *,
         store: ChunkStore | None = None,
-        policy: str | Policy = "hybrid",
-        p: float = 0.1,
+        policy: str | Policy | None = None,
+        p: float | None = None,
         on_miss: OnMiss = "encode",
         vectors: VectorType = "float16",
         scores: Collection[str] = (),
@@ -78,8 +85,10 @@ class Refrag:
             raise InputError(f"scores = {scores!r}; expected a list of {', '.join(SCORERS)}.")
         self.model = model
         self.store = MemoryStore() if store is None else store
-        self.policy = self.get_policy(policy)
-        self.p = Request(policy=self.policy, p=p).p
+        self.policy = get_policy(model.config.policy if policy is None else policy, model.policies)
+        self.p = Request(policy=self.policy, p=0.1 if p is None else p).p
+        if policy is None and p and self.policy.name == "none":
+            logger.warning(NOTHING, p, self.model_name)
         self.on_miss = on_miss
         self.scores = frozenset(scores)
         self.prompt_cache = PromptCache(model, prompt_cache)
@@ -263,7 +272,7 @@ class Refrag:
         """Token ids of a text, pad ids in place of vectors (for a framework's token counter)."""
         if not isinstance(text, str):
             raise InputError(f"text = {text!r:.80}; expected text.")
-        return self._preparation.tokenize(text, self.p)
+        return self._preparation.tokenize(text, 0 if self.policy.name == "none" else self.p)
 
     def get_policy(self, policy: str | Policy | None = None) -> Policy:
         """A policy by its name, among the model's own too; None: the engine's.

@@ -48,7 +48,7 @@ def decode(
     limits = [_limit(prompt, model.max_positions, sampling) for prompt in prompts]
     with torch.inference_mode():
         inputs = model.decoder_inputs(prompts)
-    sampler = Sampler(sampling, [prompt.text_ids for prompt in prompts], model.device)
+    sampler = Sampler(sampling, len(prompts), model.device)
     running = list(range(len(prompts)))
     steps = Steps(model, inputs, reuse)
     tokens = [model.pad_id] * len(prompts)
