@@ -28,5 +28,5 @@ $(VENV): $(DEMO)
 	touch $(VENV)
 
 $(ALL): $(VENV)
-	$(PIP) -c constraints.txt -e '.[vector-stores,ray]'
+	$(PIP) -c constraints.txt -e '.[vector-stores,ray]' torchao
 	touch $(ALL)

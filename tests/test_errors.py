@@ -31,7 +31,8 @@ def hide(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
 
 
-@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"ray"}))  # comes with `make test-all`
+# Ray and what quantises come with `make test-all`.
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"ray", "quantization"}))
 def test_nothing_is_missing_here(extra):
     need(extra, "this")
 
@@ -57,7 +58,7 @@ def files(name):
     return {str(file.locate()) for file in distribution(name).files}
 
 
-@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"ray"}))
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"ray", "quantization"}))
 def test_the_table_has_one_module_of_everything_that_is_declared(extra):
     origins = {module: find_spec(module).origin for module in EXTRAS[extra]}
     brought = {name: files(name) for name in declared()[extra]}

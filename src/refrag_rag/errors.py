@@ -25,6 +25,7 @@ EXTRAS = {
         "llama_index.embeddings.huggingface",
         "langchain_huggingface",
     ),
+    "quantization": ("torchao", "bitsandbytes"),
     "ray": ("ray", "ray.data"),
 }
 """What the extras of ``pyproject.toml`` that users install bring, by the names of imports."""

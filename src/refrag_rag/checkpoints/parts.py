@@ -28,6 +28,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from refrag_rag.checkpoints.base import GGUF
+from refrag_rag.checkpoints.quantization import quantization_config
 from refrag_rag.config import LONGEST_CHARACTER, RefragConfig
 from refrag_rag.errors import CheckpointError, InputError, MissingExtraError, need
 from refrag_rag.model import RefragModel
@@ -51,6 +52,8 @@ class Placement:
         is taken out of a larger one, such as an encoder with a head.
     local_files_only
         Do not ask the hub for the base of a delta checkpoint.
+    quantization
+        Of the decoder's linear layers.
     name
         The model's, where its files give it none: a hub id, or a folder's name.
 
@@ -70,6 +73,7 @@ class Placement:
     base: str | Path | None = None
     local_files_only: bool = False
     name: str = ""
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         """Check dtype and device, before anything is read."""
@@ -103,7 +107,7 @@ class Placement:
 def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
     """Load a causal language model from a Hugging Face folder or a GGUF file.
 
-    The weights of a GGUF file are dequantised.
+    The weights of a GGUF file are dequantised; others may be quantised.
 
     Raises
     ------
@@ -116,6 +120,7 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
         placement,
         attn_implementation=placement.attn_implementation,
         device_map=placement.device_map,
+        **_quantised(folder, placement),
     )
     if placement.device_map is None and placement.device is not None:
         decoder = decoder.to(placement.device)
@@ -123,6 +128,19 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
         del decoder.config.quantization_config
         decoder.hf_quantizer = None
     return decoder
+
+
+def _quantised(folder: Path, placement: Placement) -> dict[str, Any]:
+    """What is asked of transformers for a quantised decoder."""
+    if placement.quantization is None:
+        return {}
+    if folder.suffix == GGUF:
+        raise InputError(
+            f"quantization = {placement.quantization!r} of a GGUF file, which is dequantised; "
+            "expected a folder. Compose and save the model first."
+        )
+    config = quantization_config(placement.quantization, on_cpu=placement.on_cpu)
+    return {"quantization_config": config}
 
 
 def read_encoder(folder: Path, placement: Placement) -> PreTrainedModel:

@@ -51,5 +51,7 @@ def digest_weights(weights: Mapping[str, Tensor], *others: Any, length: int) -> 
         digest.update(str(other).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
+        if type(tensor) not in (Tensor, nn.Parameter):  # quantised: of a class of its own
+            tensor = tensor.dequantize()
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:length]
