@@ -204,12 +204,14 @@ def check(tmp_path, tokenizers, case, count):
     written = write(tmp_path, tokenizers, **dict(zip(NAMES, case, strict=True)))
     engine = Refrag.load(tmp_path, policy="none", vectors="float32")
     rng = Random(1)
-    for _ in range(count):
-        prompt = random_messages(rng, tokenizers[0])
-        with torch.inference_mode():
-            inputs = engine.model.decoder_inputs([engine.compress(prompt)])
+    prompts = [random_messages(rng, tokenizers[0]) for _ in range(count)]
+    with torch.inference_mode():
+        inputs = engine.model.decoder_inputs([engine.compress(prompt) for prompt in prompts])
+    for prompt, embeds, mask in zip(
+        prompts, inputs.inputs_embeds, inputs.attention_mask.bool(), strict=True
+    ):
         expected = reference_inputs(written, prompt)
-        torch.testing.assert_close(inputs.inputs_embeds[0], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(embeds[mask], expected, rtol=0, atol=1e-5)
 
 
 def test_decoder_inputs_are_the_references_of_the_released_kind(tmp_path, tokenizers):
