@@ -20,6 +20,7 @@ from recipes.tiny.tokenizer import train_tokenizer
 from recipes.tiny.world import World
 from refrag_rag import CheckpointError, Refrag, RefragModel
 from refrag_rag.cli import main
+from refrag_rag.engine.extract import extract
 from refrag_rag.llama_index import NumberedPassages
 from refrag_rag.model.projector import NormProjector
 from refrag_rag.spans import find_spans, split_spans, wrap
@@ -204,12 +205,14 @@ def check(tmp_path, tokenizers, case, count):
     written = write(tmp_path, tokenizers, **dict(zip(NAMES, case, strict=True)))
     engine = Refrag.load(tmp_path, policy="none", vectors="float32")
     rng = Random(1)
-    for _ in range(count):
-        prompt = random_messages(rng, tokenizers[0])
-        with torch.inference_mode():
-            inputs = engine.model.decoder_inputs([engine.compress(prompt)])
+    prompts = [random_messages(rng, tokenizers[0]) for _ in range(count)]
+    with torch.inference_mode():
+        inputs = engine.model.decoder_inputs([engine.compress(prompt) for prompt in prompts])
+    for prompt, embeds, mask in zip(
+        prompts, inputs.inputs_embeds, inputs.attention_mask.bool(), strict=True
+    ):
         expected = reference_inputs(written, prompt)
-        torch.testing.assert_close(inputs.inputs_embeds[0], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(embeds[mask], expected, rtol=0, atol=1e-5)
 
 
 def test_decoder_inputs_are_the_references_of_the_released_kind(tmp_path, tokenizers):
@@ -358,6 +361,12 @@ def test_nothing_is_expanded_unless_a_policy_is_named(written, tmp_path, caplog)
     assert "p = 1.0" in caplog.text
     load().model.save_pretrained(tmp_path / "ours")
     assert Refrag.load(tmp_path / "ours").policy.name == "none"
+
+
+def test_passages_as_text_are_chosen_all_the_same(engine):
+    found = extract(engine, PASSAGES, "Who founded Velmora Works?", p=0.3)
+    assert found == extract(engine, PASSAGES, "Who founded Velmora Works?", p=0.3, policy="hybrid")
+    assert "Velmora" in found[0].text
 
 
 def test_off_the_cpu_it_is_bfloat16_unless_told_otherwise(written):
