@@ -150,7 +150,11 @@ def test_fewer_bits_are_held_against_the_exact_weights(model, tmp_path, capsys):
     pytest.importorskip("torchao")
     model.save_pretrained(tmp_path / "model")
     lines = [
-        {"question": one.text, "answers": one.answers, "contexts": [*one.passages]}
+        {
+            "question": one.text,
+            "answers": one.answers,
+            "contexts": [{"text": text} for text in one.passages],
+        }
         for one in QUESTIONS
     ]
     data = tmp_path / "questions.jsonl"
