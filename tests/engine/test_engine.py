@@ -628,3 +628,9 @@ def test_a_compiled_decoder_answers_the_same():
     plain = Refrag.load(TINY, policy="none").generate(messages(), max_new_tokens=4)
     compiled = Refrag.load(TINY, policy="none", compile=True).generate(messages(), max_new_tokens=4)
     assert compiled.token_ids == plain.token_ids
+
+
+def test_the_coldest_temperature_takes_the_likeliest_token(engine):
+    greedy = engine.generate(messages(), max_new_tokens=3)
+    cold = engine.generate(messages(), max_new_tokens=3, temperature=1e-300, seed=1)
+    assert cold.token_ids == greedy.token_ids

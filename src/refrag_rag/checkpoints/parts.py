@@ -60,7 +60,7 @@ class Placement:
     Raises
     ------
     InputError
-        If there is no such dtype, or no such device here.
+        If there is no such dtype, no such device here, or `base` is no place.
     """
 
     dtype: torch.dtype | str | None = None
@@ -76,7 +76,7 @@ class Placement:
     quantization: str | None = None
 
     def __post_init__(self) -> None:
-        """Check dtype and device, before anything is read."""
+        """Check what can be checked before anything is read."""
         dtype = self.dtype
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype.removeprefix("torch."), None)
@@ -85,6 +85,8 @@ class Placement:
             raise InputError(
                 f"dtype = {self.dtype!r}; expected float32, bfloat16, float16 or 'auto'."
             )
+        if not isinstance(self.base, str | Path | None):
+            raise InputError(f"base = {self.base!r}; expected a GGUF file, a folder, or None.")
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:

@@ -12,6 +12,8 @@ from transformers.generation.logits_process import (
 
 from refrag_rag.generation.request import Sampling
 
+COLDEST = 1e-6  # temperatures below it would overflow, and choose nothing else
+
 
 class Sampler:
     """Chooses the next tokens of B sequences; every sequence has its own random state."""
@@ -56,7 +58,7 @@ class Sampler:
 def _warpers(sampling: Sampling) -> list[Any]:
     warpers: list[Any] = []
     if sampling.temperature not in (0, 1):
-        warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        warpers.append(TemperatureLogitsWarper(max(float(sampling.temperature), COLDEST)))
     if sampling.top_k:
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
