@@ -6,6 +6,7 @@ from typing import Any
 from refrag_rag.model import RefragModel
 from refrag_rag.training.batches import Piece, Row, arrange, gold, passages_of
 from refrag_rag.training.data.documents import Documents
+from refrag_rag.training.lengths import LengthCurriculum
 from refrag_rag.training.protocols import Lengths
 
 
@@ -43,6 +44,8 @@ class DocumentRows:
         self.k, self.frame = model.config.k, Frame(model)
         self.record, self.summary = lengths.record, lengths.summary
         self.state, self.restore = lengths.state, lengths.restore
+        if type(lengths) is LengthCurriculum:  # not one that follows the run's figures
+            self.follow = lengths.draw
 
 
 class DocumentChunks(DocumentRows):

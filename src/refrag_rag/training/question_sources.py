@@ -91,6 +91,9 @@ class Questions:
         """Records drawn with replacement."""
         return [self._row(rng) for _ in range(self.batch_size)]
 
+    def follow(self, rng: Random, share: float) -> None:
+        """A draw leaves nothing behind."""
+
     def _row(self, rng: Random) -> Row:
         record = rng.choice(self.records)
         pieces, _ = self.layout.example(record, rng)

@@ -49,6 +49,9 @@ class LoopSettings:
     micro_batch: int = setting(
         64, "rows that one process reads at once; more are accumulated", least=1
     )
+    workers: int = setting(
+        0, "processes that draw and collate steps ahead; 0: the run does it", least=0
+    )
     precision: str = setting(
         "no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16")
     )
@@ -74,7 +77,7 @@ class LoopSettings:
 
 
 # What may differ when a run goes on: none of it changes what is learnt.
-FREE = ("out", "save_every", "log_every", "tracker", "micro_batch", "compile")
+FREE = ("out", "save_every", "log_every", "tracker", "micro_batch", "compile", "workers")
 
 
 def as_dict(settings: LoopSettings) -> dict[str, Any]:

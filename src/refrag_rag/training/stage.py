@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,6 +14,7 @@ from refrag_rag.checkpoints.lora import attach
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
+from refrag_rag.training.batches import collate
 from refrag_rag.training.feedback import Watch
 from refrag_rag.training.loop import train
 from refrag_rag.training.loss import Objective, next_token_loss
@@ -143,6 +146,11 @@ def run_stage(
         folder=folder,
         objective=objective,
         watch=watch,
+        collate=partial(
+            collate,
+            cutter=model.encoder.cutter,
+            most=model.max_positions if settings.compile or torch.cuda.is_available() else None,
+        ),
     )
     finish(module, model, folder)
 
