@@ -4,9 +4,10 @@ Ends with a whole model whose encoder and projector are new.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from recipes.tiny.levels import LevelCurriculum
@@ -19,6 +20,7 @@ from recipes.tiny.tokenizer import train_tokenizer
 from refrag_rag.errors import InputError
 from refrag_rag.training.batches import Batch
 from refrag_rag.training.loop import train
+from refrag_rag.training.reading import Readout, all_logits, last_states
 from refrag_rag.training.settings import setting
 from refrag_rag.training.stage import MODEL
 
@@ -57,14 +59,10 @@ class PlainReader(nn.Module):
         self.model = decoder
         self._no_split_modules = sorted(decoder._no_split_modules or ())
 
-    def forward(self, batch: Batch, encode: bool = False) -> Tensor:  # noqa: ARG002
-        """Logits of a batch, *shape* (B, T, vocabulary)."""
-        logits: Tensor = self.model(
-            input_ids=batch.input_ids.to(self.model.device),
-            attention_mask=batch.attention_mask.to(self.model.device),
-            use_cache=False,
-        ).logits
-        return logits
+    def forward(self, batch: Batch, encode: bool = False, read: Readout = all_logits) -> Any:  # noqa: ARG002
+        """Logits, *shape* (B, T, vocabulary), or what `read` makes of the last states."""
+        batch = batch.to(self.model.device)
+        return read(*last_states(self.model, split=True, input_ids=batch.input_ids), batch)
 
 
 def run(settings: BaseSettings) -> None:

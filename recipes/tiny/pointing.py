@@ -16,8 +16,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from recipes.tiny.layout import links
 from refrag_rag.errors import InputError
-from refrag_rag.training.batches import Row, collate
-from refrag_rag.training.loss import Objective, Sums, next_token_loss, next_token_sums
+from refrag_rag.training.batches import Row
+from refrag_rag.training.loss import Objective, Sums, next_token_loss
 
 
 def pointing_objective(decoder: PreTrainedModel, weight: float) -> Objective:
@@ -58,8 +58,7 @@ class Pointing:
 
     def __call__(self, module: nn.Module, rows: Sequence[Row], everything: Sequence[Row]) -> Sums:
         """Sum the losses of a micro-batch; see `Objective`."""
-        batch = collate(rows)
-        sums = next_token_sums(module(batch, encode=any(row.chosen for row in everything)), batch)
+        sums = next_token_loss(module, rows, everything)
         heard, self.heard = self.heard, {}
         linked = [links(row) for row in rows]
         if not any(linked):

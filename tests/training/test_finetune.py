@@ -75,7 +75,7 @@ def logits(model):
     batch = collate(rows)
     with torch.inference_mode():
         reader = Reader(model.eval())
-        return reader(batch), next_token_sums(reader(batch), batch)
+        return reader(batch), reader(batch, read=next_token_sums)
 
 
 def test_an_adapter_moves_and_its_decoder_does_not(adapted):

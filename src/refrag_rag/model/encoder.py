@@ -1,7 +1,6 @@
 """ChunkEncoder: windows of a passage through an encoder, pooled to one vector a chunk."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,8 @@ from transformers.models.auto.modeling_auto import (
 
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
-from refrag_rag.model.windows import Window, id_windows, room, text_windows
+from refrag_rag.model.windows import JOINED, Window, WindowBatch, WindowCutter, room
 from refrag_rag.text.chunking import ChunkedPassage
-from refrag_rag.text.tokenization import PlainTokenizer
 
 UNLIMITED = 2**20  # relative positions: no limit of their own
 
@@ -90,14 +88,16 @@ class ChunkEncoder(nn.Module):
         self.pooling = pooling
         self.tokenizer = tokenizer
         self.config = config
-        by_itself = config.mask == "own" or (config.mask == "causal" and _is_causal(model))
-        self._pairwise = not by_itself
-        self._first = _first_token(tokenizer) if config.pooling == "cls" else ()
-        self._marker = _marker_token(tokenizer) if config.pooling == "eos" else -1
+        causal = _is_causal(model)
+        self._maskless = causal and config.mask in ("own", "causal")
+        self._pairwise = config.mask != "own" and not self._maskless
+        first = _first_token(tokenizer) if config.pooling == "cls" else ()
+        marker = _marker_token(tokenizer) if config.pooling == "eos" else -1
         positions = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
         # RoBERTa counts its positions from the padding id on.
         offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
-        self.limit = positions - offset - len(self._first)
+        self.limit = positions - offset - len(first)
+        self.cutter = WindowCutter(config, tokenizer, limit=self.limit, first=first, marker=marker)
         if config.encoder_reads_ids and room(config, self.limit) < config.k:
             raise CheckpointError(
                 f"The encoder reads {self.limit} tokens; expected room for a chunk of {config.k} "
@@ -136,7 +136,8 @@ class ChunkEncoder(nn.Module):
         results: dict[tuple[int, int], Tensor] = {}
         for start in range(0, len(flat), batch_size):
             places = flat[start : start + batch_size]
-            embedded = self([windows[p][w] for p, w in places])
+            batch = [windows[p][w] for p, w in places]
+            embedded = self(self.cutter.stack(batch)).split([len(one.starts) for one in batch])
             results.update(zip(places, embedded, strict=True))
         width = self.config.chunk_width
         empty = torch.empty(0, width, device=self.model.device, dtype=self.model.dtype)
@@ -145,40 +146,38 @@ class ChunkEncoder(nn.Module):
             for p, group in enumerate(windows)
         ]
 
-    def forward(self, windows: Sequence[Window]) -> list[Tensor]:
-        """Embed windows, right-padded to one batch.
+    def forward(self, windows: WindowBatch) -> Tensor:
+        """Embed the C chunks of a batch that are read.
 
         Returns
         -------
-        list of Tensor
-            One (chunks in window, D_enc) tensor a window.
+        Tensor
+            *Shape:* (C, D_enc)
         """
-        rows = [torch.tensor([*self._first, *window.ids]) for window in windows]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)  # (B, W)
-        lengths = torch.tensor([len(row) for row in rows], device=ids.device)
-        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # (B, W)
-        states = self.model(input_ids=ids, attention_mask=self._attention(mask)).last_hidden_state
-        if self.config.pooling == "cls":
-            return list(states[:, :1])
-        if self.config.pooling in ("concat", "linear"):
-            joined = self._side_by_side(states, windows)  # (chunks, k * encoder_width)
-            pooled = joined if self.pooling is None else self.pooling(joined)
-            return list(torch.split(pooled, [len(window.shares) for window in windows]))
-        return [_mean(row, window) for row, window in zip(states, windows, strict=True)]
+        ids, mask, places, weights = (
+            tensor.to(self.model.device, non_blocking=True) for tensor in windows
+        )
+        output = self.model(input_ids=ids, attention_mask=self._attention(mask))
+        states = output.last_hidden_state.flatten(0, 1)  # (B * W, encoder_width)
+        read: Tensor = states.index_select(0, places.flatten()).unflatten(0, places.shape)
+        if self.config.pooling not in JOINED:
+            return (weights.to(states.dtype)[:, None] @ read)[:, 0]
+        joined: Tensor = read.masked_fill(weights[..., None] == 0, 0).flatten(1)
+        pooled: Tensor = joined if self.pooling is None else self.pooling(joined)
+        return pooled
 
     def windows(self, passage: ChunkedPassage) -> Iterator[Window]:
         """Group a passage's chunks into windows, closed at the encoder's own limit too."""
-        if self.config.encoder_reads_ids:
-            return id_windows(passage, self.config, limit=self.limit, marker=self._marker)
-        return text_windows(passage, self.config, self._plain, limit=self.limit)
+        return self.cutter.cut(passage)
 
-    @cached_property
-    def _plain(self) -> PlainTokenizer:
-        """Made on first use: encoders that read the chunks' ids never need it."""
-        return PlainTokenizer(self.tokenizer)
+    def _attention(self, mask: Tensor) -> Tensor | None:
+        """The mask that the encoder gets: over keys, or over pairs where the config asks for it.
 
-    def _attention(self, mask: Tensor) -> Tensor:
-        """The mask that the encoder gets: over keys, or over pairs where the config asks for it."""
+        None where it would change nothing: with padding on the right only, a causal encoder never
+        sees it, and attention without a mask is faster.
+        """
+        if self._maskless:
+            return None
         if not self._pairwise:
             return mask.long()  # (B, W)
         pairs = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (B, 1, W, W)
@@ -187,32 +186,12 @@ class ChunkEncoder(nn.Module):
         lowest = torch.finfo(self.model.dtype).min
         return torch.zeros_like(pairs, dtype=self.model.dtype).masked_fill(~pairs, lowest)
 
-    def _side_by_side(self, states: Tensor, windows: Sequence[Window]) -> Tensor:
-        zero = states.shape[0] * states.shape[1]  # index of an extra row of zeros
-        places = []
-        for row, window in enumerate(windows):
-            first = row * states.shape[1]
-            for share in window.shares:
-                chunk = [first + place for place, _ in share]
-                places.append(chunk + [zero] * (self.config.k - len(chunk)))
-        flat = nn.functional.pad(states.flatten(0, 1), (0, 0, 0, 1))  # (B * W + 1, encoder_width)
-        return flat[torch.tensor(places, device=flat.device)].flatten(1)
-
 
 def build_pooling(config: RefragConfig) -> LinearPooling | None:
     """A new map for ``linear`` pooling, to be filled or started; nothing for the others."""
     if config.pooling != "linear":
         return None
     return LinearPooling(max(config.sizes), config.encoder_width, config.chunk_width)
-
-
-def _mean(states: Tensor, window: Window) -> Tensor:
-    rows = [row for row, share in enumerate(window.shares) for _ in share]
-    places = [place for share in window.shares for place, _ in share]
-    values = [weight for share in window.shares for _, weight in share]
-    weights = torch.zeros(len(window.shares), states.shape[0], dtype=states.dtype)
-    weights[rows, places] = torch.tensor(values, dtype=states.dtype)
-    return weights.to(states.device) @ states  # (chunks, encoder_width)
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int]:

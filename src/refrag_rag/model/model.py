@@ -95,7 +95,13 @@ class RefragModel(nn.Module):
         """Embed the chunks of passages, see `ChunkEncoder.encode`."""
         return self.encoder.encode(passages, batch_size=batch_size)
 
-    def embed(self, input_ids: Tensor, vector_mask: Tensor, embeddings: Tensor) -> Tensor:
+    def embed(
+        self,
+        input_ids: Tensor,
+        vector_mask: Tensor,
+        embeddings: Tensor,
+        places: Tensor | None = None,
+    ) -> Tensor:
         """The decoder's input: embeddings of tokens, with projected vectors among them.
 
         Parameters
@@ -106,6 +112,9 @@ class RefragModel(nn.Module):
             *Shape:* (B, T), bool, True at V places.
         embeddings
             *Shape:* (V, D_enc), in reading order.
+        places
+            *Shape:* (V,); the mask's places among all B * T, if they are known: finding them on a
+            GPU waits for it.
 
         Returns
         -------
@@ -119,7 +128,10 @@ class RefragModel(nn.Module):
         runs = _runs(vector_mask) if self.projector.needs_runs else None
         moved = embeddings.to(parameter.device).to(parameter.dtype)  # as few bytes as can be
         vectors = self.projector(moved, runs)
-        return tokens.masked_scatter(vector_mask[..., None], vectors.to(tokens))
+        if places is None:
+            places = vector_mask.flatten().nonzero()[:, 0].to(tokens.device)
+        mixed = tokens.flatten(0, 1).index_copy(0, places, vectors.to(tokens))
+        return mixed.view_as(tokens)
 
     def forward(
         self,
@@ -157,7 +169,7 @@ class RefragModel(nn.Module):
         runs = [run for prompt in prompts for run in prompt.embeddings()]
         joined = np.concatenate(runs) if runs else np.empty((0, self.config.chunk_width), "f4")
         vectors_in = torch.from_numpy(joined)  # (V, D_enc)
-        embeds = self.embed(input_ids, torch.from_numpy(vectors).to(self.device), vectors_in)
+        embeds = self.embed(input_ids, torch.from_numpy(vectors), vectors_in)
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
         return DecoderInputs(embeds, attention_mask, positions, input_ids)
 

@@ -1,30 +1,160 @@
 """Windows: what the encoder reads at once, and which of its states make up a chunk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import InputError
 from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.text.tokenization import PlainTokenizer
 
-Share = tuple[tuple[int, float], ...]
+JOINED = ("concat", "linear")  # poolings that read a chunk's states side by side
 
 
 @dataclass(frozen=True)
 class Window:
-    """What the encoder reads at once.
+    """What the encoder reads at once. The places of a chunk lie one behind the other.
 
     Attributes
     ----------
     ids
         W token ids in the encoder's vocabulary.
-    shares
-        For every chunk, the places in `ids` that belong to it, with their weights.
+    starts, lengths
+        For every chunk, its first place in `ids`, and how many places it has.
+    weights
+        Of the places of all chunks, in order; None: those of a chunk count alike.
     """
 
     ids: tuple[int, ...]
-    shares: tuple[Share, ...]
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    weights: tuple[float, ...] | None = None
+
+
+class WindowBatch(NamedTuple):
+    """Windows as tensors: B windows, padded on the right to W tokens, of which C chunks are read.
+
+    Attributes
+    ----------
+    ids
+        *Shape:* (B, W), int64.
+    mask
+        *Shape:* (B, W), bool; False in the padding.
+    places
+        *Shape:* (C, P), int64; the states of a chunk, counted over all B * W.
+    weights
+        *Shape:* (C, P), float32; of these states, 0 behind a shorter chunk.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    places: Tensor
+    weights: Tensor
+
+
+class WindowCutter:
+    """Passages to windows, windows to tensors: what comes before the encoder, without its weights.
+
+    Parameters
+    ----------
+    tokenizer
+        The encoder's.
+    limit
+        Most tokens that the encoder reads.
+    first
+        Tokens before every window, with ``cls`` pooling.
+    marker
+        See `id_windows`.
+    """
+
+    def __init__(
+        self,
+        config: RefragConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        limit: int,
+        first: tuple[int, ...],
+        marker: int,
+    ) -> None:
+        self.config, self.limit = config, limit
+        self._tokenizer, self._first, self._marker = tokenizer, first, marker
+
+    def cut(self, passage: ChunkedPassage) -> Iterator[Window]:
+        """Group a passage's chunks into windows, closed at the encoder's own limit too."""
+        if self.config.encoder_reads_ids:
+            return id_windows(passage, self.config, limit=self.limit, marker=self._marker)
+        return text_windows(passage, self.config, self._plain, limit=self.limit)
+
+    def stack(
+        self,
+        windows: Sequence[Window],
+        *,
+        chosen: ArrayLike | None = None,
+        multiple: int = 1,
+    ) -> WindowBatch:
+        """Windows as tensors.
+
+        Parameters
+        ----------
+        chosen
+            For the chunks of all windows, whether they are wanted: windows without any are left
+            out. None: all of them.
+        multiple
+            W is a multiple of it, as far as the encoder reads so many tokens.
+        """
+        wanted = np.ones(sum(len(w.starts) for w in windows), bool)
+        if chosen is not None:
+            wanted = np.asarray(chosen, bool)
+            ends = np.cumsum([len(window.starts) for window in windows])
+            parts = np.split(wanted, ends[:-1])
+            used = [(w, part) for w, part in zip(windows, parts, strict=True) if part.any()]
+            windows, wanted = [w for w, _ in used], np.concatenate([part for _, part in used])
+        added = len(self._first)
+        lengths = np.array([len(window.ids) for window in windows]) + added  # (B,)
+        width = min(-(-lengths.max() // multiple) * multiple, self.limit + added)
+        mask = np.arange(width) < lengths[:, None]  # (B, W)
+        ids = np.zeros(mask.shape, np.int64)
+        ids[mask] = _flat([(*self._first, *window.ids) for window in windows])
+        counts = np.array([len(window.starts) for window in windows])  # (B,)
+        rows = np.repeat(np.arange(len(windows)) * width, counts)  # (all chunks,)
+        places, weights = self._places(windows, rows)
+        places = np.minimum(places, mask.size - 1)  # behind the last chunk: any, it counts nothing
+        found = (ids, mask, places[wanted], weights[wanted].astype(np.float32))
+        return WindowBatch(*map(torch.from_numpy, found))
+
+    def _places(
+        self, windows: Sequence[Window], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Places and weights of all chunks, each *shape* (all chunks, P)."""
+        if self._first:  # one chunk a window, whose first state stands for it
+            return rows[:, None], np.ones((len(rows), 1))
+        lengths = _flat([window.lengths for window in windows])
+        # states side by side have room for k, weighted ones for what there is
+        most = self.config.k if self.config.pooling in JOINED else int(lengths.max())
+        there = np.arange(most) < lengths[:, None]  # (all chunks, P)
+        weights = there / np.maximum(lengths, 1)[:, None]
+        if windows[0].weights is not None:
+            weights[there] = [value for window in windows for value in window.weights or ()]
+        starts = rows + _flat([window.starts for window in windows])
+        return starts[:, None] + np.arange(most), weights
+
+    @cached_property
+    def _plain(self) -> PlainTokenizer:
+        """Made on first use: encoders that read the chunks' ids never need it."""
+        return PlainTokenizer(self._tokenizer)
+
+
+def _flat(groups: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+    return np.fromiter(chain.from_iterable(groups), np.int64)
 
 
 def id_windows(
@@ -48,10 +178,12 @@ def id_windows(
         right = stop if config.mask == "causal" else stop + config.overlap
         ids = passage.token_ids[start:right]
         if config.pooling == "eos":
-            shares = [((len(ids) + i, 1.0),) for i in range(len(lengths))]
-            yield Window((*ids, *[marker] * len(lengths)), tuple(shares))
+            count = len(lengths)
+            places = tuple(range(len(ids), len(ids) + count))
+            yield Window((*ids, *[marker] * count), places, (1,) * count)
         else:
-            yield Window(tuple(ids), tuple(_shares(lengths, done - start)))
+            starts = accumulate(lengths[:-1], initial=done - start)
+            yield Window(tuple(ids), tuple(starts), lengths)
         done = stop
 
 
@@ -89,16 +221,10 @@ def groups(lengths: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
         yield first, len(lengths)
 
 
-def _shares(lengths: Sequence[int], start: int) -> Iterator[Share]:
-    for length in lengths:
-        yield tuple((start + i, 1 / length) for i in range(length))
-        start += length
-
-
 def _fitting(texts: Sequence[str], tokenizer: PlainTokenizer, limit: int) -> Iterator[Window]:
     ids, offsets = tokenizer.encode("".join(texts))
     if len(ids) <= limit:
-        yield Window(tuple(ids), tuple(_overlaps(texts, offsets)))
+        yield Window(tuple(ids), *_overlaps(texts, offsets))
     elif len(texts) > 1:
         middle = len(texts) // 2
         yield from _fitting(texts[:middle], tokenizer, limit)
@@ -110,12 +236,18 @@ def _fitting(texts: Sequence[str], tokenizer: PlainTokenizer, limit: int) -> Ite
         )
 
 
-def _overlaps(texts: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Iterator[Share]:
-    """For every chunk, the encoder tokens whose characters it shares, weights adding up to 1."""
-    start = 0
+def _overlaps(
+    texts: Sequence[str], offsets: Sequence[tuple[int, int]]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
+    """Starts, lengths and weights: the characters that tokens share with each chunk, of its all."""
+    start, starts, lengths, weights = 0, [], [], []
     for text in texts:
         end = start + len(text)
-        shared = [(i, min(b, end) - max(a, start)) for i, (a, b) in enumerate(offsets)]
-        total = sum(count for _, count in shared if count > 0)
-        yield tuple((i, count / total) for i, count in shared if count > 0)
+        shared = [max(0, min(b, end) - max(a, start)) for a, b in offsets]
+        places = [i for i, count in enumerate(shared) if count]
+        first, last = (places[0], places[-1] + 1) if places else (0, 0)
+        starts.append(first)
+        lengths.append(last - first)
+        weights += [count / sum(shared) for count in shared[first:last]]
         start = end
+    return tuple(starts), tuple(lengths), tuple(weights)

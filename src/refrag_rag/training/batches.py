@@ -1,16 +1,20 @@
 """Examples to rows, rows to tensors: pieces of text, which chunks are vectors, labels, weights."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from refrag_rag.model.windows import WindowBatch, WindowCutter
 from refrag_rag.text.chunking import ChunkedPassage
 
-IGNORED = -100
+STEPS = ((256, 32), (1024, 64), (2**62, 128))  # up to so many positions, a multiple of so many
+WINDOW_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -108,32 +112,82 @@ class Row:
 class Batch:
     """One forward pass's tensors. V vectors stand in the batch in reading order.
 
+    Places are counted over all B * T positions, so that a GPU need not be waited for to find them.
+
     Attributes
     ----------
     input_ids
         *Shape:* (B, T), int64; 0 where a vector stands and in the padding.
     vector_mask
         *Shape:* (B, T), bool; where the V vectors stand.
+    vector_places
+        *Shape:* (V,), int64; the same as places.
     attention_mask
         *Shape:* (B, T), int64; right padding.
-    labels, weights
-        *Shape:* (B, T); the token to predict at each position from the one before.
-    targets
-        *Shape:* (B, T), bool; which of these tokens are targets.
+    weights, targets
+        *Shape:* (B, T); what the loss on each token weighs, and whether it is a target.
+    places
+        *Shape:* (N,), int64; positions whose next token has a weight.
+    target_places
+        *Shape:* (M,), int64; positions whose next token is a target.
     passages
         Those that have vectors, for the encoder.
     chosen
         *Shape:* (sum of L,), bool; which chunks of `passages` are vectors.
+    windows
+        The windows of the chosen chunks, if they were cut ahead.
     """
 
     input_ids: Tensor
     vector_mask: Tensor
+    vector_places: Tensor
     attention_mask: Tensor
-    labels: Tensor
     weights: Tensor
     targets: Tensor
+    places: Tensor
+    target_places: Tensor
     passages: tuple[ChunkedPassage, ...]
     chosen: Tensor
+    windows: WindowBatch | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device; from pinned memory, without waiting for it."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU reads by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        changed: dict[str, Any] = {n: change(v) for n, v in values.items() if isinstance(v, Tensor)}
+        if self.windows is not None:
+            changed["windows"] = WindowBatch(*map(change, self.windows))
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class CollatedRows(Sequence[Row]):
+    """Rows of a micro-batch, and the batch that `collate` has made of them ahead."""
+
+    rows: Sequence[Row]
+    batch: Batch
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        """One or more of the rows."""
+        return self.rows[place]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def pin_memory(self) -> "CollatedRows":
+        """The same, with the batch's tensors in pinned memory."""
+        return replace(self, batch=self.batch.pin_memory())
 
 
 def arrange(
@@ -170,25 +224,61 @@ def arrange(
     return Row(*laid_out, tuple(passages), tuple(chosen), tuple(example), origin)
 
 
-def collate(rows: Sequence[Row]) -> Batch:
-    """Pad rows on the right to one batch."""
-    length = max(len(row.ids) for row in rows)
+def collate(
+    rows: Sequence[Row], *, cutter: WindowCutter | None = None, most: int | None = None
+) -> Batch:
+    """Pad rows on the right to one batch; of collated rows it is the one they have.
 
-    def padded(values: Sequence[float], filler: float) -> list[float]:
-        return [*values, *[filler] * (length - len(values))]
+    Parameters
+    ----------
+    cutter
+        Cuts the encoder's windows too.
+    most
+        Positions that the decoder has. T and the windows' length are then rounded up to one of few
+        sizes, which compiled code and a GPU's memory are reused for.
+    """
+    if isinstance(rows, CollatedRows):
+        return rows.batch
+    counts = np.array([len(row.ids) for row in rows])  # (B,)
+    length = int(counts.max())
+    if most is not None:
+        step = next(step for end, step in STEPS if length <= end)
+        length = max(length, min(-(-length // step) * step, most))
+    there = np.arange(length) < counts[:, None]  # (B, T)
 
-    ids = torch.tensor([padded(row.ids, -1) for row in rows])  # (B, T)
-    weights = torch.tensor([padded(row.weights, 0.0) for row in rows])  # (B, T)
-    return Batch(
-        input_ids=ids.clamp(min=0),
-        vector_mask=torch.tensor([padded(row.vectors, False) for row in rows]),
-        attention_mask=(ids >= 0).long(),
-        labels=ids.masked_fill((weights == 0) | (ids < 0), IGNORED),
-        weights=weights,
-        targets=torch.tensor([padded(row.targets, False) for row in rows]),
-        passages=tuple(passage for row in rows for passage in row.passages),
-        chosen=torch.tensor([c for row in rows for c in row.chosen], dtype=torch.bool),
-    )
+    def padded(name: str, kind: type) -> NDArray[Any]:
+        values: NDArray[Any] = np.zeros(there.shape, kind)
+        values[there] = np.concatenate([np.array(getattr(row, name), kind) for row in rows])
+        return values
+
+    vectors, weights = padded("vectors", bool), padded("weights", np.float32)
+    targets = padded("targets", bool)
+    passages = tuple(passage for row in rows for passage in row.passages)
+    chosen = np.array([c for row in rows for c in row.chosen], bool)
+    windows = None
+    if cutter is not None and chosen.any():
+        cut = [window for passage in passages for window in cutter.cut(passage)]
+        windows = cutter.stack(cut, chosen=chosen, multiple=1 if most is None else WINDOW_STEP)
+    arrays = {
+        "input_ids": padded("ids", np.int64),
+        "vector_mask": vectors,
+        "vector_places": np.flatnonzero(vectors),
+        "attention_mask": there.astype(np.int64),
+        "weights": weights,
+        "targets": targets,
+        "places": _before(weights != 0),
+        "target_places": _before(targets),
+        "chosen": chosen,
+    }
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Batch(**tensors, passages=passages, windows=windows)
+
+
+def _before(wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The positions before wanted ones; a row's first has none. *Shape* (B, T) to (N,)."""
+    rows, columns = wanted[:, 1:].nonzero()
+    places: NDArray[np.int64] = rows * wanted.shape[1] + columns
+    return places
 
 
 def share_of(rows: Sequence[Any], *, process: int, processes: int, size: int) -> list[list[Any]]:

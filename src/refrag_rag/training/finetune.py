@@ -51,7 +51,7 @@ class FinetuneSettings(ModelSettings):
     )
     text: str | None = setting(None, "prepared text, to rebuild and to continue beside questions")
     rehearsal: float = setting(0.25, "share of such examples, if there is text")
-    rehearsal_weight: float = setting(0.05, "of the loss on each of their tokens; answers have 1")
+    rehearsal_weight: float = setting(0.03, "of the loss on each of their tokens; answers have 1")
     chunks: int = setting(64, "of text: most chunks of an example", least=1)
     distil: float = setting(
         0.0, "weight of the divergence from the same decoder on full text", least=0

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.model.compiling import compiled
 from refrag_rag.training import deepspeed
-from refrag_rag.training.batches import share_of
+from refrag_rag.training.drawing import Collate, Cutting, Drawing, Step
 from refrag_rag.training.feedback import Watch
 from refrag_rag.training.launch import open_accelerator
 from refrag_rag.training.loss import Objective, next_token_loss
@@ -38,7 +37,7 @@ logger = logging.getLogger(__name__)
 LOG, SETTINGS = "log.jsonl", "settings.json"
 
 
-def train(
+def train(  # noqa: PLR0913 - what a stage is, by name
     module: nn.Module,
     *,
     source: Source,
@@ -46,6 +45,7 @@ def train(
     folder: Path,
     objective: Objective = next_token_loss,
     watch: Watch | None = None,
+    collate: Collate | None = None,
     whole: bool = False,
     rates: Mapping[str, float] = MappingProxyType({}),
 ) -> nn.Module:
@@ -61,6 +61,8 @@ def train(
         Where log and state are written.
     watch
         What is read in between, on held-out text.
+    collate
+        Makes a micro-batch's tensors when it is drawn. None: the objective makes them.
     whole
         Whether the module's weights must stay whole on every process.
     rates
@@ -75,12 +77,17 @@ def train(
     ------
     InputError
         If the folder's state was made with other settings, if the launch configuration does not
-        fit, or if a compiler is asked for and missing; nothing is changed.
+        fit, if a compiler is asked for and missing, or workers where they cannot draw ahead;
+        nothing is changed.
     TrainingError
         If the loss is no longer a number, or the state cannot be written. The last state is kept.
     """
     torch.set_flush_denormal(True)
     accelerator = open_accelerator(settings, folder, whole=whole)
+    cutting = Cutting(
+        accelerator.process_index, accelerator.num_processes, settings.micro_batch, collate
+    )
+    drawing = Drawing(source, seed=settings.seed, cutting=cutting, workers=settings.workers)
     optimizer = torch.optim.AdamW(
         _groups(module, rates),
         lr=settings.lr,
@@ -94,6 +101,7 @@ def train(
         module,
         prepared,
         source,
+        drawing,
         settings,
         folder,
         objective,
@@ -129,6 +137,7 @@ class _Run:
     module: nn.Module
     optimizer: Any
     source: Source
+    drawing: Drawing
     settings: LoopSettings
     folder: Path
     objective: Objective
@@ -148,6 +157,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
         if rest is not None:
             self.source.restore(rest["source"])
+            self.drawing.restore(rest["drawing"])
             self.progress = Progress(self.settings, *rest["progress"])
             logger.info("resuming %s at step %d", self.folder, self.progress.step)
 
@@ -179,21 +189,24 @@ class _Run:
         seed, process = self.settings.seed, self.accelerator.process_index
         # random numbers depend on the step alone; dropout differs between processes
         torch.manual_seed((seed << 40) + (progress.step << 12) + process)
-        rows = self.source.draw(Random(f"{seed}-{progress.step}"), progress.share)
-        loss, target_loss, right, targets = self._accumulate(rows)
-        self._check_finite(loss, rows)
+        step = self.drawing.next(progress.step, progress.share)
+        sums = self._accumulate(step)
         norm = self.accelerator.clip_grad_norm_(moving(self.module), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        # a GPU is waited for only here, when all of the step is under way
+        loss, target_loss, right, targets = self.accelerator.reduce(sums, "sum").tolist()
+        loss /= step.weight
+        self._check_finite(loss, step.rows)
         nothing = float("nan")
         self.source.record(*(x / targets if targets else nothing for x in (target_loss, right)))
         self.progress = Progress(
             self.settings,
             progress.step + 1,
             progress.seconds + self._agreed(time.monotonic() - started),
-            progress.tokens + sum(row.tokens for row in rows),
+            progress.tokens + step.tokens,
         )
-        self._log(loss, lr, float(norm))
+        self._log(loss, lr, float(norm), step.fill)
 
     def _agreed(self, seconds: float) -> float:
         """The first process's clock, by which all draw and end: else they would drift apart."""
@@ -206,40 +219,30 @@ class _Run:
     def _look(self, watch: Watch) -> None:
         """Tell the curriculum the held-out figures of every length."""
         for length, rows in watch.examples().items():
-            sums = [self.objective(self.module, part, rows) for part in self._parts(rows)]
+            sums = [
+                self.objective(self.module, part, rows) for part in self.drawing.cutting.parts(rows)
+            ]
             added = torch.stack([torch.stack([v.double() for v in one]) for one in sums]).sum(0)
             _, loss, right, targets = self.accelerator.reduce(added, "sum").tolist()
             watch.curriculum.observe(length, loss / targets, right / targets)
 
-    def _parts(self, rows: Sequence[Item]) -> list[list[Any]]:
-        return share_of(
-            rows,
-            process=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-            size=self.settings.micro_batch,
-        )
-
-    def _accumulate(self, rows: Sequence[Item]) -> list[float]:
-        """Loss per weight, and the sums over targets, of all processes together."""
-        total = sum(row.weight for row in rows)
-        if not total:
+    def _accumulate(self, step: Step) -> Tensor:
+        """Gradients of a step, and this process's sums."""
+        if not step.weight:
             raise InputError(
                 f"Step {self.progress.step} has no token to learn from; expected text longer than "
                 "one chunk. Look at the data."
             )
         count = self.accelerator.num_processes
-        parts = self._parts(rows)
-        sums: Tensor | None = None
-        for place, part in enumerate(parts):
-            later = place < len(parts) - 1
+        found = []
+        for place, part in enumerate(step.parts):
+            later = place < len(step.parts) - 1
             with self._gathering(later=later):
-                one = self.objective(self.module, part, rows)
+                one = self.objective(self.module, part, step.rows)
                 # gradients are averaged over processes: undo it
-                self.accelerator.backward(one.loss * (count / total))
-            detached = torch.stack([value.detach().double() for value in one])
-            sums = detached if sums is None else sums + detached
-        values: list[float] = self.accelerator.reduce(sums, "sum").tolist()
-        return [values[0] / total, *values[1:]]
+                self.accelerator.backward(one.loss * (count / step.weight))
+            found.append(torch.stack([value.detach().double() for value in one]))
+        return torch.stack(found).sum(0)
 
     def _gathering(self, *, later: bool) -> AbstractContextManager[Any]:
         """Whether gradients are kept for a later micro-batch of the same step."""
@@ -258,7 +261,7 @@ class _Run:
             f"{self.folder} is kept: lower the learning rate or look at these rows, and go on."
         )
 
-    def _log(self, loss: float, lr: float, norm: float) -> None:
+    def _log(self, loss: float, lr: float, norm: float, fill: float) -> None:
         progress = self.progress
         if progress.step % self.settings.log_every or not self.accelerator.is_main_process:
             return
@@ -269,6 +272,7 @@ class _Run:
             "loss": round(loss, 6),
             "lr": lr,
             "norm": round(norm, 4),
+            "fill": round(fill, 3),
             **self.source.summary(),
         }
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
@@ -279,6 +283,7 @@ class _Run:
         progress = self.progress
         rest = {
             "source": self.source.state(),
+            "drawing": self.drawing.state(),
             "progress": [progress.step, progress.seconds, progress.tokens],
         }
         save_state(

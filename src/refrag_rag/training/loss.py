@@ -1,13 +1,18 @@
 """The losses of rows: next tokens, and distillation from the same decoder reading full text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.utils.checkpoint import checkpoint
 
-from refrag_rag.training.batches import IGNORED, Batch, Row, arrange, collate
+from refrag_rag.training.batches import Batch, Row, arrange, collate
+from refrag_rag.training.reading import Head
+
+PART = 4096  # tokens whose logits exist at once
 
 
 class Sums(NamedTuple):
@@ -36,21 +41,29 @@ class Objective(Protocol):
 
 def next_token_loss(module: nn.Module, rows: Sequence[Row], everything: Sequence[Row]) -> Sums:
     """Next-token loss of mixed rows: what all stages but the policy's minimise."""
-    batch = collate(rows)
-    return next_token_sums(module(batch, encode=any(row.chosen for row in everything)), batch)
+    encode = any(row.chosen for row in everything)
+    sums: Sums = module(collate(rows), encode=encode, read=next_token_sums)
+    return sums
 
 
-def next_token_sums(logits: Tensor, batch: Batch) -> Sums:
-    """Sum the losses of a batch from its logits, *shape* (B, T, vocabulary)."""
-    labels = batch.labels[:, 1:].flatten().to(logits.device)  # (B * (T-1),)
-    kept = labels != IGNORED
-    flat = logits[:, :-1].flatten(0, 1)[kept].float()  # (N, vocabulary)
-    weights = batch.weights[:, 1:].flatten().to(logits.device)[kept]  # (N,)
-    losses = cross_entropy(flat, labels[kept], reduction="none")  # (N,)
-    targets = batch.targets[:, 1:].flatten().to(logits.device)[kept]  # (N,)
-    with torch.no_grad():
-        right = (flat[targets].argmax(-1) == labels[kept][targets]).sum()
-    return Sums((losses * weights).sum(), losses[targets].detach().sum(), right, targets.sum())
+def next_token_sums(states: Tensor, head: Head, batch: Batch) -> Sums:
+    """Sum the losses of a batch from the decoder's last states; a `Readout`."""
+    after = batch.places + 1
+    weights = batch.weights.flatten()[after]  # (N,)
+    targets = batch.targets.flatten()[after]  # (N,)
+    losses, right = _scores(states, head, batch, batch.places)
+    target_loss = (losses.detach() * targets).sum()
+    return Sums((losses * weights).sum(), target_loss, (right & targets).sum(), targets.sum())
+
+
+def target_log_probs(states: Tensor, head: Head, batch: Batch) -> Tensor:
+    """Log-probabilities of the targets, *shape* (M,); a `Readout`."""
+    return -_scores(states, head, batch, batch.target_places)[0]
+
+
+def target_states(states: Tensor, head: Head, batch: Batch) -> Tensor:  # noqa: ARG001
+    """The states that predict the targets, *shape* (M, D_dec); a `Readout`."""
+    return states.flatten(0, 1).index_select(0, batch.target_places)
 
 
 def distilled_rows(
@@ -61,15 +74,20 @@ def distilled_rows(
     The divergence, in nats a token, is that from the `Reader` as it stands, which is the teacher
     too: without gradient, every chunk as text.
     """
-    batch = collate(rows)
-    logits = module(batch, encode=any(row.chosen for row in everything))  # (B, T, vocabulary)
-    sums = next_token_sums(logits, batch)
-    full = collate([_as_text(row) for row in rows])
     with torch.no_grad():
-        teacher = _target_logs(module(full), full)  # (N, vocabulary)
-    student = _target_logs(logits, batch)  # (N, vocabulary)
-    divergence = kl_div(student, teacher, reduction="sum", log_target=True)
-    return sums._replace(loss=sums.loss + weight * divergence)
+        teacher = module(collate([_as_text(row) for row in rows]), read=target_states)
+    read = partial(_distilled_sums, teacher=teacher, weight=weight)
+    sums: Sums = module(collate(rows), encode=any(row.chosen for row in everything), read=read)
+    return sums
+
+
+def _distilled_sums(
+    states: Tensor, head: Head, batch: Batch, *, teacher: Tensor, weight: float
+) -> Sums:
+    sums = next_token_sums(states, head, batch)
+    student = target_states(states, head, batch)
+    (divergences,) = _in_parts(_divergences, head, student, teacher)
+    return sums._replace(loss=sums.loss + weight * divergences.sum())
 
 
 def _as_text(row: Row) -> Row:
@@ -77,6 +95,32 @@ def _as_text(row: Row) -> Row:
     return full if row.weight else full.silent()
 
 
-def _target_logs(logits: Tensor, batch: Batch) -> Tensor:
-    kept = batch.targets[:, 1:].to(logits.device)  # (B, T-1)
-    return log_softmax(logits[:, :-1][kept].float(), -1)
+def _scores(states: Tensor, head: Head, batch: Batch, places: Tensor) -> tuple[Tensor, ...]:
+    """Losses of the tokens behind places, and whether they are predicted; each *shape* (N,)."""
+    labels = batch.input_ids.flatten()[places + 1]  # (N,)
+    return _in_parts(_token_scores, head, states.flatten(0, 1).index_select(0, places), labels)
+
+
+def _in_parts(
+    score: Callable[..., tuple[Tensor, ...]], head: Head, *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    """Score rows part by part, so that a part's logits are all that exist; backward as well."""
+    parts = list(zip(*(torch.split(tensor, PART) for tensor in tensors), strict=True))
+    call: Callable[..., tuple[Tensor, ...]] = score
+    if len(parts) > 1 and torch.is_grad_enabled():
+        call = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
+    found = [call(head, *part) for part in parts]
+    return tuple(torch.cat(values) for values in zip(*found, strict=True))
+
+
+def _token_scores(head: Head, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    logits = head(states).float()  # (n, vocabulary)
+    losses = cross_entropy(logits, labels, reduction="none")  # (n,)
+    return losses, logits.detach().argmax(-1) == labels
+
+
+def _divergences(head: Head, student: Tensor, teacher: Tensor) -> tuple[Tensor]:
+    with torch.no_grad():
+        wanted = log_softmax(head(teacher).float(), -1)  # (m, vocabulary)
+    found = log_softmax(head(student).float(), -1)  # (m, vocabulary)
+    return (kl_div(found, wanted, reduction="none", log_target=True).sum(-1),)

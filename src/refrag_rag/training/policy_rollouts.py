@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
 from refrag_rag.policies import Chunks
 from refrag_rag.text.chunking import ChunkedPassage
-from refrag_rag.training.batches import Batch, Row, collate
+from refrag_rag.training.batches import Row, collate
+from refrag_rag.training.loss import target_log_probs
 from refrag_rag.training.policy_cases import Case
 from refrag_rag.training.reading import Reader, embed
 
@@ -142,15 +142,8 @@ def mean_log_probs(
             pairs = zip(known[start : start + rows_at_once], part, strict=True)
             chosen = [embeddings[np.array(row.chosen)] for embeddings, row in pairs]
             vectors = torch.from_numpy(np.concatenate(chosen)).to(reader.model.device)
-        found.append(_row_means(reader(batch, known=vectors), batch))
+        logs = reader(batch, known=vectors, read=target_log_probs).cpu()  # (M,)
+        rows_of = batch.target_places // batch.input_ids.shape[1]  # (M,)
+        sums = torch.zeros(len(part), dtype=logs.dtype).index_add_(0, rows_of, logs)
+        found.append(sums / rows_of.bincount(minlength=len(part)))
     return torch.cat(found)
-
-
-def _row_means(logits: Tensor, batch: Batch) -> Tensor:
-    labels = batch.labels[:, 1:].clamp(min=0).to(logits.device)  # (B, T-1)
-    counted = batch.targets[:, 1:].to(logits.device)  # (B, T-1)
-    kept, wanted = logits[:, :-1][counted].float(), labels[counted]  # (N, vocabulary), (N,)
-    values = log_softmax(kept, -1).gather(1, wanted[:, None])[:, 0]  # (N,)
-    rows = counted.nonzero()[:, 0]  # (N,)
-    sums = torch.zeros(len(labels), device=values.device).index_add_(0, rows, values)
-    return (sums / counted.sum(1)).cpu()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Item(Protocol):
@@ -45,6 +45,14 @@ class Source(Curriculum, Protocol):
 
     def draw(self, rng: Random, share: float) -> Sequence[Any]:
         """The global batch of one step; `share` (0 to 1) of the run is done."""
+
+
+@runtime_checkable
+class Foreseeable(Protocol):
+    """What a source has whose draws depend on their arguments alone: workers may draw ahead."""
+
+    def block(self, rng: Random, share: float) -> Sequence[Sequence[Any]]:
+        """The global batches of some steps, one after another."""
 
 
 class Lengths(Curriculum, Protocol):

@@ -49,6 +49,9 @@ class LoopSettings:
     micro_batch: int = setting(
         64, "rows that one process reads at once; more are accumulated", least=1
     )
+    workers: int = setting(
+        0, "processes that draw and collate steps ahead; 0: the run does it", least=0
+    )
     precision: str = setting(
         "no", "mixed precision: no, bf16 or fp16", choices=("no", "bf16", "fp16")
     )

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,6 +14,7 @@ from refrag_rag.checkpoints.lora import attach, has_adapter
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
+from refrag_rag.training.batches import collate
 from refrag_rag.training.chunk_sizes import ChunkSizes, chunk_sizes
 from refrag_rag.training.feedback import Watch
 from refrag_rag.training.loop import train
@@ -46,7 +49,6 @@ class ModelSettings(StageSettings):
         "instead of a batch size: positions of a step, filled with examples of like length",
         least=0,
     )
-    workers: int = setting(0, "of steps by positions: processes that draw ahead", least=0)
     sizes: tuple[int, ...] = setting(
         (), "chunk sizes of the model, one drawn an example (default: its k)"
     )
@@ -66,7 +68,7 @@ class ModelSettings(StageSettings):
         """Steps of rows that are drawn one by one."""
         if not self.positions:
             return Drawn(row, batch_size=self.batch_size)
-        return Packed(row, positions=self.positions, seed=self.seed, workers=self.workers)
+        return Packed(row, positions=self.positions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +210,11 @@ def run_stage(
         objective=objective,
         watch=watch,
         rates={ENCODER: settings.encoder_rate} if isinstance(settings, ModelSettings) else {},
+        collate=partial(
+            collate,
+            cutter=model.encoder.cutter,
+            most=model.max_positions if settings.compile or torch.cuda.is_available() else None,
+        ),
     )
     finish(module, model, folder)
 

@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 import torch
+from torch import nn
 
 from recipes.tiny.evaluation.quality import ANSWER_TOKENS, Arm, measure, message
 from recipes.tiny.questions import held_out_questions
@@ -74,7 +75,7 @@ def test_tiny_reads_the_embeddings(tiny):
         own = embed_chosen(model, batch)
         for vectors in (own, torch.zeros_like(own), own.roll(11, dims=0)):
             logits = model(batch.input_ids, batch.vector_mask, vectors, batch.attention_mask)
-            sums = next_token_sums(logits, batch)
+            sums = next_token_sums(logits, nn.Identity(), batch)
             losses.append(float(sums.target_loss / sums.targets))
     assert losses[0] < losses[1] - 0.5
     assert losses[0] < losses[2] - 0.5

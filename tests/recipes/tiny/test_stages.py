@@ -116,7 +116,7 @@ def test_the_loss_is_the_models_own_on_full_text(tokenizer, tasks):
     model = build_model(tokenizer)
     pieces = tasks.render(PASSAGES, [Exchange("Who?", "Me")], STYLES[0])
     batch = collate(lay_out([pieces], Random(0), k=8))
-    sums = next_token_sums(Reader(model)(batch), batch)
+    sums = Reader(model)(batch, read=next_token_sums)
     logits = model.decoder(input_ids=batch.input_ids).logits[0, :-1]
     losses = nn.functional.cross_entropy(logits, batch.input_ids[0, 1:], reduction="none")
     torch.testing.assert_close(sums.loss, (losses * batch.weights[0, 1:]).sum())
@@ -131,7 +131,7 @@ def test_a_mixed_batch_reads_the_chunks_that_stand_in_it(tokenizer, tasks, share
     batch = collate(lay_out([pieces, pieces], Random(1), k=8, text_share=share))
     assert batch.vector_mask.sum() == batch.chosen.sum()
     assert (batch.chosen.all()) == (share == 0)
-    next_token_sums(Reader(model)(batch), batch).loss.backward()
+    Reader(model)(batch, read=next_token_sums).loss.backward()
     assert model.encoder.model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
 
 
