@@ -1,6 +1,7 @@
 """The engine: what DESIGN.md's "always tested" asks of the path from prompt to answer."""
 
 import dataclasses
+import inspect
 import itertools
 import re
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from refrag_rag import InputError, PromptTooLongError, Refrag
+from refrag_rag.checkpoints import load
 from refrag_rag.engine.scoring import Perplexity, decoder_fingerprint
+from refrag_rag.engine.settings import LoadSettings
 from refrag_rag.prompt import VECTOR
 from refrag_rag.spans import wrap
 from refrag_rag.store import LMDBStore, MemoryStore, passage_key
@@ -310,8 +313,9 @@ def test_answer_ends_at_the_window(tokenizer):
     engine = Refrag(build_model(tokenizer, positions=64))
     prompt = "word " * 12
     room = 64 - engine.compress(prompt).positions
-    answer = engine.generate(prompt, max_new_tokens=100)
-    assert len(answer.token_ids) <= room
+    for wanted in (100, 10**12):
+        answer = engine.generate(prompt, max_new_tokens=wanted)
+        assert len(answer.token_ids) <= room
 
 
 @pytest.mark.parametrize(
@@ -634,3 +638,9 @@ def test_the_coldest_temperature_takes_the_likeliest_token(engine):
     greedy = engine.generate(messages(), max_new_tokens=3)
     cold = engine.generate(messages(), max_new_tokens=3, temperature=1e-300, seed=1)
     assert cold.token_ids == greedy.token_ids
+
+
+def test_editors_know_every_setting_of_load():
+    taken = [inspect.signature(one).parameters for one in (Refrag, load)]
+    names = set().union(*taken) - {"model", "store", "name_or_path"}
+    assert set(LoadSettings.__annotations__) == names

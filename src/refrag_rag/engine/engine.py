@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from refrag_rag.engine.lookup import PassageLookup, VectorType
 from refrag_rag.engine.precompute import precompute
 from refrag_rag.engine.prepare import OnMiss, Preparation
 from refrag_rag.engine.scoring import SCORERS
+from refrag_rag.engine.settings import EngineSettings, LoadSettings
 from refrag_rag.errors import InputError
 from refrag_rag.generation.answer import Answer, Delta, PrecomputeReport
 from refrag_rag.generation.answering import answer_rows
@@ -28,12 +29,14 @@ from refrag_rag.spans import neutralise
 from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
 from refrag_rag.text.chat_template import Prompt, takes_tools
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of typing since Python 3.11
+
 logger = logging.getLogger(__name__)
 NOTHING = (
     "p = %s has no effect: the default policy of %s is 'none', which expands nothing. Name another "
     "policy to expand chunks."
 )
-SETTINGS = ("policy", "p", "on_miss", "vectors", "scores", "prompt_cache")
 
 
 class Refrag:
@@ -102,7 +105,7 @@ class Refrag:
         *,
         store: str | Path | ChunkStore | None = None,
         compile: bool | Literal["graphs"] = False,
-        **settings: Any,
+        **settings: "Unpack[LoadSettings]",
     ) -> "Refrag":
         """Load a model by name, folder or hub id, and open the store.
 
@@ -120,8 +123,10 @@ class Refrag:
         """
         if store == "" or not (isinstance(store, str | Path | None) or hasattr(store, "put")):
             raise InputError(f"store = {store!r}; expected a folder, a store, or None for memory.")
-        own = {name: settings.pop(name) for name in SETTINGS if name in settings}
-        model = RefragModel.from_pretrained(name_or_path, **settings)
+        options: dict[str, Any] = dict(settings)
+        names = EngineSettings.__annotations__.keys() & options.keys()
+        own = {name: options.pop(name) for name in names}
+        model = RefragModel.from_pretrained(name_or_path, **options)
         if compile == "graphs":
             model.graphs = graphs_of(model.decoder)
         elif compile:
