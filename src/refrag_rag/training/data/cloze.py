@@ -24,7 +24,7 @@ DATE = rf"(?:\d{{1,2}} {MONTH}(?: \d{{4}})?|{MONTH} \d{{1,2}}(?:, \d{{4}})?|{MON
 NUMBER = r"\d{1,15}(?:[.,]\d{1,15}){0,6}%?"
 ASKED = re.compile(
     rf"(?P<date>\b{DATE}\b)|(?<![\w.,$\u20ac\u00a3/:+-])(?P<number>{NUMBER})(?![\w/:\u2013-]|[.,]\d)"
-    rf"|(?<![\w'\u2019-])(?P<name>{NAME})(?![\w-])"
+    rf"|(?<![\w'\u2019/-])(?P<name>{NAME})(?![\w/-])"
 )
 FORMS = {
     "number": ("Which number completes this sentence?",),
@@ -42,10 +42,7 @@ DIRECT = tuple(
         (rf"is the capital of (?P<y>{NAME})", "What is {} the capital of?"),
         (rf"was founded by (?P<y>{NAME})", "Who founded {}?"),
         (rf"was founded (?:on|in) (?P<y>{DATE}|\d{{4}})", "When was {} founded?"),
-        (rf"was (?:designed|written) by (?P<y>{NAME})", "Who made {}?"),
-        (rf"was (?:opened|built|released) (?:on|in) (?P<y>{DATE}|\d{{4}})", "When did {} appear?"),
     )
-    if "{} appear" not in question and "Who made" not in question
 )
 
 
