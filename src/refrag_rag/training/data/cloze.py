@@ -79,7 +79,8 @@ def cloze(sentence: str, title: str | None, rng: Random) -> Cloze | None:
 
 def _asks(match: re.Match[str], sentence: str, title: str | None) -> bool:
     at_start = match.lastgroup == "name" and not sentence[: match.start()].strip("\"'\u201c( ")
-    return not at_start and _safe(sentence, match.group(), title)
+    possessive = match.group().endswith(("'s", "\u2019s"))
+    return not at_start and not possessive and _safe(sentence, match.group(), title)
 
 
 def _safe(sentence: str, answer: str, title: str | None) -> bool:
