@@ -45,6 +45,7 @@ def prepare(arguments: Sequence[str]) -> None:
     """Turn text or question records into what the stages read."""
     from transformers import AutoTokenizer
 
+    from refrag_rag.training.data.made_questions import Making
     from refrag_rag.training.data.prepare import prepare as run
 
     parser = argparse.ArgumentParser(prog="refrag train prepare", description=prepare.__doc__)
@@ -53,11 +54,37 @@ def prepare(arguments: Sequence[str]) -> None:
     parser.add_argument("--kind", choices=("text", "questions"), default="text")
     parser.add_argument("--decoder", help="text: whose tokenizer; folder or hub id")
     parser.add_argument("--skip-bad", action="store_true", help="count bad records, do not stop")
+    parser.add_argument("--split", help="of hf: data sets")
+    parser.add_argument("--name", help="of hf: data sets: the configuration")
+    making = parser.add_argument_group("questions made from text")
+    making.add_argument("--questions", action="store_true", help="make them; --kind is not needed")
+    making.add_argument(
+        "--distractors", type=int, default=7, help="most other passages (default: 7)"
+    )
+    making.add_argument("--per-passage", type=int, default=2, help="most questions (default: 2)")
+    making.add_argument("--limit", type=int, help="most questions in all")
+    making.add_argument("--seed", type=int, default=0, help="(default: 0)")
     options = parser.parse_args(arguments)
+    made = {
+        name: getattr(options, name) for name in ("distractors", "per_passage", "limit", "seed")
+    }
+    if options.questions:
+        options.kind = "questions"
+    elif any(value != parser.get_default(name) for name, value in made.items()):
+        raise InputError(f"{made} were given; expected them only with --questions.")
     if options.kind == "text" and not options.decoder:
         raise InputError("Text is prepared for one tokenizer; expected --decoder NAME.")
     tokenizer = AutoTokenizer.from_pretrained(options.decoder) if options.decoder else None
-    found = run(options.sources, tokenizer, options.out, options.kind, skip_bad=options.skip_bad)
+    found = run(
+        options.sources,
+        tokenizer,
+        options.out,
+        options.kind,
+        split=options.split,
+        name=options.name,
+        skip_bad=options.skip_bad,
+        making=Making(**made) if options.questions else None,
+    )
     counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
     print(f"{options.out}: {counts}; left out: {dict(found.skipped) or 'nothing'}")
 

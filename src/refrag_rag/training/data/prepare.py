@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from refrag_rag.errors import InputError
 from refrag_rag.training.data.documents import prepare_documents
 from refrag_rag.training.data.folder import Kind, PreparationReport
+from refrag_rag.training.data.made_questions import Making, made_questions
 from refrag_rag.training.data.questions import prepare_questions
 from refrag_rag.training.data.reading import Skipped, read_records
-from refrag_rag.training.data.records import question_record, text_record
+from refrag_rag.training.data.records import document_record, question_record, text_record
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ def prepare(
     split: str | None = None,
     name: str | None = None,
     skip_bad: bool = False,
+    making: Making | None = None,
 ) -> PreparationReport:
     """Prepare texts or questions for training.
 
@@ -42,6 +44,8 @@ def prepare(
         ``text`` gives what `Documents.open` reads, ``questions`` what `load_questions` reads.
     skip_bad
         Leave out and count records that cannot be used.
+    making
+        How questions are made from texts; None if the records are questions.
 
     Raises
     ------
@@ -57,6 +61,11 @@ def prepare(
         texts = read_records(sources, text_record, split=split, name=name, skipped=left_out)
         texts = tqdm(texts, desc="preparing text", unit=" records", delay=2)
         report = prepare_documents(texts, tokenizer, out, sources=named, skipped=skipped)
+    elif kind == "questions" and making is not None:
+        documents = read_records(sources, document_record, split=split, name=name, skipped=left_out)
+        documents = tqdm(documents, desc="making questions", unit=" documents", delay=2)
+        made = made_questions(documents, making, skipped)
+        report = prepare_questions(made, out, sources=named, skipped=skipped)
     elif kind == "questions":
         records = read_records(sources, question_record, split=split, name=name, skipped=left_out)
         report = prepare_questions(records, out, sources=named, skipped=skipped)

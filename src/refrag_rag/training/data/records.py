@@ -93,6 +93,30 @@ class QuestionRecord:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A text, with a title and a name if it has them."""
+
+    text: str
+    title: str | None = None
+    id: str | None = None
+
+
+def document_record(record: Mapping[str, Any]) -> Document:
+    """Read ``text``, and perhaps ``title`` and ``id``.
+
+    Raises
+    ------
+    BadRecordError
+        If the text is missing, or a field is of another type.
+    """
+    return Document(
+        text=text_record(record),
+        title=_optional_text(record.get("title"), "title"),
+        id=_id(record.get("id")),
+    )
+
+
 def text_record(record: Mapping[str, Any]) -> str:
     """Read ``text``.
 

@@ -1,0 +1,119 @@
+"""Questions from text: what is asked of a sentence, how documents are cut, and what is written."""
+
+import time
+from random import Random
+
+import pytest
+
+from refrag_rag.cli.train import prepare
+from refrag_rag.errors import InputError
+from refrag_rag.training.data.cloze import BLANK, Cloze, cloze
+from refrag_rag.training.data.made_questions import UNASKED, Making, made_questions
+from refrag_rag.training.data.passages import passages, sentences
+from refrag_rag.training.data.questions import load_questions
+from refrag_rag.training.data.reading import Skipped
+from refrag_rag.training.data.records import Document
+
+LONG = "and later taught mathematics there with several younger colleagues."
+PARAGRAPH = (
+    "The stone bridge across the northern river was opened in {} after years of slow work. "
+    "Engineers from Lisbon had drawn the plans before anybody knew about the great flood. "
+)
+
+
+def document(number, paragraphs=12):
+    text = "\n".join(PARAGRAPH.format(1800 + n) * 2 + f"Mark {n}." for n in range(paragraphs))
+    return Document(text=text, title=f"Bridge {number}")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question", "answer"),
+    [
+        (f"Ada Byron was born in Leiden {LONG}", "Where was Ada Byron born?", "Leiden"),
+        (f"Ada Byron was born on 3 May 1815, {LONG}", "When was Ada Byron born?", "3 May 1815"),
+        (f"Ada Byron died in 1852, {LONG}", "When did Ada Byron die?", "1852"),
+        (f"Oslo is the capital of Norway, {LONG}", "What is Oslo the capital of?", "Norway"),
+        (f"The Guild was founded by Ann Lee {LONG}", "Who founded The Guild?", "Ann Lee"),
+    ],
+)
+def test_simple_sentences_are_asked_directly(sentence, question, answer):
+    assert cloze(sentence, None, Random(0)) == Cloze(question, answer)
+
+
+@pytest.mark.parametrize("answer", ["1,204", "12%", "3.5", "July 20, 1969", "Ludwig van Beethoven"])
+def test_the_answer_is_a_whole_span(answer):
+    sentence = f"The council counted {answer} among things which visitors remember most fondly."
+    found = cloze(sentence, None, Random(0))
+    assert found.answer == answer
+    assert found.question.endswith(sentence.replace(answer, BLANK))
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "",
+        "Too short in 1900.",
+        "He was elected mayor of the northern harbour town during 1900 without opposition.",
+        "The council counted 12 ships and then another 12 boats before evening came again.",
+        "| The council | counted 1900 | ships among things which visitors remember fondly.",
+        "The council of Oslo counted ships among things which visitors remember fondly.",
+        "1900 1901 1902 1903 1904 1905 1906 1907 1908 1909 1910.",
+    ],
+)
+def test_unsafe_sentences_give_nothing(sentence):
+    assert cloze(sentence, "Oslo", Random(0)) is None
+
+
+def test_records_have_the_answer_and_distractors_of_the_document():
+    documents = [document(n) for n in range(5)]
+    made = list(made_questions(documents, Making(), Skipped()))
+    assert made == list(made_questions(documents, Making(), Skipped()))
+    assert made != list(made_questions(documents, Making(seed=1), Skipped()))
+    for record in made:
+        (gold,) = [one for one in record.passages if one.gold]
+        (source,) = [one for one in documents if one.title == gold.title]
+        sentence = record.question.split(": ")[-1].split("? ")[-1].replace(BLANK, record.answers[0])
+        assert sentence in gold.text
+        assert len({one.text for one in record.passages}) == len(record.passages) <= 8
+        assert all(one.text in source.text for one in record.passages)
+        assert not any(sentence in one.text for one in record.passages if not one.gold)
+    assert len(list(made_questions(documents, Making(limit=3), Skipped()))) == 3
+
+
+def test_texts_without_questions_are_counted():
+    skipped = Skipped()
+    texts = ["1 2 3", "|a|b|\n|-|-|\n|1|2|", "<p>12</p>", "\u65e5\u672c\u8a9e\u3002" * 99, "."]
+    assert not list(made_questions([Document(text=one) for one in texts], Making(), skipped))
+    assert skipped == {UNASKED: len(texts)}
+    with pytest.raises(InputError, match="per_passage is 0; expected at least 1"):
+        Making(per_passage=0)
+
+
+def test_passages_are_parts_of_the_text_and_lose_none():
+    for seed in range(20):
+        rng = Random(seed)
+        text = "".join(rng.choices(["Ab 1. ", "\n", "\n\n", "x" * 700, "\u00e9 ", "Dr. "], k=200))
+        found = passages(text, Random(0))
+        assert all(one in text and len(one) <= 1200 for one in found)
+        assert "".join("".join(found).split()) == "".join(text.split())
+    assert sentences("Dr. J. Smith left. He ran.\nEnd") == ["Dr. J. Smith left.", "He ran.", "End"]
+
+
+def test_a_long_line_takes_linear_time():
+    for unit in ("A", "1", "Aa ", "1.", "(", "Aa of "):
+        start = time.process_time()
+        list(made_questions([Document(text=unit * (2_000_000 // len(unit)))], Making(), Skipped()))
+        assert time.process_time() - start < 10
+
+
+def test_the_command_writes_what_training_reads(write, tmp_path, capsys):
+    records = [{"text": document(n).text, "title": "T", "id": n} for n in range(2)]
+    path = write("a.jsonl", [*records, {"text": "None."}])
+    command = [str(path), "--out", str(tmp_path / "made")]
+    prepare([*command, "--questions", "--distractors", "2"])
+    assert "left out: {'text: no question': 1}" in capsys.readouterr().out
+    assert all(len(one.passages) <= 3 for one in load_questions(tmp_path / "made"))
+    with pytest.raises(InputError, match="only with --questions"):
+        prepare([*command, "--kind", "questions", "--seed", "3"])
+    with pytest.raises(InputError, match="There is no question"):
+        prepare([str(write("b.jsonl", [{"text": "None."}])), *command[1:], "--questions"])
