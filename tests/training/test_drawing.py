@@ -49,6 +49,8 @@ def run(tokenizer, prepared, folder, make, *, stop_at=None, **given):
     return losses(folder), source.summary()
 
 
+# torch warns of more workers than the machine has cores
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("make", [questions, documents])
 def test_any_number_of_workers_draws_the_same(tokenizer, prepared, tmp_path, make):
     wanted = run(tokenizer, prepared, tmp_path / "0", make)

@@ -7,6 +7,7 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +53,8 @@ def compiled(module: nn.Module, *, wanted: bool) -> Iterator[None]:
         layer.compile(dynamic=True)
     try:
         # kinds of layer, with and without gradient, one row or many: more than torch's eight
-        with torch.compiler.config.patch(recompile_limit=VARIANTS):
+        limits: Any = torch.compiler.config
+        with limits.patch(recompile_limit=VARIANTS):
             yield
     finally:
         for layer in layers:
