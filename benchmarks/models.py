@@ -97,7 +97,7 @@ def load(
     kind = usual if dtype is None else getattr(torch, dtype)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
-        decoder = decoder or _decoder(shape, kind)
+        decoder = decoder or build_decoder(shape, kind)
         projector = Projector(width, shape.width).to(kind)
         encoder = ChunkEncoder(_encoder(shape, kind), tokenizer, config)
     return RefragModel(
@@ -130,7 +130,8 @@ def bare(model: RefragModel, batch: int, positions: int) -> System:
     return system
 
 
-def _decoder(shape: Shape, dtype: torch.dtype) -> PreTrainedModel:
+def build_decoder(shape: Shape, dtype: torch.dtype) -> PreTrainedModel:
+    """A random decoder of a shape, on the current device."""
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,

@@ -1,16 +1,21 @@
 """Compiled training: the same losses, and models as they were afterwards."""
 
+from random import Random
+
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from transformers import LlamaForCausalLM
 
 from recipes.tiny.base import PlainReader
+from recipes.tiny.layout import cut
 from recipes.tiny.shape import decoder_config
 from refrag_rag.errors import InputError
 from refrag_rag.model.compiling import compiled, missing_tools
-from refrag_rag.training.batches import arrange, gold
+from refrag_rag.training.batches import CollatedRows, Piece, arrange, collate, gold
 from refrag_rag.training.loop import train
+from refrag_rag.training.loss import next_token_loss
 from refrag_rag.training.reading import Reader
 from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, losses, settings
@@ -21,12 +26,12 @@ needs_tools = pytest.mark.skipif(bool(missing_tools()), reason=f"lacks {missing_
 
 
 @needs_tools
-def test_only_whole_models_are_compiled_and_only_for_a_while(tokenizer):
+def test_only_layers_are_compiled_and_only_for_a_while(tokenizer):
     model = build_model(tokenizer)
     names = list(model.state_dict())
     with compiled(Reader(model), wanted=True):
         chosen = [part for part in model.modules() if part._compiled_call_impl is not None]
-        assert chosen == [model.encoder.model, model.decoder]
+        assert chosen == [*model.encoder.model.encoder.layer, *model.decoder.model.layers]
         assert list(model.state_dict()) == names
     assert not any(part._compiled_call_impl for part in model.modules())
 
@@ -46,7 +51,7 @@ class Watched(FixedRows):
 
     def draw(self, rng, share):
         """The same rows."""
-        self.compiled.add(self.model._compiled_call_impl is not None)
+        self.compiled.add(self.model.model.layers[0]._compiled_call_impl is not None)
         return super().draw(rng, share)
 
 
@@ -73,3 +78,31 @@ def test_without_a_compiler_nothing_is_begun(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no-such-compiler"):
         train(PlainReader(one_decoder()), source=FixedRows([]), settings=how, folder=how.out)
     assert not how.out.exists()
+
+
+@pytest.mark.slow
+@needs_tools
+def test_after_a_warm_up_nothing_is_compiled_again(tokenizer):
+    torch._dynamo.reset()
+    model = build_model(tokenizer, positions=512).train()
+    reader, rng = Reader(model), Random(0)
+
+    def step():
+        rows = [random_row(rng, length=rng.randint(20, 200)) for _ in range(rng.randint(2, 6))]
+        batch = CollatedRows(rows, collate(rows, cutter=model.encoder.cutter, most=512))
+        next_token_loss(reader, batch, rows).loss.backward()
+
+    with compiled(reader, wanted=True):
+        for _ in range(4):
+            step()
+        before = counters["stats"]["unique_graphs"]
+        for _ in range(30):
+            step()
+    assert before > 0
+    assert counters["stats"]["unique_graphs"] == before
+
+
+def random_row(rng, *, length):
+    ids = [rng.randrange(10, 500) for _ in range(length)]
+    masks = [[rng.random() < 0.3 for _ in range(-(-length // 8))]]
+    return arrange([Piece(ids, 0.1, chunked=cut(ids, 8)), gold(ids[: length // 4])], masks)

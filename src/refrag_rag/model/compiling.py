@@ -7,13 +7,17 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from refrag_rag.errors import InputError
 
 COMPILERS = {"darwin": "clang++", "win32": "cl"}  # that torch takes if CXX does not say otherwise
+VARIANTS = 64  # of one layer's code, before the rest would run uncompiled
 
 
 def compile_model(model: PreTrainedModel) -> None:
@@ -24,21 +28,17 @@ def compile_model(model: PreTrainedModel) -> None:
     InputError
         If the model is on a CPU and what compiling for it needs is missing.
     """
-    missing = missing_tools() if model.device.type == "cpu" else []
-    if missing:
-        raise InputError(
-            f"compile = True for a model on a CPU, but {' and '.join(missing)} cannot be found. "
-            "Install them, or do without compile."
-        )
+    _check_tools(model)
     model.compile(dynamic=True)
 
 
 @contextmanager
 def compiled(module: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Let the Hugging Face models in a module run compiled while it is trained, if that is wanted.
+    """Let the layers of the Hugging Face models in a module run compiled while it is trained.
 
-    Names and values of parameters stay as they are, and so does everything around the models:
-    projector, mixing and loss. Compiling takes a minute or two, at the first step of each kind.
+    The layers of a model are one piece of code, compiled once for batches of any size. Names and
+    values of parameters stay as they are, and so does what is around the layers: embeddings,
+    projector, mixing and loss. Nothing is done unless it is `wanted`.
 
     Raises
     ------
@@ -47,12 +47,33 @@ def compiled(module: nn.Module, *, wanted: bool) -> Iterator[None]:
     """
     models = _outermost(module) if wanted else []
     for model in models:
-        compile_model(model)
+        _check_tools(model)
+    layers = [layer for model in models for layer in _layers(model)]
+    for layer in layers:
+        layer.compile(dynamic=True)
     try:
-        yield
+        # kinds of layer, with and without gradient, one row or many: more than torch's eight
+        limits: Any = torch.compiler.config
+        with limits.patch(recompile_limit=VARIANTS):
+            yield
     finally:
-        for model in models:
-            model._compiled_call_impl = None  # torch has no public way back
+        for layer in layers:
+            layer._compiled_call_impl = None  # torch has no public way back
+
+
+def _check_tools(model: PreTrainedModel) -> None:
+    missing = missing_tools() if model.device.type == "cpu" else []
+    if missing:
+        raise InputError(
+            f"compile = True for a model on a CPU, but {' and '.join(missing)} cannot be found. "
+            "Install them, or do without compile."
+        )
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    """Its repeated layers; the model itself where they are not known."""
+    found = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+    return found or [model]
 
 
 def missing_tools() -> list[str]:

@@ -143,6 +143,7 @@ class _Run:
     objective: Objective
     watch: Watch | None
     progress: Progress
+    waited: float = 0.0
 
     def resume(self) -> None:
         """Go on from the folder's state, if there is one, and note the settings."""
@@ -189,7 +190,9 @@ class _Run:
         seed, process = self.settings.seed, self.accelerator.process_index
         # random numbers depend on the step alone; dropout differs between processes
         torch.manual_seed((seed << 40) + (progress.step << 12) + process)
+        asked = time.monotonic()
         step = self.drawing.next(progress.step, progress.share)
+        self.waited += time.monotonic() - asked
         sums = self._accumulate(step)
         norm = self.accelerator.clip_grad_norm_(moving(self.module), self.settings.clip)
         self.optimizer.step()
@@ -273,6 +276,7 @@ class _Run:
             "lr": lr,
             "norm": round(norm, 4),
             "fill": round(fill, 3),
+            "waited": round(self.waited, 4),  # seconds, for rows, since this process began
             **self.source.summary(),
         }
         with (self.folder / LOG).open("a", encoding="utf-8") as file:

@@ -114,13 +114,17 @@ def _in_parts(
 
 
 def _token_scores(head: Head, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    logits = head(states).float()  # (n, vocabulary)
+    logits = _wide(head(states))  # (n, vocabulary)
     losses = cross_entropy(logits, labels, reduction="none")  # (n,)
     return losses, logits.detach().argmax(-1) == labels
 
 
 def _divergences(head: Head, student: Tensor, teacher: Tensor) -> tuple[Tensor]:
     with torch.no_grad():
-        wanted = log_softmax(head(teacher).float(), -1)  # (m, vocabulary)
-    found = log_softmax(head(student).float(), -1)  # (m, vocabulary)
+        wanted = log_softmax(_wide(head(teacher)), -1)  # (m, vocabulary)
+    found = log_softmax(_wide(head(student)), -1)  # (m, vocabulary)
     return (kl_div(found, wanted, reduction="none", log_target=True).sum(-1),)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
