@@ -43,8 +43,8 @@ def _stage(name: str) -> Callable[[Sequence[str]], None]:
 
 def prepare(arguments: Sequence[str]) -> None:
     """Turn text or question records into what the stages read."""
-    from transformers import AutoTokenizer
-
+    from refrag_rag.checkpoints import resolve
+    from refrag_rag.checkpoints.parts import read_tokenizer
     from refrag_rag.training.data.made_questions import Making
     from refrag_rag.training.data.prepare import prepare as run
 
@@ -52,7 +52,7 @@ def prepare(arguments: Sequence[str]) -> None:
     parser.add_argument("sources", nargs="+", help="JSON-lines files or folders, or hf:DATASET")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--kind", choices=("text", "questions"), default="text")
-    parser.add_argument("--decoder", help="text: whose tokenizer; folder or hub id")
+    parser.add_argument("--decoder", help="text: whose tokenizer; folder, GGUF file or hub id")
     parser.add_argument("--skip-bad", action="store_true", help="count bad records, do not stop")
     parser.add_argument("--split", help="of hf: data sets")
     parser.add_argument("--name", help="of hf: data sets: the configuration")
@@ -74,7 +74,7 @@ def prepare(arguments: Sequence[str]) -> None:
         raise InputError(f"{made} were given; expected them only with --questions.")
     if options.kind == "text" and not options.decoder:
         raise InputError("Text is prepared for one tokenizer; expected --decoder NAME.")
-    tokenizer = AutoTokenizer.from_pretrained(options.decoder) if options.decoder else None
+    tokenizer = read_tokenizer(resolve(options.decoder)) if options.decoder else None
     found = run(
         options.sources,
         tokenizer,
