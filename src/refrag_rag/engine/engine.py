@@ -10,6 +10,7 @@ from refrag_rag.engine.precompute import precompute
 from refrag_rag.engine.prepare import OnMiss, Preparation
 from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.engine.settings import EngineSettings, LoadSettings
+from refrag_rag.engine.shared import Shared
 from refrag_rag.errors import InputError
 from refrag_rag.generation.answer import Answer, Delta, PrecomputeReport
 from refrag_rag.generation.answering import answer_rows
@@ -33,13 +34,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # of typing since Python 3.11
 
 logger = logging.getLogger(__name__)
-NOTHING = (
-    "p = %s has no effect: the default policy of %s is 'none', which expands nothing. Name another "
-    "policy to expand chunks."
-)
+NOTHING = "p = %s has no effect: the default policy of %s is 'none'. Name another to expand chunks."
 
 
-class Refrag:
+class Refrag(Shared):
     """The engine: everything between prompt text with spans and the answer.
 
     Calls from several threads may overlap: laying out prompts takes turns, decoding does not.
@@ -288,21 +286,6 @@ class Refrag:
             If there is none of that name.
         """
         return self.policy if policy is None else get_policy(policy, self.model.policies)
-
-    def __copy__(self) -> "Refrag":
-        """Share the engine: copies of a configuration that holds it hold the same one."""
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Refrag":
-        """Share the engine."""
-        return self
-
-    def __reduce__(self) -> Any:
-        """Refuse: another process has to load an engine of its own."""
-        raise InputError(
-            "An engine cannot be pickled. Load it in the other process (Refrag.load), or give "
-            "components model_name= and store= instead of an engine."
-        )
 
     def _request(
         self, *, policy: str | Policy | None = None, p: float | None = None, **arguments: Any

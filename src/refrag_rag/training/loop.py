@@ -28,6 +28,7 @@ from refrag_rag.training.drawing import Collate, Cutting, Drawing, Step
 from refrag_rag.training.feedback import Watch
 from refrag_rag.training.launch import open_accelerator
 from refrag_rag.training.loss import Objective, next_token_loss
+from refrag_rag.training.optimizer import build_optimizer, moving
 from refrag_rag.training.progress import Progress
 from refrag_rag.training.protocols import Item, Source
 from refrag_rag.training.settings import LoopSettings, as_dict, check_same
@@ -88,13 +89,7 @@ def train(  # noqa: PLR0913 - what a stage is, by name
         accelerator.process_index, accelerator.num_processes, settings.micro_batch, collate
     )
     drawing = Drawing(source, seed=settings.seed, cutting=cutting, workers=settings.workers)
-    optimizer = torch.optim.AdamW(
-        _groups(module, rates),
-        lr=settings.lr,
-        betas=(0.9, settings.beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = build_optimizer(module, settings, rates)
     module, prepared = accelerator.prepare(module, optimizer)
     run = _Run(
         accelerator,
@@ -112,21 +107,6 @@ def train(  # noqa: PLR0913 - what a stage is, by name
         run.resume()
         run.go()
     return module
-
-
-def moving(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are trained."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def _groups(module: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Parameters that are trained, by their share of the learning rate."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            rate = next((r for start, r in rates.items() if name.startswith(start)), 1.0)
-            groups.setdefault(rate, []).append(parameter)
-    return [{"params": found, "rate": rate} for rate, found in groups.items()]
 
 
 @dataclass
