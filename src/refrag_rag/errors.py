@@ -50,6 +50,10 @@ class PromptTooLongError(RefragError):
     """A prompt that takes more positions than the decoder has."""
 
 
+class ServingError(RefragError):
+    """A vLLM server or engine that does not answer."""
+
+
 class MissingExtraError(RefragError, ImportError):
     """Something needs an optional dependency that is not installed."""
 

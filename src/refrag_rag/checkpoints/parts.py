@@ -5,7 +5,7 @@ import shutil
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,6 +51,8 @@ class Placement:
         is taken out of a larger one, such as an encoder with a head.
     local_files_only
         Do not ask the hub for the base of a delta checkpoint.
+    layers
+        Whether to load the decoder's layers, or only what embeds its tokens.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class Placement:
     k: int | None = None
     base: str | Path | None = None
     local_files_only: bool = False
+    layers: bool = True
 
     def __post_init__(self) -> None:
         """Check dtype and device, before anything is read."""
@@ -103,10 +106,12 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
     CheckpointError
         If there is none that can be read.
     """
+    config = {} if placement.layers else {"config": _without_layers(folder)}
     decoder = _read(
         AutoModelForCausalLM,
         folder,
-        placement,
+        placement if placement.layers else replace(placement, exact=False),
+        **config,
         attn_implementation=placement.attn_implementation,
         device_map=placement.device_map,
     )
@@ -116,6 +121,18 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
         del decoder.config.quantization_config
         decoder.hf_quantizer = None
     return decoder
+
+
+def _without_layers(folder: Path) -> PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except LOADING_ERRORS as error:
+        raise damaged(folder, error) from error
+    text = config.get_text_config()
+    text.num_hidden_layers = 0
+    if getattr(text, "layer_types", None):
+        text.layer_types = []
+    return config
 
 
 def read_encoder(folder: Path, placement: Placement) -> PreTrainedModel:

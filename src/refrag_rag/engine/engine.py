@@ -10,7 +10,7 @@ from refrag_rag.engine.prepare import OnMiss, Preparation
 from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.errors import InputError
 from refrag_rag.generation.answer import Answer, Delta, PrecomputeReport
-from refrag_rag.generation.answering import answer_rows
+from refrag_rag.generation.answering import Backend, answer_rows
 from refrag_rag.generation.prompt_cache import PromptCache
 from refrag_rag.generation.request import (
     Request,
@@ -22,11 +22,12 @@ from refrag_rag.model import RefragModel
 from refrag_rag.model.compiling import compile_model
 from refrag_rag.policies import Policy, get_policy, needs_of
 from refrag_rag.prompt import CompressedPrompt
+from refrag_rag.serving import backend_of
 from refrag_rag.spans import neutralise
 from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
 from refrag_rag.text.chat_template import Prompt, takes_tools
 
-SETTINGS = ("policy", "p", "on_miss", "vectors", "scores", "prompt_cache")
+SETTINGS = ("policy", "p", "on_miss", "vectors", "scores", "prompt_cache", "backend")
 
 
 class Refrag:
@@ -54,6 +55,9 @@ class Refrag:
     prompt_cache
         How many KV caches of prompts with their answers to keep, so that the next turn of a chat
         prefills only what is new; each takes the decoder's memory for that many positions.
+    backend
+        vLLM, to decode instead of the model: base URLs of servers, or an engine object; see
+        `refrag_rag.serving.backend_of`.
 
     Raises
     ------
@@ -72,11 +76,23 @@ class Refrag:
         vectors: VectorType = "float16",
         scores: Collection[str] = (),
         prompt_cache: int = 0,
+        backend: Any = None,
     ) -> None:
         if isinstance(scores, str) or set(scores) - set(SCORERS):
             raise InputError(f"scores = {scores!r}; expected a list of {', '.join(SCORERS)}.")
+        if backend is not None and (scores or prompt_cache):
+            raise InputError(
+                f"scores = {scores!r}, prompt_cache = {prompt_cache!r} with a backend; expected "
+                "neither: the decoder is elsewhere, and keeps KV caches of its own. Leave them out."
+            )
+        if backend is None and not model.decoder.config.get_text_config().num_hidden_layers:
+            raise InputError(
+                "The model was loaded without its decoder's layers; expected a backend that "
+                "decodes. Give backend=, or load it whole."
+            )
         self.model = model
         self.store = MemoryStore() if store is None else store
+        self.backend: Backend | None = None if backend is None else backend_of(backend)
         self.policy = self.get_policy(policy)
         self.p = Request(policy=self.policy, p=p).p
         self.on_miss = on_miss
@@ -105,12 +121,14 @@ class Refrag:
             and on CPUs needs a C++ compiler and Python's headers.
         **settings
             Those of the engine (``policy``, ``p``, ``on_miss``, ``vectors``, ``scores``,
-            ``prompt_cache``), and those of `refrag_rag.checkpoints.load`: ``dtype``, ``device``,
+            ``prompt_cache``, ``backend``), and those of `refrag_rag.checkpoints.load`: ``dtype``, ``device``,
             ``device_map``, ``k``, ``base``, ``revision`` ...
         """
         if store == "" or not (isinstance(store, str | Path | None) or hasattr(store, "put")):
             raise InputError(f"store = {store!r}; expected a folder, a store, or None for memory.")
         own = {name: settings.pop(name) for name in SETTINGS if name in settings}
+        if own.get("backend") is not None:
+            settings = _without_decoder(settings, compile=compile)
         model = RefragModel.from_pretrained(name_or_path, **settings)
         if compile:
             compile_model(model.decoder)
@@ -125,7 +143,8 @@ class Refrag:
     @property
     def context_window(self) -> int:
         """Decoder positions, prompt and answer together."""
-        return self.model.max_positions
+        window = self.model.max_positions
+        return window if self.backend is None else min(window, self.backend.window)
 
     @property
     def is_chat_model(self) -> bool:
@@ -268,9 +287,15 @@ class Refrag:
         Raises
         ------
         InputError
-            If there is none of that name.
+            If there is none of that name, or it needs the decoder and that is elsewhere.
         """
-        return self.policy if policy is None else get_policy(policy, self.model.policies)
+        found = self.policy if policy is None else get_policy(policy, self.model.policies)
+        if self.backend is not None and (scores := needs_of(found) & set(SCORERS)):
+            raise InputError(
+                f"policy = {found.name!r} needs {', '.join(scores)}, which the decoder's own layers "
+                "give; with a backend they are not here. Choose another policy."
+            )
+        return found
 
     def __copy__(self) -> "Refrag":
         """Share the engine: copies of a configuration that holds it hold the same one."""
@@ -295,4 +320,14 @@ class Refrag:
 
     def _run(self, prompts: Sequence[Prompt], request: Request) -> Iterator[Delta]:
         compressed, timings = self._preparation.prepare(prompts, request)
-        return answer_rows(self.model, compressed, request, self.prompt_cache, timings)
+        return answer_rows(self.model, compressed, request, self.prompt_cache, timings, self.backend)
+
+
+def _without_decoder(settings: dict[str, Any], *, compile: bool) -> dict[str, Any]:
+    """Settings that load a model without its decoder's layers; those are served elsewhere."""
+    if compile or "adapter" in settings:
+        raise InputError(
+            "compile= and adapter= say how the decoder is run; with backend= that is not here. "
+            "Leave them out."
+        )
+    return {**settings, "layers": False}
