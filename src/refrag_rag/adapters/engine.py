@@ -114,9 +114,10 @@ class EngineOwner(BaseModel):
     def __getstate__(self) -> dict[Any, Any]:
         """Settings without the engine, which the receiving process loads again.
 
-        An engine that was passed in is an `InputError`: that process would build a different one.
+        An engine or backend that was passed in is an `InputError`: that process would build a
+        different one.
         """
-        if self._hold().given:
+        if self._hold().given or not isinstance(self.load_kwargs.get("backend", ""), str | list):
             raise no_other_process()
         return super().__getstate__()
 
@@ -142,7 +143,7 @@ def no_other_process() -> InputError:
     """The error for pickling a component that was given a built engine."""
     return InputError(
         "A component that was given a built engine cannot go to another process; give it "
-        "model_name= and store= instead, or build it there."
+        "model_name=, store= and URLs as backend= instead, or build it there."
     )
 
 

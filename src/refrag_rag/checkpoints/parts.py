@@ -1,6 +1,7 @@
 """Encoders, decoders and tokenizers from ordinary Hugging Face folders."""
 
 import copy
+import logging
 import shutil
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -106,15 +107,16 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
     CheckpointError
         If there is none that can be read.
     """
-    config = {} if placement.layers else {"config": _without_layers(folder)}
-    decoder = _read(
-        AutoModelForCausalLM,
-        folder,
-        placement if placement.layers else replace(placement, exact=False),
-        **config,
-        attn_implementation=placement.attn_implementation,
-        device_map=placement.device_map,
-    )
+    options = {
+        "attn_implementation": placement.attn_implementation,
+        "device_map": placement.device_map,
+    }
+    if placement.layers:
+        decoder = _read(AutoModelForCausalLM, folder, placement, **options)
+    else:
+        own, placement = _without_layers(folder), replace(placement, exact=False)
+        with _unreported():
+            decoder = _read(AutoModelForCausalLM, folder, placement, config=own, **options)
     if placement.device_map is None and placement.device is not None:
         decoder = decoder.to(placement.device)
     if folder.suffix == GGUF:  # transformers would refuse to save what it calls quantised
@@ -133,6 +135,17 @@ def _without_layers(folder: Path) -> PretrainedConfig:
     if getattr(text, "layer_types", None):
         text.layer_types = []
     return config
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Transformers prints what a model has no place for, here all layers."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def read_encoder(folder: Path, placement: Placement) -> PreTrainedModel:

@@ -65,7 +65,7 @@ class Refrag:
         If an argument cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each thing that users choose
         self,
         model: RefragModel,
         *,
@@ -121,8 +121,8 @@ class Refrag:
             and on CPUs needs a C++ compiler and Python's headers.
         **settings
             Those of the engine (``policy``, ``p``, ``on_miss``, ``vectors``, ``scores``,
-            ``prompt_cache``, ``backend``), and those of `refrag_rag.checkpoints.load`: ``dtype``, ``device``,
-            ``device_map``, ``k``, ``base``, ``revision`` ...
+            ``prompt_cache``, ``backend``), and those of `refrag_rag.checkpoints.load`: ``dtype``,
+            ``device``, ``device_map``, ``k``, ``base``, ``revision`` ...
         """
         if store == "" or not (isinstance(store, str | Path | None) or hasattr(store, "put")):
             raise InputError(f"store = {store!r}; expected a folder, a store, or None for memory.")
@@ -292,8 +292,8 @@ class Refrag:
         found = self.policy if policy is None else get_policy(policy, self.model.policies)
         if self.backend is not None and (scores := needs_of(found) & set(SCORERS)):
             raise InputError(
-                f"policy = {found.name!r} needs {', '.join(scores)}, which the decoder's own layers "
-                "give; with a backend they are not here. Choose another policy."
+                f"policy = {found.name!r} needs {', '.join(scores)}, which the decoder's layers "
+                "give; with a backend they are elsewhere. Choose another policy."
             )
         return found
 
@@ -320,7 +320,9 @@ class Refrag:
 
     def _run(self, prompts: Sequence[Prompt], request: Request) -> Iterator[Delta]:
         compressed, timings = self._preparation.prepare(prompts, request)
-        return answer_rows(self.model, compressed, request, self.prompt_cache, timings, self.backend)
+        return answer_rows(
+            self.model, compressed, request, self.prompt_cache, timings, self.backend
+        )
 
 
 def _without_decoder(settings: dict[str, Any], *, compile: bool) -> dict[str, Any]:

@@ -17,16 +17,11 @@ from refrag_rag.text.tool_calls import TOOL_MARKERS
 
 
 class Backend(Protocol):
-    """Decodes elsewhere what was laid out here.
-
-    Attributes
-    ----------
-    window
-        Positions that it has for a prompt and its answer.
-    """
+    """Decodes elsewhere what was laid out here."""
 
     @property
-    def window(self) -> int: ...
+    def window(self) -> int:
+        """Positions of prompt and answer together."""
 
     def decode(
         self,

@@ -100,7 +100,7 @@ class AsyncEngine(_InProcess):
         super().__init__(engine)
         # It belongs to the loop that it was built in, or else to the first that asks it.
         handler: asyncio.Task[None] | None = engine.output_handler
-        self._loop = Loop(handler and handler.get_loop())
+        self._loop = Loop(None if handler is None else handler.get_loop())
 
     def _decode(
         self, jobs: Sequence[Job], stopped: Callable[[int], bool]
