@@ -26,6 +26,7 @@ EXTRAS = {
         "langchain_huggingface",
     ),
     "ray": ("ray", "ray.data"),
+    "vllm": ("vllm",),
 }
 """What the extras of ``pyproject.toml`` that users install bring, by the names of imports."""
 

@@ -151,7 +151,7 @@ class RequestOutputKind(Enum):
     DELTA = 1
 
 
-def SamplingParams(**values):  # noqa: N802
+def SamplingParams(**values):
     return SimpleNamespace(**values)
 
 

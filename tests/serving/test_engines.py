@@ -4,6 +4,7 @@ import asyncio
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -37,7 +38,7 @@ def test_answers_are_those_of_the_model_itself(kind, tiny_model, whole, prompts)
         same(remote.generate_batch(prompts, **settings), expected)
         same([[*remote.stream(one, **settings)][-1].answer for one in prompts], expected)
         with ThreadPoolExecutor(8) as pool:
-            same(pool.map(lambda one: remote.generate(one, **settings), prompts), expected)
+            same(pool.map(partial(remote.generate, **settings), prompts), expected)
 
 
 @pytest.mark.parametrize("kind", ENGINES)
@@ -69,7 +70,7 @@ async def test_an_engine_of_this_loop_is_asked_from_other_threads(tiny_model, wh
     remote = Refrag.load(TINY, backend=engine)
     deltas = [d async for d in read_in_thread(lambda: remote.stream(prompts[0]))]
     same([deltas[-1].answer], [whole.generate(prompts[0])])
-    with pytest.raises(ServingError, match="would wait for itself"):
+    with pytest.raises(ServingError, match="wait for itself"):
         remote.generate(prompts[0])
     engine.output_handler.cancel()
 
@@ -83,12 +84,12 @@ def test_an_engine_of_a_loop_that_has_ended_is_refused(tiny_model):
 
     asyncio.run(build())
     with pytest.raises(ServingError, match="has ended"):
-        backend_of(engine)
+        Refrag.load(TINY, backend=engine).generate("a")
 
 
 def test_an_engine_that_dies_is_one_clear_error(tiny_model, prompts):
     engine = FakeAsyncLLM(tiny_model.decoder, error=ValueError("EngineCore died"))
-    with pytest.raises(ServingError, match="vLLM failed .*EngineCore died"):
+    with pytest.raises(ServingError, match=r"vLLM failed .*EngineCore died"):
         Refrag.load(TINY, backend=engine).generate_batch(prompts)
 
 

@@ -1,8 +1,11 @@
 """Answers from servers: the same as the model's own, and what goes wrong is told."""
 
 import asyncio
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 import torch
@@ -83,7 +86,7 @@ def test_settings_arrive_under_the_servers_names(server, remote):
     assert not {"prompt", "stop"} & body.keys()  # one would be mixed in, one is found here
     with pytest.raises(InputError, match="Unknown arguments"):
         remote.generate("a", logit_bias={})
-    with pytest.raises(InputError, match="repetition_penalty = 1.5; expected 1"):
+    with pytest.raises(InputError, match=r"repetition_penalty = 1\.5; expected 1"):
         remote.generate("a", repetition_penalty=1.5)
     assert len(server.bodies) == 1
 
@@ -221,3 +224,14 @@ def test_a_stop_string_ends_one_row_of_a_batch(tiny_model, whole, prompts):
         found = remote.generate_batch(prompts[1:3], max_new_tokens=30, stop=[first])
         same(found, whole.generate_batch(prompts[1:3], max_new_tokens=30, stop=[first]))
         assert found[1].finish_reason == "stop"
+
+
+def test_a_second_process_asks_too(remote, whole, prompts):
+    remote.generate(prompts[0])  # its loop runs in a thread, which a fork has not
+    expected = whole.generate(prompts[0]).text
+    if not (child := os.fork()):
+        with suppress(BaseException):
+            threading.Timer(30, os._exit, (2,)).start()
+            os._exit(int(remote.generate(prompts[0]).text != expected))
+        os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -121,9 +121,9 @@ def decoder_folder(name_or_path: str | Path) -> Path:
         folder = delta.assembled(folder)
     if (folder / ADAPTER).is_dir():
         raise CheckpointError(
-            f"{folder} has a LoRA adapter beside its decoder, which alone is not what was trained. "
-            f"Start vLLM with --model {folder / native.DECODER} --enable-lora --lora-modules "
-            f"tuned={folder / ADAPTER}, and ask for it: Server(URL, model='tuned')."
+            f"{folder} has a LoRA adapter beside its decoder, which alone is not what was trained; "
+            "expected one decoder. Make a delta checkpoint of it (refrag train delta): that is put "
+            "together with its adapter merged."
         )
     return folder / native.DECODER
 

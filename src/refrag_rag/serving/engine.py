@@ -92,8 +92,6 @@ class AsyncEngine(_InProcess):
     ------
     InputError
         If it takes no input embeddings.
-    ServingError
-        If it was built in an event loop that has ended.
     """
 
     def __init__(self, engine: Any) -> None:

@@ -1,6 +1,7 @@
 """Answers that an event loop reads, as one sequence of steps in another thread."""
 
 import asyncio
+import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
@@ -17,17 +18,9 @@ Inbox = SimpleQueue[tuple[int, Sequence[int] | BaseException | None]]  # a row's
 class Loop:
     """An event loop in another thread: a given one, or one of its own that ends with it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        if loop is None:
-            loop = asyncio.new_event_loop()
-            threading.Thread(target=_serve, args=(loop,), daemon=True).start()
-            weakref.finalize(self, loop.call_soon_threadsafe, loop.stop)
-        elif not loop.is_running():
-            raise ServingError(
-                "vLLM's engine belongs to an event loop that has ended; expected one that runs. "
-                "Build the AsyncLLM outside of any event loop."
-            )
-        self._loop = loop
+    def __init__(self, given: asyncio.AbstractEventLoop | None = None) -> None:
+        self._given = given
+        self._own: tuple[int, asyncio.AbstractEventLoop] | None = None
 
     def read(
         self, rows: Sequence[Row], stopped: Callable[[int], bool]
@@ -37,16 +30,12 @@ class Loop:
         Raises
         ------
         ServingError
-            If a row fails, or this is called in the loop itself.
+            If a row fails, or the loop does not run in another thread.
         """
-        if asyncio._get_running_loop() is self._loop:
-            raise ServingError(
-                "A call in the event loop of vLLM's engine would wait for itself; expected another "
-                "thread. Use the async methods."
-            )
+        loop = self._running()
         inbox: Inbox = SimpleQueue()
         tasks = [
-            asyncio.run_coroutine_threadsafe(_forward(number, row, inbox), self._loop)
+            asyncio.run_coroutine_threadsafe(_forward(number, row, inbox), loop)
             for number, row in enumerate(rows)
         ]
         running = set(range(len(rows)))
@@ -71,6 +60,22 @@ class Loop:
         finally:
             for task in tasks:
                 task.cancel()
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._given is None:
+            if self._own is None or self._own[0] != os.getpid():  # a fork has no threads
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=_serve, args=(loop,), daemon=True).start()
+                weakref.finalize(self, loop.call_soon_threadsafe, loop.stop)
+                self._own = os.getpid(), loop
+            return self._own[1]
+        if not self._given.is_running() or asyncio._get_running_loop() is self._given:
+            raise ServingError(
+                "vLLM's engine belongs to an event loop that has ended, or that would wait for "
+                "itself; expected one that runs elsewhere. Use the async methods in that loop, or "
+                "build the AsyncLLM outside of any."
+            )
+        return self._given
 
 
 async def _forward(number: int, row: Row, inbox: Inbox) -> None:
