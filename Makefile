@@ -29,7 +29,7 @@ $(VENV): $(DEMO)
 	touch $(VENV)
 
 $(ALL): $(VENV)
-	$(PIP) -c constraints.txt -e '.[vector-stores,ray]'
+	$(PIP) -c constraints.txt -e '.[vector-stores,ray]' torchao
 	touch $(ALL)
 
 .vllm/.installed: pyproject.toml

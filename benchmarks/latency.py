@@ -27,6 +27,7 @@ from refrag_rag.errors import InputError
 from refrag_rag.evaluation.report import machine, where, write_json
 from refrag_rag.generation.prompt_cache import cache_bytes
 from refrag_rag.model import RefragModel
+from refrag_rag.model.graphs import graphs_of
 from refrag_rag.store import MemoryStore
 
 FIRST = (
@@ -132,9 +133,12 @@ def not_cached(model: RefragModel, prompts: Sequence[str], tokens: int) -> dict[
 
 
 def _models(options: argparse.Namespace) -> Iterator[RefragModel]:
-    decoder = None
+    decoder = graphs = None
     for k in options.k:
         model = load(options.model, k, device=options.device, dtype=options.dtype, decoder=decoder)
+        if options.graphs:
+            graphs = graphs or graphs_of(model.decoder)
+            model.graphs = graphs  # of the decoder, which all share
         decoder = model.decoder
         yield model
 
@@ -229,7 +233,8 @@ def _heading(report: Mapping[str, Any]) -> str:
         f"`{asked['model']}`, {report['decoder_parameters'] / 1e6:.0f} million parameters, "
         f"encoder {report['encoder_parameters'] / 1e6:.0f} million; {report['dtype']}, "
         f"{report['attention']} attention. {report['around']} positions outside spans, passages "
-        f"of {report['passage']} tokens, answers of {asked['tokens']} tokens; medians, "
+        f"of {report['passage']} tokens, answers of {asked['tokens']} tokens"
+        f"{', by CUDA graphs where they fit' * asked.get('graphs', False)}; medians, "
         f"lowest and highest. {where(report)}\n"
     )
 
@@ -243,6 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     made.add_argument("--k", type=int, nargs="+", default=[8, 16, 32], help="of a shape")
     made.add_argument("--batches", type=int, nargs="+", default=[1], help="prompts read at once")
+    made.add_argument(
+        "--graphs", action="store_true", help="run the engine's sides by CUDA graphs where they fit"
+    )
     made.add_argument("--tokens", type=int, default=9, help="of each answer (default: 9)")
     print(markdown(measure(made.parse_args(arguments))))
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 OURS = {"vector-stores", "docs", "notebooks", "dev"}  # of the tests and the docs alone
 
 
-APART = {"ray", "vllm"}  # come with `make test-all` and `make test-vllm`
+APART = {"ray", "quantization", "vllm"}  # come with `make test-all` and `make test-vllm`
 
 
 def python(*lines):
@@ -34,7 +34,7 @@ def hide(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
 
 
-@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - APART))  # comes with `make test-all`
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - APART))
 def test_nothing_is_missing_here(extra):
     need(extra, "this")
 

@@ -70,6 +70,8 @@ class RefragConfig:
         Every k that the model was trained on; k alone if None. See `with_k`.
     pooling_width
         With ``linear`` pooling, the width of a chunk embedding; `encoder_width` if None.
+    policy
+        Name of the policy that chooses where neither engine nor call names one.
     """
 
     name: str
@@ -89,6 +91,7 @@ class RefragConfig:
     boundary: tuple[str, str] | None = None
     chunk_sizes: tuple[int, ...] | None = None
     pooling_width: int | None = None
+    policy: str = "hybrid"
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""

@@ -25,6 +25,7 @@ EXTRAS = {
         "llama_index.embeddings.huggingface",
         "langchain_huggingface",
     ),
+    "quantization": ("torchao", "bitsandbytes"),
     "ray": ("ray", "ray.data"),
     "vllm": ("vllm",),
 }

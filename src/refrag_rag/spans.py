@@ -68,8 +68,13 @@ def compressible(text: str) -> str:
     return wrap(text)
 
 
-def neutralise(text: str) -> str:
-    """Make markers in a document harmless: ``[[refrag`` becomes ``[ [refrag``."""
+def neutralise(text: str, markup: tuple[str, str] | None = None) -> str:
+    """Make markers in a document harmless: ``[[refrag`` becomes ``[ [refrag``.
+
+    So do those of a model's own `markup`, where the text will not stand in a span.
+    """
+    for marker in markup or ():
+        text = text.replace(marker, f"{marker[0]} {marker[1:]}")
     return _LOOKALIKE.sub("[ [", text)
 
 
@@ -101,7 +106,7 @@ def split_spans(text: str, markup: tuple[str, str] | None = None) -> list[str | 
         Prompt text.
     markup
         Another pair of markers, which a model was trained with; they count outside spans only, so
-        that a passage can contain them without any effect.
+        that a passage can contain them without any effect. A first one within such a span is text.
     """
     pieces = list(_pieces(text))
     if markup is None:
@@ -134,7 +139,7 @@ def _pieces(text: str) -> Iterator[str | Span]:
 def _foreign(text: str, markup: tuple[str, str]) -> Iterator[str | Span]:
     first, last = map(re.escape, markup)
     end = 0
-    for match in re.finditer(f"{first}((?:(?!{first}).)*?){last}", text, re.DOTALL):
+    for match in re.finditer(f"{first}(.*?){last}", text, re.DOTALL):
         if not match[1].strip():
             continue
         if match.start() > end:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import chat, frameworks, precompute, serving, store
+from benchmarks import chat, frameworks, precompute, quantization, serving, store
 from benchmarks.formats import measure_format, measure_formats
 from benchmarks.models import load
 from benchmarks.prompts import AROUND
@@ -158,3 +158,24 @@ def test_a_store_grows_to_2000_passages(tmp_path, capsys):
         assert len(list(kept.keys("n" * 32))) == 1800
     with pytest.raises(InputError, match="not empty"):
         measured(store, asked, tmp_path)
+
+
+def test_fewer_bits_are_held_against_the_exact_weights(model, tmp_path, capsys):
+    pytest.importorskip("torchao")
+    model.save_pretrained(tmp_path / "model")
+    lines = [
+        {
+            "question": one.text,
+            "answers": one.answers,
+            "contexts": [{"text": text} for text in one.passages],
+        }
+        for one in QUESTIONS
+    ]
+    data = tmp_path / "questions.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = measured(quantization, f"--model {tmp_path}/model --data {data}", tmp_path)
+    exact, small = found["cells"]
+    assert exact["decoder_bytes"] == sum(4 * p.numel() for p in model.decoder.parameters())
+    assert small["decoder_bytes"] < exact["decoder_bytes"]
+    assert exact["difference"] == [0, 0, 0]
+    assert "| int8 |" in capsys.readouterr().out

@@ -136,6 +136,16 @@ def test_a_decoder_is_no_encoder_folder_and_the_reverse(encoder, decoder, tmp_pa
         RefragModel.compose(tmp_path / "empty", decoder)
 
 
+@pytest.mark.parametrize("shape", [*ENCODERS, *DECODERS], ids=lambda one: one.name)
+def test_a_part_without_tokenizer_files_is_refused(shape, encoder, decoder, tmp_path):
+    """Transformers would make an empty tokenizer, and every passage no chunk."""
+    bare = tmp_path / "bare"
+    shape.model().save_pretrained(bare)
+    parts = (bare, decoder) if shape in ENCODERS else (encoder, bare)
+    with pytest.raises(CheckpointError, match=r"No tokenizer in .*bare"):
+        RefragModel.compose(*parts, k=8)
+
+
 def test_sentence_modules_that_cannot_be_read(encoder):
     folder = sentence_folder(encoder, "pooling_mode_mean_tokens")
     (folder / "modules.json").write_text("[]")

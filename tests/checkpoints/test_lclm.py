@@ -1,14 +1,17 @@
 """LCLM's layout: our decoder inputs are those of a plain, slow reading of its description."""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import torch
+from llama_index.core.schema import TextNode
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
@@ -16,8 +19,11 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3Rot
 from recipes.tiny.tokenizer import train_tokenizer
 from recipes.tiny.world import World
 from refrag_rag import CheckpointError, Refrag, RefragModel
+from refrag_rag.cli import main
+from refrag_rag.engine.extract import extract
+from refrag_rag.llama_index import NumberedPassages
 from refrag_rag.model.projector import NormProjector
-from refrag_rag.spans import wrap
+from refrag_rag.spans import find_spans, split_spans, wrap
 
 K, WINDOW = 4, 16
 START, END, MEMORY = "<|memory_start|>", "<|memory_end|>", "<|memory|>"
@@ -159,12 +165,13 @@ def reference_inputs(written, messages):
     """Render, put placeholders between the markers, embed, exchange."""
     tokenizer = written.tokenizers[1]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    before, *parts = rendered.split(START)
-    latents, text = [], before
-    for part in parts:
-        inside, outside = part.split(END)
-        latents.append(reference_latents(written, inside))
-        text += START + MEMORY * len(latents[-1]) + END + outside
+    latents = []
+
+    def placeholders(found):
+        latents.append(reference_latents(written, found[1]))
+        return START + MEMORY * len(latents[-1]) + END
+
+    text = re.sub(f"{re.escape(START)}(.*?){re.escape(END)}", placeholders, rendered, flags=re.S)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
     embeds = written.decoder.get_input_embeddings()(ids)
     embeds[ids == tokenizer.convert_tokens_to_ids(MEMORY)] = torch.cat(latents)
@@ -175,8 +182,18 @@ def random_text(rng, most):
     return " ".join(rng.choices(WORDS, k=rng.randint(1, most)))
 
 
-def random_messages(rng):
-    spans = [random_text(rng, 40) for _ in range(rng.randint(1, 5))]
+def random_span(rng, tokenizer):
+    """A span that ends near a multiple of the rate or of the window; some hold a start marker."""
+    text = random_text(rng, 40)
+    if rng.random() < 0.2:
+        text = text.replace(" ", f" {START}", 1)
+    ends = [end for _, end in tokenizer(text, return_offsets_mapping=True).offset_mapping]
+    wanted = rng.choice((K, WINDOW)) * rng.randint(1, 4) + rng.randint(-1, 1)
+    return text[: ends[min(wanted, len(ends)) - 1]]
+
+
+def random_messages(rng, tokenizer):
+    spans = [random_span(rng, tokenizer) for _ in range(rng.randint(1, 5))]
     content = "".join(f"{START}{span}{END}{random_text(rng, 3)}" for span in spans)
     return [
         {"role": "system", "content": random_text(rng, 5)},
@@ -188,15 +205,18 @@ def check(tmp_path, tokenizers, case, count):
     written = write(tmp_path, tokenizers, **dict(zip(NAMES, case, strict=True)))
     engine = Refrag.load(tmp_path, policy="none", vectors="float32")
     rng = Random(1)
-    prompts = [random_messages(rng) for _ in range(count)]
-    compressed = [engine.compress(prompt) for prompt in prompts]
+    prompts = [random_messages(rng, tokenizers[0]) for _ in range(count)]
     with torch.inference_mode():
-        inputs = engine.model.decoder_inputs(compressed)
+        inputs = engine.model.decoder_inputs([engine.compress(prompt) for prompt in prompts])
     for prompt, embeds, mask in zip(
         prompts, inputs.inputs_embeds, inputs.attention_mask.bool(), strict=True
     ):
         expected = reference_inputs(written, prompt)
         torch.testing.assert_close(embeds[mask], expected, rtol=0, atol=1e-5)
+
+
+def test_decoder_inputs_are_the_references_of_the_released_kind(tmp_path, tokenizers):
+    check(tmp_path, tokenizers, ("mean", "causal", 0, "mlp"), 200)
 
 
 NAMES = ("pooling", "mask", "overlap", "adapter")
@@ -251,6 +271,22 @@ def test_a_passage_cannot_open_or_close_a_region(engine, tokenizers):
     assert not set(control) & set(shown.ids.tolist())
 
 
+def test_numbered_passages_are_laid_out_as_for_its_agents(engine):
+    segments = "\n\n".join(f"seg_{n + 1}\n{START}{p}{END}" for n, p in enumerate(PASSAGES))
+    theirs = f"Context segments:\n\n{segments}\n\nQuestion:\nWho is it?"
+    ours = NumberedPassages(engine).prompt("Who is it?", [TextNode(text=p) for p in PASSAGES])
+    read = [engine.compress([{"role": "user", "content": text}]) for text in (ours, theirs)]
+    assert read[0].ids.tolist() == read[1].ids.tolist()
+    assert read[0].question == "Who is it?"
+
+
+def test_a_start_marker_within_a_region_is_text(engine):
+    text = f"a {START} b {START} c {END} d {END}"
+    prompt = engine.compress([{"role": "user", "content": text}])
+    assert [layout.text for layout in prompt.layouts] == [f" b {START} c "]
+    assert split_spans(wrap(text), (START, END)) == find_spans(wrap(text))
+
+
 def test_an_unfinished_or_empty_region_is_plain_text(engine):
     for text in (f"a {START} b", f"a {START}  {END} b", f"a {END} b"):
         assert engine.compress([{"role": "user", "content": text}]).spans == 0
@@ -298,12 +334,61 @@ def test_the_newest_numbered_folder_counts(written, tmp_path):
     (tmp_path / "checkpoint_9" / "adapter").mkdir()
     copied = tmp_path / "checkpoint_10"
     shutil.copytree(written.folder, copied, dirs_exist_ok=True)
-    assert RefragModel.from_pretrained(tmp_path).config.name == "checkpoint_10"
+    assert RefragModel.from_pretrained(tmp_path).config.name == tmp_path.name
+
+
+def test_the_name_is_the_hub_id_or_the_folders(written, tmp_path, monkeypatch):
+    cached, commit = tmp_path / "models--latent-context--0.6b-4b-LCLM-16x", "0" * 40
+    snapshot = cached / "snapshots" / commit
+    shutil.copytree(written.folder, snapshot)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.chdir(snapshot)
+    hub = "latent-context/0.6b-4b-LCLM-16x"
+    options = {"cache_dir": tmp_path, "local_files_only": True}
+    for place in (hub, snapshot, "."):
+        assert RefragModel.from_pretrained(place, **options).config.name == hub
+    assert RefragModel.from_pretrained(written.folder).config.name == written.folder.name
+
+
+def test_nothing_is_expanded_unless_a_policy_is_named(written, tmp_path, caplog):
+    load = partial(Refrag.load, written.folder)
+    assert load().compress(chat()).expanded == 0
+    assert load(policy="random", p=0.5).compress(chat()).expanded > 0
+    assert load().compress(chat(), policy="random", p=0.5).expanded > 0
+    counted = load(p=1.0).count_tokens(chat()[0]["content"])
+    assert counted < load(policy="random", p=1.0).count_tokens(chat()[0]["content"])
+    assert "p = 1.0" in caplog.text
+    load().model.save_pretrained(tmp_path / "ours")
+    assert Refrag.load(tmp_path / "ours").policy.name == "none"
+
+
+def test_passages_as_text_are_chosen_all_the_same(engine):
+    found = extract(engine, PASSAGES, "Who founded Velmora Works?", p=0.3)
+    assert found == extract(engine, PASSAGES, "Who founded Velmora Works?", p=0.3, policy="hybrid")
+    assert "Velmora" in found[0].text
+
+
+def test_off_the_cpu_it_is_bfloat16_unless_told_otherwise(written):
+    def kinds(**options):
+        model = RefragModel.from_pretrained(written.folder, **options)
+        return {parameter.dtype for parameter in model.parameters()}
+
+    assert kinds() == {torch.float32}
+    assert kinds(device_map="cpu") == {torch.bfloat16}
+    assert kinds(device_map="cpu", dtype="float32") == {torch.float32}
+
+
+def test_the_doctor_says_what_is_loaded(written, capsys):
+    assert main(["doctor", str(written.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "LCLM layout" in said
+    assert "GB; off the CPU they are loaded as bfloat16" in said
 
 
 def test_it_answers_through_llama_index(written):
     from llama_index.core.response_synthesizers import get_response_synthesizer
-    from llama_index.core.schema import NodeWithScore, TextNode
+    from llama_index.core.schema import NodeWithScore
 
     from refrag_rag.llama_index import RefragLLM, RefragPostprocessor
 
@@ -345,12 +430,38 @@ def broken(written, tmp_path):
         ({"compression_ratio": "four"}, "cannot be used"),
         ({"pooling": "concat"}, "does not fit"),
         ({"adapter_type": "mlp_attn"}, "attention_layers"),
+        ({"encoder_window_size": WINDOW + 1}, "no multiple"),
+        ({"compression_ratio": 0}, "cannot be used"),
     ],
 )
 def test_settings_that_cannot_be(broken, change, message):
     path = broken / "model_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError, match=message):
+        RefragModel.from_pretrained(broken)
+
+
+def test_an_older_layout_is_named(broken):
+    path = broken / "model_config.json"
+    settings = json.loads(path.read_text())
+    settings["chunk_size"] = settings.pop("compression_ratio")
+    path.write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"older layout .* chunk_size; .* Download it again"):
+        RefragModel.from_pretrained(broken)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"older layout .* states no rate"):
+        RefragModel.from_pretrained(broken)
+    path.write_text("[")
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        RefragModel.from_pretrained(broken)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_part_without_tokenizer_files_is_refused(broken, part):
+    for path in (broken / part).iterdir():
+        if "token" in path.name:
+            path.unlink()
+    with pytest.raises(CheckpointError, match=f"No tokenizer in .*{part}"):
         RefragModel.from_pretrained(broken)
 
 

@@ -105,6 +105,14 @@ def test_parts_that_do_not_belong_together(folder, tokenizer, tmp_path):
         RefragModel.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_part_without_tokenizer_files(folder, part):
+    for path in (folder / part).glob("*token*"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=f"No tokenizer in .*{part}"):
+        RefragModel.from_pretrained(folder)
+
+
 def test_a_projector_without_a_tensor(folder):
     path = folder / "projector.safetensors"
     tensors = load_file(path)

@@ -184,7 +184,7 @@ def test_a_hostile_document_stays_in_its_span(small, policy):
     control = set(small.model.tokenizer.all_special_ids)
     bare = chat.invoke(PROMPT.invoke({"context": "", "input": QUESTION}))
     read_ids, bare_ids = (
-        [i for i in small.compress(c.prompt, policy=policy, p=1.0).text_ids if i in control]
+        [i for i in small.compress(c.prompt, policy=policy, p=1.0).ids if i in control]
         for c in small.calls
     )
     assert read_ids == bare_ids  # the template's own, and no more

@@ -6,8 +6,10 @@ pytest.importorskip("llama_index.core")
 
 from llama_index.core import Settings
 
+from tests.conftest import build_model
 from tests.llama_index.chains import Chain
 from tests.recorded import RecordedEngine
+from tests.tool_templates import with_template
 
 
 @pytest.fixture
@@ -22,3 +24,10 @@ def chain(recorded, monkeypatch):
     made = Chain(recorded)
     monkeypatch.setattr(Settings, "_llm", made.llm)
     return made
+
+
+@pytest.fixture
+def tooled(tokenizer):
+    """A chain over a small random model with a template in the manner of Hermes."""
+    engine = RecordedEngine(build_model(with_template(tokenizer, "hermes"), positions=4096))
+    return Chain(engine, max_new_tokens=200)

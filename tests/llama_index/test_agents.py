@@ -12,12 +12,9 @@ from llama_index.core.selectors import LLMMultiSelector, LLMSingleSelector, Pyda
 from llama_index.core.tools import QueryEngineTool, RetrieverTool
 
 from refrag_rag.spans import find_spans
-from tests.conftest import build_model
-from tests.llama_index.chains import Chain, check_sources, check_vectors, query
-from tests.recorded import RecordedEngine
+from tests.llama_index.chains import check_sources, check_vectors, query
 from tests.sample_texts import OTHER, QUESTION, TEXTS
 from tests.scripted import scripted
-from tests.tool_templates import with_template
 
 # LlamaIndex's workflows look at deprecated attributes of pydantic and of themselves.
 pytestmark = [
@@ -95,13 +92,6 @@ def long_answers(chain):
 
 
 # --- functions: a small model whose template has a place for tools -------------------------
-
-
-@pytest.fixture
-def tooled(tokenizer):
-    """A chain over a small random model with a template in the manner of Hermes."""
-    engine = RecordedEngine(build_model(with_template(tokenizer, "hermes"), positions=4096))
-    return Chain(engine, max_new_tokens=200)
 
 
 def tool_call(name, **arguments):

@@ -204,7 +204,7 @@ def test_documents_open_and_close_nothing(recorded, name, text):
 def control_tokens(engine, prompt):
     """The control tokens that the decoder would read, with every chunk as text."""
     tokenizer = engine.model.tokenizer
-    ids = engine.compress(prompt, policy="all", p=1.0).text_ids.tolist()
+    ids = engine.compress(prompt, policy="all", p=1.0).ids.tolist()
     return [tokenizer.decode([i]) for i in ids if i in tokenizer.all_special_ids]
 
 

@@ -65,3 +65,8 @@ def test_a_chain_in_a_chain_is_the_chain_of_all():
 def test_an_empty_chain_is_refused():
     with pytest.raises(InputError, match="at least one"):
         ExpandChain([])
+
+
+def test_names_are_no_policies():
+    with pytest.raises(InputError, match="expected policies"):
+        ExpandChain(["lexical"])

@@ -221,10 +221,12 @@ def test_what_policies_need():
     assert needs_of(get_policy("exact+perplexity")) == {"perplexity"}
 
     class Wrong:
-        name, needs = "wrong", "perplexity"
+        name = "wrong"
 
-    with pytest.raises(InputError, match="a set of names"):
-        needs_of(Wrong())
+    for needs in ("perplexity", 5, [1]):
+        Wrong.needs = needs
+        with pytest.raises(InputError, match="a set of names"):
+            needs_of(Wrong())
 
 
 def test_every_policy_stands_in_the_docs():

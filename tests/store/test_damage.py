@@ -132,3 +132,13 @@ def test_an_encoder_that_gives_no_numbers_is_an_error_not_an_answer(
             work()
     assert store.namespaces() == []
     store.close()
+
+
+def test_a_file_that_was_emptied_is_no_new_store(tmp_path):
+    with LMDBStore(tmp_path / "store") as store:
+        store.put("a", {"x": entry()})
+    (tmp_path / "store" / "data.mdb").write_bytes(b"")
+    for read_only in (False, True):
+        with pytest.raises(StoreError, match="has no bytes left"):
+            LMDBStore(tmp_path / "store", read_only=read_only)
+    assert (tmp_path / "store" / "data.mdb").stat().st_size == 0

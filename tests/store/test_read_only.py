@@ -1,6 +1,7 @@
 """Stores that were opened to read: what writes beside them, and engines over them."""
 
 import logging
+import os
 
 import lmdb
 import pytest
@@ -154,3 +155,16 @@ def test_a_full_disk_does_not_cost_the_answer(engine, model, monkeypatch, caplog
     with pytest.raises(StoreError, match="full"):  # whose only work is to keep
         Refrag(model, store=store).precompute(PASSAGES)
     store.close()
+
+
+def test_a_store_that_this_user_cannot_write_is_read(path, monkeypatch):
+    opened, may = [], os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: mode != os.W_OK and may(place, mode))
+    listen = lmdb.open
+    monkeypatch.setattr(
+        lmdb, "open", lambda *a, **o: (opened.append(o["lock"]), listen(*a, **o))[1]
+    )
+    (path / "lock.mdb").unlink()  # as on a disk where none can be made
+    with LMDBStore(path, read_only=True) as reader:
+        assert same(reader.get("a", ["x"])[0], entry())
+    assert opened == [False]

@@ -31,7 +31,7 @@ A [refrag-rag](https://arxiv.org/abs/2509.01092) model: the decoder reads one ve
 | decoder | {type(decoder).__name__} | {_count(decoder)} | {config.decoder_width} |
 
 Chunks of at most {config.k} tokens ({config.chunking}), encoded {isolated}, pooled by
-`{config.pooling}`.{_mixtures(config)}
+`{config.pooling}`. Default policy: `{config.policy}`.{_mixtures(config)}
 
 ```python
 from refrag_rag import Refrag

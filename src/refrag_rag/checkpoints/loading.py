@@ -1,5 +1,6 @@
 """A name to a model: find the folder, see its layout, read it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -7,8 +8,9 @@ import torch
 
 from refrag_rag.checkpoints import delta, lclm, native
 from refrag_rag.checkpoints.lora import ADAPTER
+from refrag_rag.checkpoints.machine import AUTO, fitting, needs, this_machine
 from refrag_rag.checkpoints.parts import Placement
-from refrag_rag.checkpoints.resolve import resolve
+from refrag_rag.checkpoints.resolve import model_name, resolve
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
 
@@ -41,6 +43,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     device: torch.device | str | None = None,
     device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
+    quantization: str | None = None,
     adapter: bool | Literal["apart"] = True,
     k: int | None = None,
     base: str | Path | None = None,
@@ -57,10 +60,14 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     name_or_path
         Name of an embedded model (``smol``), a folder, or a hub id.
     dtype
-        Of all parts. Default: float32 on CPUs, as stored elsewhere.
+        Of all parts. Default: float32 on CPUs; elsewhere as stored, LCLM's in bfloat16.
     device, device_map
         Where to: one device, or a map of the decoder's modules (encoder and projector then
-        follow its input embeddings).
+        follow its input embeddings). ``auto`` looks at this machine and picks device, dtype and
+        quantisation, the most exact ones that fit into its free memory; it logs what they are.
+    quantization
+        Weights of the decoder's linear layers in fewer bits (extra ``quantization``): ``int8``
+        (torchao, on CPUs too), ``int4`` (torchao) or ``nf4`` (bitsandbytes) on CUDA devices.
     adapter
         Whether to load the decoder's LoRA adapter, if there is one; without it the original
         decoder is back, bit for bit. A delta checkpoint's is merged into the decoder's weights;
@@ -93,7 +100,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     )
     placement = Placement(
         dtype,
-        device,
+        None if device == AUTO else device,
         device_map,
         attn_implementation,
         adapter=adapter,
@@ -101,8 +108,12 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         base=base,
         local_files_only=local_files_only,
         layers=layers,
+        name=model_name(name_or_path),
+        quantization=quantization,
     )
     layout, folder = _layout(folder)
+    if device == AUTO:
+        placement = _placed(layout, folder, placement)
     return layout.read(folder, placement)
 
 
@@ -126,6 +137,18 @@ def decoder_folder(name_or_path: str | Path) -> Path:
             "together with its adapter merged."
         )
     return folder / native.DECODER
+
+
+def _placed(layout: Layout, folder: Path, placement: Placement) -> Placement:
+    """Where this machine can hold the checkpoint, as far as nothing was asked for."""
+    whole = delta.assembled(folder, placement) if layout.NAME == delta.NAME else folder
+    chosen = fitting(this_machine(), needs(whole))
+    return replace(
+        placement,
+        device=chosen.device,
+        dtype=placement.dtype or chosen.dtype,
+        quantization=placement.quantization or chosen.quantization,
+    )
 
 
 def layout_of(folder: Path) -> tuple[str, Path]:

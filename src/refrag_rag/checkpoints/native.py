@@ -47,8 +47,10 @@ def save(model: RefragModel, folder: Path, *, weights: Mapping[str, Tensor] | No
     Raises
     ------
     CheckpointError
-        If the folder cannot be written, or exists and is no checkpoint of this layout.
+        If the folder cannot be written, or exists and is no checkpoint of this layout; or if the
+        decoder is quantised.
     """
+    check_savable(model)
     with beside(folder) as part:
         write(model, part, weights=weights)
 
@@ -66,6 +68,21 @@ def write(model: RefragModel, part: Path, *, weights: Mapping[str, Tensor] | Non
     write_policies(model.policies, part)
     (part / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
     (part / CARD).write_text(model_card(model), encoding="utf-8")
+
+
+def check_savable(model: RefragModel) -> None:
+    """Refuse a quantised decoder, which is made of its weights when it is loaded.
+
+    Raises
+    ------
+    CheckpointError
+        Says what to do instead.
+    """
+    if getattr(model.decoder, "hf_quantizer", None) is not None:
+        raise CheckpointError(
+            "The decoder is quantised; expected one with its own weights. Load the model without "
+            "quantization and save that: it is quantised again when it is loaded."
+        )
 
 
 def find(folder: Path) -> Path | None:

@@ -29,7 +29,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
 from refrag_rag.checkpoints.base import GGUF
-from refrag_rag.config import RefragConfig
+from refrag_rag.checkpoints.quantization import quantization_config
+from refrag_rag.config import LONGEST_CHARACTER, RefragConfig
 from refrag_rag.errors import CheckpointError, InputError, MissingExtraError, need
 from refrag_rag.model import RefragModel
 from refrag_rag.model.encoder import ChunkEncoder, build_pooling
@@ -52,13 +53,17 @@ class Placement:
         is taken out of a larger one, such as an encoder with a head.
     local_files_only
         Do not ask the hub for the base of a delta checkpoint.
+    quantization
+        Of the decoder's linear layers.
+    name
+        The model's, where its files give it none: a hub id, or a folder's name.
     layers
         Whether to load the decoder's layers, or only what embeds its tokens.
 
     Raises
     ------
     InputError
-        If there is no such dtype, or no such device here.
+        If there is no such dtype, no such device here, or `base` is no place.
     """
 
     dtype: torch.dtype | str | None = None
@@ -70,10 +75,12 @@ class Placement:
     k: int | None = None
     base: str | Path | None = None
     local_files_only: bool = False
+    name: str = ""
+    quantization: str | None = None
     layers: bool = True
 
     def __post_init__(self) -> None:
-        """Check dtype and device, before anything is read."""
+        """Check what can be checked before anything is read."""
         dtype = self.dtype
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype.removeprefix("torch."), None)
@@ -82,6 +89,8 @@ class Placement:
             raise InputError(
                 f"dtype = {self.dtype!r}; expected float32, bfloat16, float16 or 'auto'."
             )
+        if not isinstance(self.base, str | Path | None):
+            raise InputError(f"base = {self.base!r}; expected a GGUF file, a folder, or None.")
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
@@ -91,32 +100,39 @@ class Placement:
             ) from error
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether all parts are loaded to the CPU."""
+        return self.device_map is None and torch.device(self.device or "cpu").type == "cpu"
+
+    @property
     def chosen_dtype(self) -> torch.dtype | str:
         """The dtype to ask transformers for."""
-        on_cpu = self.device_map is None and torch.device(self.device or "cpu").type == "cpu"
-        return self.dtype or (torch.float32 if on_cpu else "auto")
+        return self.dtype or (torch.float32 if self.on_cpu else "auto")
 
 
 def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
     """Load a causal language model from a Hugging Face folder or a GGUF file.
 
-    The weights of a GGUF file are dequantised.
+    The weights of a GGUF file are dequantised; others may be quantised.
 
     Raises
     ------
     CheckpointError
         If there is none that can be read.
     """
-    options = {
+    options: dict[str, Any] = {
         "attn_implementation": placement.attn_implementation,
         "device_map": placement.device_map,
     }
     if placement.layers:
+        options |= _quantised(folder, placement)
         decoder = _read(AutoModelForCausalLM, folder, placement, **options)
     else:
-        own, placement = _without_layers(folder), replace(placement, exact=False)
+        options["config"] = _without_layers(folder)
         with _unreported():
-            decoder = _read(AutoModelForCausalLM, folder, placement, config=own, **options)
+            decoder = _read(
+                AutoModelForCausalLM, folder, replace(placement, exact=False), **options
+            )
     if placement.device_map is None and placement.device is not None:
         decoder = decoder.to(placement.device)
     if folder.suffix == GGUF:  # transformers would refuse to save what it calls quantised
@@ -146,6 +162,19 @@ def _unreported() -> Iterator[None]:
         yield
     finally:
         logger.disabled = False
+
+
+def _quantised(folder: Path, placement: Placement) -> dict[str, Any]:
+    """What is asked of transformers for a quantised decoder."""
+    if placement.quantization is None:
+        return {}
+    if folder.suffix == GGUF:
+        raise InputError(
+            f"quantization = {placement.quantization!r} of a GGUF file, which is dequantised; "
+            "expected a folder. Compose and save the model first."
+        )
+    config = quantization_config(placement.quantization, on_cpu=placement.on_cpu)
+    return {"quantization_config": config}
 
 
 def read_encoder(folder: Path, placement: Placement) -> PreTrainedModel:
@@ -232,9 +261,12 @@ def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> Any:
     """
     try:
         with _source(folder) as (place, options):
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 place, local_files_only=True, config=config, **options
             )
+        # Without files transformers makes one that knows its control tokens alone.
+        if len(tokenizer) - len(tokenizer.added_tokens_decoder) < LONGEST_CHARACTER:
+            raise ValueError("it has no vocabulary")
     except MissingExtraError:
         raise
     except Exception as error:  # tokenizers raises the class itself
@@ -242,6 +274,7 @@ def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> Any:
             f"No tokenizer in {folder} ({error}); expected tokenizer.json, or a whole GGUF file. "
             "Download or save it again."
         ) from error
+    return tokenizer
 
 
 def fill(module: nn.Module, source: Path, weights: Mapping[str, Tensor] | None = None) -> None:

@@ -54,6 +54,16 @@ def resolve(
     return Path(found)
 
 
+def model_name(name_or_path: str | Path) -> str:
+    """What a model is called: its hub id, also for a folder of the hub's cache, or its folder."""
+    if not Path(name_or_path).exists():
+        return str(name_or_path)
+    folder = Path(name_or_path).absolute()
+    if folder.parent.name == "snapshots" and folder.parts[-3].startswith("models--"):
+        return folder.parts[-3].removeprefix("models--").replace("--", "/")
+    return folder.resolve().name
+
+
 def _advice(local_files_only: bool) -> str:
     if local_files_only or constants.HF_HUB_OFFLINE:
         return "Only the cache was searched: offline mode or local_files_only is on."

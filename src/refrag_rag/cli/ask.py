@@ -33,7 +33,10 @@ def add_asking(commands: Any) -> None:
     demo.set_defaults(run=_demo)
 
     index = commands.add_parser("index", help="index a folder and precompute chunk embeddings")
-    index.add_argument("folder", type=Path)
+    index.add_argument(
+        "folder", type=Path,
+        help="any files of text, HTML; PDF, Word, PowerPoint, EPUB with llama-index-readers-file",
+    )  # fmt: skip
     index.add_argument(
         "--ray", type=int, metavar="WORKERS", help="encode with workers of a Ray cluster"
     )
@@ -83,7 +86,7 @@ def _question_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top-k", type=int, default=8, help="passages to retrieve (default: 8)")
     command.add_argument("--full-text", action="store_true", help="read the passages as plain text")
     command.add_argument(
-        "--policy", help="which chunks stay text: exact, exact+lexical ... (default: hybrid)"
+        "--policy", help="which chunks stay text: exact, exact+lexical ... (default: the model's)"
     )
     command.add_argument("-p", type=float, help="largest fraction of chunks that stay text")
 
@@ -192,6 +195,10 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _asker(options: argparse.Namespace) -> "Asker":
+    if not options.home.is_dir():  # before anything heavy is imported
+        raise InputError(
+            f"{options.home} holds no index; expected one. Run `refrag index FOLDER` first."
+        )
     _check_asking(options)
     from refrag_rag.demo.ask import Asker
     from refrag_rag.demo.home import Home

@@ -1,85 +1,20 @@
 """What this machine can run, what a checkpoint needs, and one line of advice."""
 
-import math
-import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
 
-from refrag_rag.checkpoints import delta, layout_of, resolve
+from refrag_rag.checkpoints import delta, layout_of, lclm, resolve
 from refrag_rag.checkpoints.base import Base
 from refrag_rag.checkpoints.cache import cache_folder
-from refrag_rag.errors import EXTRAS, CheckpointError, missing
+from refrag_rag.checkpoints.machine import GIB, Machine, Needs, needs, this_machine
+from refrag_rag.errors import EXTRAS, missing
 
 PACKAGES = ("refrag-rag", "torch", "transformers", "llama-index-core", "langchain-core")
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a model would run; on an accelerator weights keep their stored dtype."""
-
-    device: str
-    memory: int  # bytes that are free
-    accelerated: bool
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a checkpoint takes, all parts together."""
-
-    parameters: int
-    stored: int  # bytes of the weights
-    window: int  # decoder positions
-    cache_per_position: int  # elements of the KV cache
-
-    def bytes_on(self, machine: Machine, positions: int) -> int:
-        """Weights and KV cache in the dtype that is loaded by default there."""
-        if machine.accelerated:
-            size = self.stored / max(1, self.parameters)
-            return int(self.stored + positions * self.cache_per_position * size)
-        return 4 * (self.parameters + positions * self.cache_per_position)
-
-
-def this_machine() -> Machine:
-    """Look at the first accelerator, or else at the processor and its memory."""
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        return Machine(torch.cuda.get_device_name(), int(free), accelerated=True)
-    if torch.backends.mps.is_available():
-        return Machine("Apple GPU", _free_memory(), accelerated=True)
-    name = f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
-    return Machine(name, _free_memory(), accelerated=False)
-
-
-def needs(folder: Path) -> Needs:
-    """Add up the tensors of a checkpoint folder, from their headers alone.
-
-    Raises
-    ------
-    CheckpointError
-        If a file is damaged or the decoder's config cannot be read.
-    """
-    count = stored = 0
-    try:
-        for path in sorted(folder.rglob("*.safetensors")):
-            stored += path.stat().st_size
-            with safe_open(path, "pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    count += math.prod(tensors.get_slice(name).get_shape())
-        config = AutoConfig.from_pretrained(folder / "decoder", local_files_only=True)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder} cannot be read ({type(error).__name__}: {error}). Download it again."
-        ) from error
-    return Needs(count, stored, *_cache(config.get_text_config()))
 
 
 def cpu_dtypes() -> str:
@@ -116,6 +51,10 @@ def report(model: str | None = None) -> Iterator[str]:
             return
         yield f"folder    {folder}"
     found = needs(folder)
+    if layout == lclm.NAME:
+        loaded = str(lclm.DTYPE).removeprefix("torch.")
+        yield f"files     {found.stored / 10**9:.2f} GB; off the CPU they are loaded as {loaded}"
+        found = replace(found, stored=lclm.DTYPE.itemsize * found.parameters)
     total = found.bytes_on(machine, found.window)
     yield f"model     {model}: {layout} layout, {found.parameters:,} parameters"
     yield f"needs     {total / GIB:.2f} GiB with a full window of {found.window:,} positions"
@@ -138,20 +77,6 @@ def advise(machine: Machine, found: Needs) -> str:
     if not machine.accelerated and found.stored < 3 * found.parameters:
         return "Too large in float32; try dtype='bfloat16' or a GPU."
     return "It does not fit; try device_map='auto' on several GPUs, or a smaller decoder."
-
-
-def _cache(config: Any) -> tuple[int, int]:
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(config.max_position_embeddings), 2 * config.num_hidden_layers * heads * width
-
-
-def _free_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if "MemAvailable" in line) * 1024
-    except (OSError, StopIteration, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _version(name: str) -> str:

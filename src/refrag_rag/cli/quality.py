@@ -33,7 +33,7 @@ def _add_eval(commands: Any) -> None:
         "-k", type=int, nargs="+", default=[], metavar="K", dest="ks",
         help="chunk sizes (default: the model's usual one)",
     )  # fmt: skip
-    _add_budgets(evaluate, ["hybrid", "random"], [0.1, 0.2])
+    _add_shares(evaluate, ["hybrid", "random"], [0.1, 0.2])
     evaluate.add_argument(
         "--positions", type=int, nargs="+", default=[], metavar="N",
         help="budgets of decoder positions, at which passages, chosen text and both are compared",
@@ -62,7 +62,7 @@ def _add_coverage(commands: Any) -> None:
     covered.add_argument(
         "--model", default="smol", help="cuts chunks, has policies (default: smol)"
     )
-    _add_budgets(covered, ["random", "lexical", "hybrid"], [0.05, 0.1, 0.2])
+    _add_shares(covered, ["random", "lexical", "hybrid"], [0.05, 0.1, 0.2])
     covered.add_argument(
         "--rankings", choices=("file", "retriever"), nargs="+", default=["file"],
         help="whose scores the passages have: the file's, or a retriever's (default: file)",
@@ -71,7 +71,7 @@ def _add_coverage(commands: Any) -> None:
     covered.set_defaults(run=_coverage)
 
 
-def _add_budgets(
+def _add_shares(
     command: argparse.ArgumentParser, policies: Sequence[str], shares: Sequence[float]
 ) -> None:
     command.add_argument(

@@ -78,6 +78,11 @@ class Home:
             If there is none.
         """
         record = self.record()
+        if record is None and self.chunks.is_dir():
+            raise InputError(
+                f"{self.path} holds an index that was not finished; expected a whole one. Run "
+                "`refrag index FOLDER` again: it goes on where it was stopped."
+            )
         if record is None:
             raise InputError(
                 f"{self.path} holds no index; expected one. Run `refrag index FOLDER` first."

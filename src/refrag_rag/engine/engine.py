@@ -1,16 +1,18 @@
 """Refrag: a model, a store and a policy. It precomputes passages and answers prompts with spans."""
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from refrag_rag.engine.elsewhere import backend_for, check_policy, without_layers
 from refrag_rag.engine.lookup import PassageLookup, VectorType
 from refrag_rag.engine.precompute import precompute
 from refrag_rag.engine.prepare import OnMiss, Preparation
 from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.errors import InputError
 from refrag_rag.generation.answer import Answer, Delta, PrecomputeReport
-from refrag_rag.generation.answering import Backend, answer_rows
+from refrag_rag.generation.answering import answer_rows
 from refrag_rag.generation.prompt_cache import PromptCache
 from refrag_rag.generation.request import (
     Request,
@@ -20,13 +22,18 @@ from refrag_rag.generation.request import (
 )
 from refrag_rag.model import RefragModel
 from refrag_rag.model.compiling import compile_model
+from refrag_rag.model.graphs import graphs_of
 from refrag_rag.policies import Policy, get_policy, needs_of
 from refrag_rag.prompt import CompressedPrompt
-from refrag_rag.serving import backend_of
 from refrag_rag.spans import neutralise
 from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
 from refrag_rag.text.chat_template import Prompt, takes_tools
 
+logger = logging.getLogger(__name__)
+NOTHING = (
+    "p = %s has no effect: the default policy of %s is 'none', which expands nothing. Name another "
+    "policy to expand chunks."
+)
 SETTINGS = ("policy", "p", "on_miss", "vectors", "scores", "prompt_cache", "backend")
 
 
@@ -43,8 +50,9 @@ class Refrag:
         Where chunk embeddings are kept. Default: in memory.
     policy
         Chooses the chunks to expand: a policy, its name, or several joined (``exact+lexical``).
+        Default: the model's (``hybrid``, or ``none`` where it never learnt to read mixtures).
     p
-        Largest fraction of the chunks to expand.
+        Largest fraction of the chunks to expand. Default: 0.1.
     on_miss
         A passage or score that the store has not: ``encode`` makes it on the spot, and keeps it
         unless the store is read-only; ``text`` reads the passage as text, without the score.
@@ -70,8 +78,8 @@ class Refrag:
         model: RefragModel,
         *,
         store: ChunkStore | None = None,
-        policy: str | Policy = "hybrid",
-        p: float = 0.1,
+        policy: str | Policy | None = None,
+        p: float | None = None,
         on_miss: OnMiss = "encode",
         vectors: VectorType = "float16",
         scores: Collection[str] = (),
@@ -80,21 +88,13 @@ class Refrag:
     ) -> None:
         if isinstance(scores, str) or set(scores) - set(SCORERS):
             raise InputError(f"scores = {scores!r}; expected a list of {', '.join(SCORERS)}.")
-        if backend is not None and (scores or prompt_cache):
-            raise InputError(
-                f"scores = {scores!r}, prompt_cache = {prompt_cache!r} with a backend; expected "
-                "neither: the decoder is elsewhere, and keeps KV caches of its own. Leave them out."
-            )
-        if backend is None and not model.decoder.config.get_text_config().num_hidden_layers:
-            raise InputError(
-                "The model was loaded without its decoder's layers; expected a backend that "
-                "decodes. Give backend=, or load it whole."
-            )
         self.model = model
         self.store = MemoryStore() if store is None else store
-        self.backend: Backend | None = None if backend is None else backend_of(backend)
-        self.policy = self.get_policy(policy)
-        self.p = Request(policy=self.policy, p=p).p
+        self.backend = backend_for(model, backend, scores=scores, prompt_cache=prompt_cache)
+        self.policy = self.get_policy(model.config.policy if policy is None else policy)
+        self.p = Request(policy=self.policy, p=0.1 if p is None else p).p
+        if policy is None and p and self.policy.name == "none":
+            logger.warning(NOTHING, p, self.model_name)
         self.on_miss = on_miss
         self.scores = frozenset(scores)
         self.prompt_cache = PromptCache(model, prompt_cache)
@@ -107,7 +107,7 @@ class Refrag:
         name_or_path: str | Path = "smol",
         *,
         store: str | Path | ChunkStore | None = None,
-        compile: bool = False,
+        compile: bool | Literal["graphs"] = False,
         **settings: Any,
     ) -> "Refrag":
         """Load a model by name, folder or hub id, and open the store.
@@ -118,7 +118,7 @@ class Refrag:
             A path for the store on disk, a store, or nothing for one in memory.
         compile
             Compile the decoder with ``torch.compile`` when it is first used, which takes a while
-            and on CPUs needs a C++ compiler and Python's headers.
+            and on CPUs needs a C++ compiler and Python's headers; or ``graphs``: see `Graphs`.
         **settings
             Those of the engine (``policy``, ``p``, ``on_miss``, ``vectors``, ``scores``,
             ``prompt_cache``, ``backend``), and those of `refrag_rag.checkpoints.load`: ``dtype``,
@@ -128,9 +128,11 @@ class Refrag:
             raise InputError(f"store = {store!r}; expected a folder, a store, or None for memory.")
         own = {name: settings.pop(name) for name in SETTINGS if name in settings}
         if own.get("backend") is not None:
-            settings = _without_decoder(settings, compile=compile)
+            settings = without_layers(settings, compile=compile)
         model = RefragModel.from_pretrained(name_or_path, **settings)
-        if compile:
+        if compile == "graphs":
+            model.graphs = graphs_of(model.decoder)
+        elif compile:
             compile_model(model.decoder)
         opened = open_store(store) if isinstance(store, str | Path) else store
         return cls(model, store=opened, **own)
@@ -279,7 +281,7 @@ class Refrag:
         """Token ids of a text, pad ids in place of vectors (for a framework's token counter)."""
         if not isinstance(text, str):
             raise InputError(f"text = {text!r:.80}; expected text.")
-        return self._preparation.tokenize(text, self.p)
+        return self._preparation.tokenize(text, 0 if self.policy.name == "none" else self.p)
 
     def get_policy(self, policy: str | Policy | None = None) -> Policy:
         """A policy by its name, among the model's own too; None: the engine's.
@@ -290,11 +292,8 @@ class Refrag:
             If there is none of that name, or it needs the decoder and that is elsewhere.
         """
         found = self.policy if policy is None else get_policy(policy, self.model.policies)
-        if self.backend is not None and (scores := needs_of(found) & set(SCORERS)):
-            raise InputError(
-                f"policy = {found.name!r} needs {', '.join(scores)}, which the decoder's layers "
-                "give; with a backend they are elsewhere. Choose another policy."
-            )
+        if self.backend is not None:
+            check_policy(found)
         return found
 
     def __copy__(self) -> "Refrag":
@@ -323,13 +322,3 @@ class Refrag:
         return answer_rows(
             self.model, compressed, request, self.prompt_cache, timings, self.backend
         )
-
-
-def _without_decoder(settings: dict[str, Any], *, compile: bool) -> dict[str, Any]:
-    """Settings that load a model without its decoder's layers; those are served elsewhere."""
-    if compile or "adapter" in settings:
-        raise InputError(
-            "compile= and adapter= say how the decoder is run; with backend= that is not here. "
-            "Leave them out."
-        )
-    return {**settings, "layers": False}

@@ -108,7 +108,7 @@ def extract(
     p
         Largest fraction of the chunks to keep; None: the engine's p.
     policy
-        None: the engine's.
+        None: the engine's; ``hybrid`` if that is ``none``, which chooses no text.
     scores
         Retrieval scores, for policies that look at them.
 
@@ -118,6 +118,8 @@ def extract(
         If an argument cannot be used.
     """
     share = engine.p if p is None else p
+    if policy is None and engine.policy.name == "none":
+        policy = "hybrid"
     check_extraction(engine, output="text", p=share)
     known = scores or [None] * len(passages)
     texts = [neutralise(text) for text in passages]

@@ -129,7 +129,10 @@ class PassageLookup:
         else:
             found |= {p.text: self._as_text(key, p) for key, p in missing.items()}
         return {
-            text: replace(one, scores=_visible(one.entry, names)) for text, one in found.items()
+            text: replace(one, scores=_visible(one.entry, names))
+            if one.entry.scores or names
+            else one
+            for text, one in found.items()
         }
 
     def ready(self, passages: Mapping[str, str], *, needs: Collection[str] = ()) -> set[str]:
@@ -264,8 +267,6 @@ def _visible(entry: PassageEntry, names: Mapping[str, str]) -> dict[str, NDArray
     names
         What is needed, and under which name it is stored.
     """
-    if not entry.scores and not names:
-        return {}
     own = {name: s for name, s in entry.scores.items() if name.partition(".")[0] not in SCORERS}
     unknown = np.full(len(entry.chunk_lengths), np.nan, np.float32)
     return own | {name: entry.scores.get(stored, unknown) for name, stored in names.items()}

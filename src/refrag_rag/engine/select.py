@@ -1,4 +1,4 @@
-"""Which chunks of a prompt become text: the policy chooses among all of them, under a budget."""
+"""Which chunks of a prompt become text: the policy chooses among all, within the share p."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def expand(
     request: Request,
     question: NDArray[Any] | None,
 ) -> list[SpanChunks]:
-    """Let the policy choose among all chunks of one prompt, under the request's budget.
+    """Let the policy choose among all chunks of one prompt, within the request's share p.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """``refrag coverage``: how often what a policy expands holds the answer, on anybody's questions.
 
-No decoder reads anything here: the measure is of policies, for any domain. It is kind to long
-budgets, and says nothing of answers that a decoder reads from vectors.
+No decoder reads anything here: the measure is of policies, for any domain. It is kind to large
+shares p, and says nothing of answers that a decoder reads from vectors.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ from refrag_rag.text.chunking import ChunkedPassage
 
 @dataclass(frozen=True)
 class Coverage:
-    """One policy at one budget on one file.
+    """One policy at one share p on one file.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ def coverage(
     file: str,
     ranking: Ranking,
 ) -> Coverage:
-    """One policy at one budget."""
+    """One policy at one share p."""
     covered = sum(
         covers(
             chunks,
@@ -169,7 +169,7 @@ def covers(chunks: Chunks, expanded: NDArray[np.bool_], answers: Sequence[str]) 
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a file, ranking and policy, one column a budget."""
+    """One line a file, ranking and policy, one column a share p."""
     shares = sorted({row["p"] for row in rows})
     lines = [
         "| questions | scores | policy | " + " | ".join(f"p = {p}" for p in shares) + " |",

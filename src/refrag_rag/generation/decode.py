@@ -4,13 +4,13 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from refrag_rag.errors import PromptTooLongError
 from refrag_rag.generation.prompt_cache import Reuse
 from refrag_rag.generation.request import Sampling
 from refrag_rag.generation.sampling import Sampler
 from refrag_rag.model import DecoderInputs, RefragModel
+from refrag_rag.model.graphs import GraphSteps
 from refrag_rag.prompt import CompressedPrompt, TextSegment
 
 Token = tuple[int, int]  # row of the batch, token id
@@ -48,9 +48,9 @@ def decode(
     limits = [room(prompt, model.max_positions, sampling) for prompt in prompts]
     with torch.inference_mode():
         inputs = model.decoder_inputs(prompts)
-    sampler = Sampler(sampling, [prompt.text_ids for prompt in prompts], model.device)
+    sampler = Sampler(sampling, len(prompts), model.device)
     running = list(range(len(prompts)))
-    steps = _Steps(model.decoder, inputs, reuse)
+    steps = Steps(model, inputs, reuse)
     tokens = [model.pad_id] * len(prompts)
     answer: list[int] = []  # of the first row
     made = 0
@@ -67,20 +67,24 @@ def decode(
             running = [row for row in running if made < limits[row] and not stopped(row)]
     finally:
         if reuse is not None and sound:
-            reuse.keep(steps.cache, answer)
+            reuse.keep(steps.kept(), answer)
+        steps.close()
 
 
-class _Steps:
-    """Gives the next logits: of the prefill first, then of one more token a row."""
+class Steps:
+    """Gives the next logits: of the prefill first, then of one more token a row.
 
-    def __init__(
-        self, decoder: PreTrainedModel, inputs: DecoderInputs, reuse: Reuse | None
-    ) -> None:
-        self._decoder, self._inputs = decoder, inputs
+    By the model's graphs as far as they go.
+    """
+
+    def __init__(self, model: RefragModel, inputs: DecoderInputs, reuse: Reuse | None) -> None:
+        self._decoder, self._inputs = model.decoder, inputs
         self._mask, self._position = inputs.attention_mask, inputs.position_ids[:, -1:]
         self._reused = reuse.positions if reuse is not None else 0
-        self.cache: Any = reuse.cache() if reuse is not None else None
+        self._cache: Any = reuse.cache() if reuse is not None else None
         self._started = False
+        graphs = model.graphs if self._cache is None else None
+        self._graph = graphs.start(inputs) if graphs is not None else None
 
     @torch.inference_mode()
     def next(self, tokens: list[int]) -> torch.Tensor:
@@ -91,9 +95,13 @@ class _Steps:
         tokens
             The last tokens, one a row; not looked at in the prefill.
         """
+        if self._graph is not None:
+            if self._graph.room:
+                return self._next_by_graph(self._graph, tokens)
+            self._cache = self._graph.cache()  # the answer is longer than a recorded shape
+            self.close()
         if self._started:
-            self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
-            self._position = self._position + 1
+            self._grow(len(tokens))
             read: dict[str, Any] = {
                 "input_ids": torch.tensor(tokens, device=self._mask.device)[:, None],
                 "position_ids": self._position,
@@ -106,11 +114,32 @@ class _Steps:
                 "logits_to_keep": 1,
             }
         output = self._decoder(
-            **read, attention_mask=self._mask, past_key_values=self.cache, use_cache=True
+            **read, attention_mask=self._mask, past_key_values=self._cache, use_cache=True
         )
-        self.cache = output.past_key_values
+        self._cache = output.past_key_values
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+    def kept(self) -> Any:
+        """The KV cache so far."""
+        return self._cache if self._graph is None else self._graph.cache()
+
+    def close(self) -> None:
+        """Let others use the graphs."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+    def _next_by_graph(self, graph: GraphSteps, tokens: list[int]) -> torch.Tensor:
+        if self._started:
+            self._grow(len(tokens))
+        self._started = True
+        return graph.next(tokens)
+
+    def _grow(self, rows: int) -> None:
+        """Count one more position a row."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(rows, 1)], dim=1)
+        self._position = self._position + 1
 
 
 def room(prompt: CompressedPrompt, window: int, sampling: Sampling) -> int:

@@ -16,6 +16,8 @@ ALIASES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
 class Sampling:
     """How an answer is written. Temperature 0 takes the likeliest token.
 
+    The repetition penalty counts the answer's own tokens, not the prompt's.
+
     Raises
     ------
     InputError

@@ -1,11 +1,8 @@
 """How tokens are chosen, for a whole batch at once."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
@@ -15,23 +12,17 @@ from transformers.generation.logits_process import (
 
 from refrag_rag.generation.request import Sampling
 
+COLDEST = 1e-6  # temperatures below it would overflow, and choose nothing else
+
 
 class Sampler:
-    """Chooses the next tokens of B sequences; every sequence has its own random state.
+    """Chooses the next tokens of B sequences; every sequence has its own random state."""
 
-    Parameters
-    ----------
-    prompts
-        Token ids of each prompt's text, for the repetition penalty.
-    """
-
-    def __init__(
-        self, sampling: Sampling, prompts: Sequence[NDArray[np.int64]], device: torch.device
-    ) -> None:
-        self._sampling, self._prompts = sampling, prompts
-        self._seen: Tensor | None = None  # (B, vocabulary), bool
+    def __init__(self, sampling: Sampling, batch: int, device: torch.device) -> None:
+        self._sampling = sampling
+        self._written: Tensor | None = None  # (B, vocabulary), bool
         self._warpers = _warpers(sampling)
-        self._generators = [_generator(sampling, device) for _ in prompts]
+        self._generators = [_generator(sampling, device) for _ in range(batch)]
 
     def choose(self, logits: Tensor) -> list[int]:
         """Draw one token a row from logits of *shape* (B, vocabulary)."""
@@ -45,27 +36,29 @@ class Sampler:
                 scores = warp(None, scores)
             rows = zip(scores.softmax(-1), self._generators, strict=True)
             chosen = torch.cat([torch.multinomial(row, 1, generator=own) for row, own in rows])
-        if self._seen is not None:
-            self._seen.scatter_(1, chosen[:, None], value=True)
+        if self._written is not None:
+            self._written.scatter_(1, chosen[:, None], value=True)
         tokens: list[int] = chosen.tolist()
         return tokens
 
     def _penalised(self, scores: Tensor) -> Tensor:
-        """What was read or written before becomes less likely (CTRL, arXiv 1909.05858)."""
-        if self._seen is None:
-            self._seen = torch.zeros_like(scores, dtype=torch.bool)
-            for row, ids in zip(self._seen, self._prompts, strict=True):
-                row[torch.from_numpy(ids).to(row.device)] = True
+        """What the answer said already becomes less likely (CTRL, arXiv 1909.05858).
+
+        The prompt does not count, as where transformers is given embeddings: a vector has no
+        ids, and a word would be harder to quote for standing in an expanded chunk.
+        """
+        if self._written is None:
+            self._written = torch.zeros_like(scores, dtype=torch.bool)
         penalty = self._sampling.repetition_penalty
         return torch.where(
-            self._seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores
+            self._written, torch.where(scores < 0, scores * penalty, scores / penalty), scores
         )
 
 
 def _warpers(sampling: Sampling) -> list[Any]:
     warpers: list[Any] = []
     if sampling.temperature not in (0, 1):
-        warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        warpers.append(TemperatureLogitsWarper(max(float(sampling.temperature), COLDEST)))
     if sampling.top_k:
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:

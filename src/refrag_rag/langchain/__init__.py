@@ -18,12 +18,14 @@ from refrag_rag.langchain.documents import (
     strip_documents,
 )
 from refrag_rag.langchain.llm import RefragLLM
+from refrag_rag.langchain.numbered import NumberedPassages
 
 if TYPE_CHECKING:
     from refrag_rag.langchain.middleware import RefragMiddleware as RefragMiddleware
 
 __all__ = [
     "ChatRefrag",
+    "NumberedPassages",
     "RefragCompressor",
     "RefragIndexer",
     "RefragLLM",

@@ -32,7 +32,9 @@ class GenerationSettings(EngineOwner):
     repetition_penalty: float | None = None
     seed: int | None = None
     stop: str | list[str] | None = Field(default=None, description="Strings that end an answer.")
-    p: float | None = Field(default=None, description="Expansion budget; None: the engine's.")
+    p: float | None = Field(
+        default=None, description="Share of chunks to expand; None: the engine's."
+    )
     policy: Any = Field(default=None, description="Name or policy; None: the engine's.")
 
     _call_arguments: ClassVar[tuple[str, ...]] = (*SAMPLING, "p", "policy", "question")

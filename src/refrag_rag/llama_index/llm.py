@@ -73,7 +73,9 @@ class RefragLLM(EngineOwner, FunctionCallingLLM):
     )
     is_chat_model: bool | None = Field(default=None, description="None: as the model is.")
     policy: str | None = Field(default=None, description="None: the engine's.")
-    p: float | None = Field(default=None, description="Expansion budget; None: the engine's.")
+    p: float | None = Field(
+        default=None, description="Share of chunks to expand; None: the engine's."
+    )
 
     _counting: bool = PrivateAttr(default=False)
 

@@ -1,5 +1,6 @@
 """RefragModel: encoder, projector and decoder, composed."""
 
-from refrag_rag.model.model import DecoderInputs, RefragModel
+from refrag_rag.model.inputs import DecoderInputs
+from refrag_rag.model.model import RefragModel
 
 __all__ = ["DecoderInputs", "RefragModel"]

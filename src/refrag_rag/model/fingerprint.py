@@ -4,7 +4,7 @@ A name takes reading all weights, so it is made once for each state of them.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,10 +18,20 @@ def weights_state(module: nn.Module) -> State:
     Every change in place counts (a step of an optimizer, ``load_state_dict``, ``add_``), and every
     tensor that is exchanged. Only what is written through ``tensor.data`` leaves no trace.
     """
-    tensors = [*module.parameters(), *module.buffers()]
     return tuple(
-        (id(one), 0 if one.is_inference() else one._version, one.data_ptr()) for one in tensors
+        (id(one), 0 if one.is_inference() else one._version, one.data_ptr())
+        for one in _tensors(module)
     )
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, without the names that cost torch's own walk most of its time."""
+    left = [module]
+    while left:
+        part = left.pop()
+        own = (*part._parameters.values(), *part._buffers.values())
+        yield from (one for one in own if one is not None)
+        left += [child for child in part._modules.values() if child is not None]
 
 
 def digest_weights(weights: Mapping[str, Tensor], *others: Any, length: int) -> str:
@@ -41,5 +51,7 @@ def digest_weights(weights: Mapping[str, Tensor], *others: Any, length: int) -> 
         digest.update(str(other).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
+        if type(tensor) not in (Tensor, nn.Parameter):  # quantised: of a class of its own
+            tensor = tensor.dequantize()
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:length]

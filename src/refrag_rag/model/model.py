@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,28 +13,13 @@ from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model.encoder import ChunkEncoder
 from refrag_rag.model.fingerprint import State, digest_weights, weights_state
+from refrag_rag.model.graphs import Graphs
+from refrag_rag.model.inputs import DecoderInputs
 from refrag_rag.model.projector import NormProjector, Projector
 from refrag_rag.policies.base import Policy
 from refrag_rag.prompt import VECTOR, CompressedPrompt, TextSegment
 from refrag_rag.text.chunking import ChunkedPassage, Chunker
 from refrag_rag.text.tokenization import PlainTokenizer, backend, description, token_id
-
-
-class DecoderInputs(NamedTuple):
-    """A left-padded batch of prompts, ready for the decoder.
-
-    Attributes
-    ----------
-    inputs_embeds
-        *Shape:* (B, T, D_dec)
-    attention_mask, position_ids, input_ids
-        *Shape:* (B, T), int64; `input_ids` holds the pad id where a vector stands.
-    """
-
-    inputs_embeds: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    input_ids: Tensor
 
 
 class RefragModel(nn.Module):
@@ -53,6 +38,8 @@ class RefragModel(nn.Module):
     ----------
     policies
         Learned policies that belong to this model, by name.
+    graphs
+        Recorded shapes by which the decoder runs, where they fit.
 
     Raises
     ------
@@ -77,6 +64,7 @@ class RefragModel(nn.Module):
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.policies: dict[str, Policy] = {}
+        self.graphs: Graphs | None = None
         self._fingerprint: tuple[tuple[RefragConfig, State], str] | None = None
         self._plain = PlainTokenizer(tokenizer)
         foreign = config.chunked_by == "encoder"

@@ -1,6 +1,6 @@
 """What a policy sees and gives. It sees tensors and text, never the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
@@ -79,13 +79,14 @@ def needs_of(policy: Policy) -> frozenset[str]:
     Raises
     ------
     InputError
-        If ``needs`` is one text instead of a set of names.
+        If ``needs`` is not a set of names.
     """
     needs = getattr(policy, "needs", ())
-    if isinstance(needs, str):
+    several = isinstance(needs, Collection) and not isinstance(needs, str)
+    if not several or not all(isinstance(name, str) for name in needs):
         raise InputError(
-            f"needs = {needs!r} of policy {policy.name!r}; expected a set of names. "
-            f"Write frozenset({{{needs!r}}})."
+            f"needs = {needs!r} of policy {policy.name!r}; expected a set of names, such as "
+            "frozenset({'perplexity'})."
         )
     return frozenset(needs)
 

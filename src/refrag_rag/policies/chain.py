@@ -25,12 +25,18 @@ class ExpandChain:
     Raises
     ------
     InputError
-        If there is no policy.
+        If there is no policy, or something else among them.
     """
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         if not policies:
             raise InputError("A chain of no policies; expected at least one.")
+        for policy in policies:
+            if not hasattr(policy, "select"):
+                raise InputError(
+                    f"A chain with {policy!r}; expected policies. Names are joined with '+': "
+                    "get_policy('exact+lexical')."
+                )
         self.policies = tuple(policies)
         self.name = "+".join(policy.name for policy in policies)
         self.needs = frozenset[str]().union(*map(needs_of, policies))

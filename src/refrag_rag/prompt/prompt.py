@@ -186,12 +186,6 @@ class CompressedPrompt:
         ]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
-    @property
-    def text_ids(self) -> NDArray[np.int64]:
-        """The token ids alone, without the vectors' places."""
-        ids: NDArray[np.int64] = self.ids[self.ids != VECTOR]
-        return ids
-
     def embeddings(self) -> list[NDArray[np.floating]]:
         """The chunk embeddings in reading order, one (V, D_enc) array a run."""
         return [s.embeddings for s in self.segments if isinstance(s, VectorSegment)]

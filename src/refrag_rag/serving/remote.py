@@ -87,8 +87,8 @@ def _parameters(
     """
     if sampling.repetition_penalty != 1:
         raise InputError(
-            f"repetition_penalty = {sampling.repetition_penalty!r}; expected 1 with a backend, "
-            "which does not see the prompt's tokens. Leave it out."
+            f"repetition_penalty = {sampling.repetition_penalty!r}; expected 1 with a backend: "
+            "vLLM would count what stands in for the prompt's tokens. Leave it out."
         )
     seed = sampling.seed
     return {

@@ -102,7 +102,7 @@ class Server(Remote):
         return self._loop.read([self._row(body) for body in bodies], stopped)
 
     async def _row(self, body: str) -> Row:
-        last: object = None
+        last = ""
         async with httpx.AsyncClient(**self._client) as client:
             for url in sorted(self._busy, key=self._busy.__getitem__):
                 self._busy[url] = self._busy.pop(url) + 1
@@ -117,7 +117,7 @@ class Server(Remote):
                             return
                         last = _message(response.status_code, await response.aread())
                 except UNREACHED as error:
-                    last = error
+                    last = repr(error)
                 except httpx.TimeoutException as error:
                     raise ServingError(
                         f"{url} sent no token in {self._timeout} s. See how busy it is, or wait "

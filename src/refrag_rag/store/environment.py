@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import lmdb
 from refrag_rag.errors import StoreError
 from refrag_rag.store.pages import missing_page
 
-DATA, IN_USE, BESIDE = "data.mdb", "in-use", "compacting"
+DATA, LOCK, IN_USE, BESIDE = "data.mdb", "lock.mdb", "in-use", "compacting"
+MAKING = 0.5  # seconds within which a new file gets its first pages
 
 
 class Gate:
@@ -85,6 +87,7 @@ class Environment:
         self._lock = os.open(path / IN_USE, os.O_RDONLY if read_only else os.O_RDONLY | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_SH)  # waits for a compaction that is going on
+            self._refuse_emptied()
             self._open()
             self._refuse_truncated()
         except BaseException:
@@ -195,12 +198,24 @@ class Environment:
             str(self.path),
             map_size=self._map_size,
             readonly=self.read_only,
-            lock=True,
+            lock=not self.read_only or os.access(self.path / LOCK, os.W_OK),  # else nobody writes
             max_readers=512,
             readahead=self._read_ahead,
         )
         if not self.read_only:
             self.db.reader_check()  # a killed reader would keep old pages from being used again
+
+    def _refuse_emptied(self) -> None:
+        """A file of no bytes would be taken for a new store, unless another process makes it."""
+        ends = time.monotonic() + MAKING
+        file = self.path / DATA
+        while file.exists() and not file.stat().st_size:
+            if time.monotonic() > ends:
+                raise StoreError(
+                    f"{file} has no bytes left; expected a store. Restore it from a copy, or "
+                    f"delete {self.path} and index again."
+                )
+            time.sleep(MAKING / 20)
 
     def _refuse_truncated(self) -> None:
         """Check a file that is shorter than its pages: entries may be gone, or unused pages."""

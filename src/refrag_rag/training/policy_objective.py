@@ -121,7 +121,7 @@ def clipped_loss(
 class PlacesObjective:
     """Cross-entropy of the first draw against the chunks that hold an answer. Ours.
 
-    The rest of their passages gets a small share, so that what is left of a budget goes there. The
+    The rest of their passages gets a small share, so that what is left of p goes there. The
     decoder is not asked, and a passage is encoded once, so that later steps cost little. A case
     whose answer stands in no passage adds nothing.
     """
