@@ -102,6 +102,7 @@ class Handler(BaseHTTPRequestHandler):
             if behaviour == "no ids":
                 del choice["token_ids"]
             self._chunk({"object": "text_completion", "choices": [choice]})
+            self._write(b": as proxies do\n\n")
         self._write(b"data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")
 

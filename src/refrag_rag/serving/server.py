@@ -141,7 +141,7 @@ async def _tokens(url: str, response: httpx.Response) -> Row:
     reason = None
     async for line in response.aiter_lines():
         event = line.removeprefix("data:").strip()
-        if event and event != "[DONE]":
+        if line.startswith("data:") and event != "[DONE]":
             try:
                 choice = json.loads(event)["choices"][0]
                 reason = choice["finish_reason"]
