@@ -11,7 +11,7 @@ demo: $(DEMO) ; .venv/bin/refrag demo
 test: $(VENV) ; .venv/bin/python -m pytest
 test-all: $(ALL) ; .venv/bin/python -m pytest -m ""
 test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch==2.13.0 && .newest/bin/uv pip install -q --link-mode copy --python .newest/bin/python -e '.[demo,train,dev]' && .newest/bin/uv pip install -q --no-deps --python .newest/bin/python $(BASE) && .newest/bin/python -m pytest
-test-vllm: .vllm/.installed ; HF_HUB_OFFLINE=1 .vllm/bin/python -m pytest -m vllm tests/serving
+test-vllm: .vllm/.installed ; HF_HUB_OFFLINE=1 .vllm/bin/python -m pytest -m vllm -W default tests/serving
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; PYTHONPATH=. .venv/bin/python docs/build.py
 modes: $(ALL) ; .venv/bin/python -m pytest --modes=docs/results/modes.json -m mode && PYTHONPATH=. .venv/bin/python docs/build.py
