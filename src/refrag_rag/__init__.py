@@ -12,6 +12,7 @@ from refrag_rag.errors import (
     MissingExtraError,
     PromptTooLongError,
     RefragError,
+    ServingError,
     StoreError,
 )
 from refrag_rag.spans import compressible, strip_spans
@@ -37,6 +38,7 @@ __all__ = [
     "RefragConfig",
     "RefragError",
     "RefragModel",
+    "ServingError",
     "StoreError",
     "Timings",
     "compressible",

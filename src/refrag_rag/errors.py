@@ -27,6 +27,7 @@ EXTRAS = {
     ),
     "quantization": ("torchao", "bitsandbytes"),
     "ray": ("ray", "ray.data"),
+    "vllm": ("vllm",),
 }
 """What the extras of ``pyproject.toml`` that users install bring, by the names of imports."""
 
@@ -49,6 +50,10 @@ class StoreError(RefragError):
 
 class PromptTooLongError(RefragError):
     """A prompt that takes more positions than the decoder has."""
+
+
+class ServingError(RefragError):
+    """A vLLM server or engine that does not answer."""
 
 
 class MissingExtraError(RefragError, ImportError):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import chat, frameworks, precompute, quantization, store
+from benchmarks import chat, frameworks, precompute, quantization, serving, store
 from benchmarks.formats import measure_format, measure_formats
 from benchmarks.models import load
 from benchmarks.prompts import AROUND
@@ -13,6 +13,8 @@ from refrag_rag.evaluation.questions import Question
 from refrag_rag.generation.answer import Answer, Timings
 from refrag_rag.llama_index import RefragPostprocessor
 from refrag_rag.store import LMDBStore, passage_key
+from tests.conftest import TINY
+from tests.serving.fake_vllm import served
 
 QUESTIONS = [
     Question("Who?", ("Anna",), ("Anna did it in 1912, they say. " * 4, "Nothing to see here.")),
@@ -50,6 +52,18 @@ def test_the_second_turn_of_a_chat_is_mostly_reused(tmp_path, capsys):
     assert f"{found['reused']} of them reused" in capsys.readouterr().out
     found |= {"with": {"ttft": {"median": 0.1}}, "without": {"ttft": {"median": 0.25}}}
     assert "TTFT 100 ms instead of 250 ms, 2.5x" in chat.markdown(found)
+
+
+def test_serving_is_held_against_the_model_itself(tiny_model, tmp_path, capsys):
+    with served(tiny_model.decoder) as (server,):
+        asked = f"--model {TINY} --backend {server.url} --at-once 1 3 --context 64 --rounds 2"
+        found = measured(serving, f"{asked} --tokens 4", tmp_path)
+        assert len(server.bodies) == 3 * (1 + 3)  # two rounds, and one before that does not count
+    assert [(row["at_once"], row["runs"]) for row in found["rows"]] == [(1, 2)] * 3 + [(3, 2)] * 3
+    for row in found["rows"]:
+        assert row["new_tokens"] == found["rows"][0 if row["at_once"] == 1 else 3]["new_tokens"]
+        assert row["tokens"]["median"] >= row["answers"]["median"] > 0
+    assert "| 3 | the model, one batch |" in capsys.readouterr().out
 
 
 def test_both_frameworks_end_to_end_with_their_stages(tmp_path, capsys, monkeypatch):

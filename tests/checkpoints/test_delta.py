@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from refrag_rag import CheckpointError, InputError, Refrag, RefragConfig, RefragModel
-from refrag_rag.checkpoints import base, lora, parts
+from refrag_rag.checkpoints import base, decoder_folder, lora, parts
 from refrag_rag.checkpoints.delta import assembled
 from refrag_rag.checkpoints.delta_saving import LEAST, save_delta
 from refrag_rag.checkpoints.groups import restored, rounded
@@ -133,6 +133,18 @@ def apart(ours, theirs):
 
 
 # --- what comes out ------------------------------------------------------------------------
+
+
+def test_what_is_served_is_the_trained_decoder(made, put_together, monkeypatch):
+    merged, original, cache = put_together
+    monkeypatch.setenv("REFRAG_CACHE", str(cache))
+    served = parts.read_decoder(decoder_folder(made.folder), Placement())
+    name = "model.layers.0.self_attn.q_proj.weight"
+    weight, trained, base = (
+        one.get_parameter(name) for one in (served, merged.decoder, original.decoder)
+    )
+    assert torch.equal(weight, trained)
+    assert not torch.equal(weight, base)
 
 
 def test_kept_apart_the_adapter_can_be_trained_further(made, put_together, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from refrag_rag.demo.home import Home
 from refrag_rag.demo.library import open_index
 from refrag_rag.llama_index import collect_answers
 from tests.conftest import TINY
+from tests.serving.fake_vllm import served
 
 MAYOR = "Who is the mayor of Quill Bay?"
 TOWN = "Quill Bay\n\nThe mayor of Quill Bay is Rosa Tarmin. Quill Bay is known for its glass lamps."
@@ -51,6 +52,17 @@ def test_sources_follow_the_answer_best_first(home, capsys):
     scores = [float(line.split()[0]) for line in lines]
     assert scores == sorted(scores, reverse=True)
     assert len({line.split()[1] for line in lines}) == len(lines)  # each file once
+
+
+def test_a_server_decodes(home, tiny_model, capsys):
+    assert ask(home, MAYOR) == 0
+    own = capsys.readouterr().out
+    with served(tiny_model.decoder) as (server,):
+        assert ask(home, MAYOR, "--backend", server.url) == 0
+        assert len(server.bodies) == 1
+    assert capsys.readouterr().out == own
+    assert ask(home, MAYOR, "--backend", server.url) == 1
+    assert "expected a vLLM server" in capsys.readouterr().err
 
 
 def test_several_passages_of_a_file_are_one_source(home):

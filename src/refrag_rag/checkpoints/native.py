@@ -104,7 +104,7 @@ def read(folder: Path, placement: Placement) -> RefragModel:
     if placement.k is not None:
         config = config.with_k(placement.k)
     decoder = read_decoder(folder / DECODER, placement)
-    if placement.adapter:
+    if placement.adapter and placement.layers:
         read_adapter(decoder, folder)
     encoder = read_encoder(folder / ENCODER, placement)
     model = build(config, encoder, decoder, _tokenizers(folder))

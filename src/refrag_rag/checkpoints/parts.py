@@ -1,11 +1,12 @@
 """Encoders, decoders and tokenizers from ordinary Hugging Face folders."""
 
 import copy
+import logging
 import shutil
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,6 +57,8 @@ class Placement:
         Of the decoder's linear layers.
     name
         The model's, where its files give it none: a hub id, or a folder's name.
+    layers
+        Whether to load the decoder's layers, or only what embeds its tokens.
 
     Raises
     ------
@@ -74,6 +77,7 @@ class Placement:
     local_files_only: bool = False
     name: str = ""
     quantization: str | None = None
+    layers: bool = True
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is read."""
@@ -116,20 +120,48 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
     CheckpointError
         If there is none that can be read.
     """
-    decoder = _read(
-        AutoModelForCausalLM,
-        folder,
-        placement,
-        attn_implementation=placement.attn_implementation,
-        device_map=placement.device_map,
-        **_quantised(folder, placement),
-    )
+    options: dict[str, Any] = {
+        "attn_implementation": placement.attn_implementation,
+        "device_map": placement.device_map,
+    }
+    if placement.layers:
+        options |= _quantised(folder, placement)
+        decoder = _read(AutoModelForCausalLM, folder, placement, **options)
+    else:
+        options["config"] = _without_layers(folder)
+        with _unreported():
+            decoder = _read(
+                AutoModelForCausalLM, folder, replace(placement, exact=False), **options
+            )
     if placement.device_map is None and placement.device is not None:
         decoder = decoder.to(placement.device)
     if folder.suffix == GGUF:  # transformers would refuse to save what it calls quantised
         del decoder.config.quantization_config
         decoder.hf_quantizer = None
     return decoder
+
+
+def _without_layers(folder: Path) -> PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except LOADING_ERRORS as error:
+        raise damaged(folder, error) from error
+    text = config.get_text_config()
+    text.num_hidden_layers = 0
+    if getattr(text, "layer_types", None):
+        text.layer_types = []
+    return config
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Transformers prints what a model has no place for, here all layers."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def _quantised(folder: Path, placement: Placement) -> dict[str, Any]:

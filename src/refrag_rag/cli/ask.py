@@ -89,6 +89,9 @@ def _question_arguments(command: argparse.ArgumentParser) -> None:
         "--policy", help="which chunks stay text: exact, exact+lexical ... (default: the model's)"
     )
     command.add_argument("-p", type=float, help="largest fraction of chunks that stay text")
+    command.add_argument(
+        "--backend", nargs="+", metavar="URL", help="vLLM servers that decode; see docs/serving.md"
+    )
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -236,4 +239,7 @@ def _load(options: argparse.Namespace, record: "Record") -> "Refrag":
     print(f"loading {record.model} ...", file=sys.stderr, flush=True)
     store = Home(options.home).chunks
     with quiet():
-        return Refrag.load(record.model, store=store, k=record.k, base=options.base)
+        return Refrag.load(
+            record.model, store=store, k=record.k, base=options.base,
+            backend=vars(options).get("backend"),
+        )  # fmt: skip

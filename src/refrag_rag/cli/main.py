@@ -28,6 +28,10 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("model", nargs="?", help="embedded name, folder or hub id")
     doctor.set_defaults(run=_doctor)
 
+    path = commands.add_parser("path", help="print the folder of a model's decoder, to serve it")
+    path.add_argument("model", help="embedded name, folder or hub id")
+    path.set_defaults(run=_path)
+
     add_quality(commands)
     add_store(commands)
     return parser
@@ -59,6 +63,12 @@ def _doctor(options: argparse.Namespace) -> None:
 
     for line in report(options.model):
         print(line)
+
+
+def _path(options: argparse.Namespace) -> None:
+    from refrag_rag.checkpoints import decoder_folder
+
+    print(decoder_folder(options.model))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from refrag_rag.engine.about import About
+from refrag_rag.engine.elsewhere import backend_for, check_policy, without_layers
 from refrag_rag.engine.lookup import PassageLookup, VectorType
 from refrag_rag.engine.precompute import precompute
 from refrag_rag.engine.prepare import OnMiss, Preparation
@@ -28,7 +30,7 @@ from refrag_rag.policies import Policy, get_policy, needs_of
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.spans import neutralise
 from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
-from refrag_rag.text.chat_template import Prompt, takes_tools
+from refrag_rag.text.chat_template import Prompt
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # of typing since Python 3.11
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 NOTHING = "p = %s has no effect: the default policy of %s is 'none'. Name another to expand chunks."
 
 
-class Refrag(Shared):
+class Refrag(Shared, About):
     """The engine: everything between prompt text with spans and the answer.
 
     Calls from several threads may overlap: laying out prompts takes turns, decoding does not.
@@ -63,6 +65,9 @@ class Refrag(Shared):
     prompt_cache
         How many KV caches of prompts with their answers to keep, so that the next turn of a chat
         prefills only what is new; each takes the decoder's memory for that many positions.
+    backend
+        vLLM, to decode instead of the model: base URLs of servers, or an engine object; see
+        `refrag_rag.serving.backend_of`.
 
     Raises
     ------
@@ -70,7 +75,7 @@ class Refrag(Shared):
         If an argument cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each thing that users choose
         self,
         model: RefragModel,
         *,
@@ -81,12 +86,14 @@ class Refrag(Shared):
         vectors: VectorType = "float16",
         scores: Collection[str] = (),
         prompt_cache: int = 0,
+        backend: Any = None,
     ) -> None:
         if isinstance(scores, str) or set(scores) - set(SCORERS):
             raise InputError(f"scores = {scores!r}; expected a list of {', '.join(SCORERS)}.")
         self.model = model
         self.store = MemoryStore() if store is None else store
-        self.policy = get_policy(model.config.policy if policy is None else policy, model.policies)
+        self.backend = backend_for(model, backend, scores=scores, prompt_cache=prompt_cache)
+        self.policy = self.get_policy(model.config.policy if policy is None else policy)
         self.p = Request(policy=self.policy, p=0.1 if p is None else p).p
         if policy is None and p and self.policy.name == "none":
             logger.warning(NOTHING, p, self.model_name)
@@ -116,14 +123,16 @@ class Refrag(Shared):
             and on CPUs needs a C++ compiler and Python's headers; or ``graphs``: see `Graphs`.
         **settings
             Those of the engine (``policy``, ``p``, ``on_miss``, ``vectors``, ``scores``,
-            ``prompt_cache``), and those of `refrag_rag.checkpoints.load`: ``dtype``, ``device``,
-            ``device_map``, ``k``, ``base``, ``revision`` ...
+            ``prompt_cache``, ``backend``), and those of `refrag_rag.checkpoints.load`: ``dtype``,
+            ``device``, ``device_map``, ``k``, ``base``, ``revision`` ...
         """
         if store == "" or not (isinstance(store, str | Path | None) or hasattr(store, "put")):
             raise InputError(f"store = {store!r}; expected a folder, a store, or None for memory.")
         options: dict[str, Any] = dict(settings)
         names = EngineSettings.__annotations__.keys() & options.keys()
         own = {name: options.pop(name) for name in names}
+        if own.get("backend") is not None:
+            options = without_layers(options, compile=compile)
         model = RefragModel.from_pretrained(name_or_path, **options)
         if compile == "graphs":
             model.graphs = graphs_of(model.decoder)
@@ -131,26 +140,6 @@ class Refrag(Shared):
             compile_model(model.decoder)
         opened = open_store(store) if isinstance(store, str | Path) else store
         return cls(model, store=opened, **own)
-
-    @property
-    def model_name(self) -> str:
-        """The model's name."""
-        return self.model.config.name
-
-    @property
-    def context_window(self) -> int:
-        """Decoder positions, prompt and answer together."""
-        return self.model.max_positions
-
-    @property
-    def is_chat_model(self) -> bool:
-        """Whether the decoder has a chat template."""
-        return bool(self.model.tokenizer.chat_template)
-
-    @property
-    def takes_tools(self) -> bool:
-        """Whether the decoder's chat template has a place for tools."""
-        return takes_tools(self.model.tokenizer)
 
     @property
     def namespace(self) -> str:
@@ -283,9 +272,12 @@ class Refrag(Shared):
         Raises
         ------
         InputError
-            If there is none of that name.
+            If there is none of that name, or it needs the decoder and that is elsewhere.
         """
-        return self.policy if policy is None else get_policy(policy, self.model.policies)
+        found = self.policy if policy is None else get_policy(policy, self.model.policies)
+        if self.backend is not None:
+            check_policy(found)
+        return found
 
     def _request(
         self, *, policy: str | Policy | None = None, p: float | None = None, **arguments: Any
@@ -295,4 +287,6 @@ class Refrag(Shared):
 
     def _run(self, prompts: Sequence[Prompt], request: Request) -> Iterator[Delta]:
         compressed, timings = self._preparation.prepare(prompts, request)
-        return answer_rows(self.model, compressed, request, self.prompt_cache, timings)
+        return answer_rows(
+            self.model, compressed, request, self.prompt_cache, timings, self.backend
+        )

@@ -20,6 +20,7 @@ class EngineSettings(TypedDict, total=False):
     vectors: VectorType
     scores: Collection[str]
     prompt_cache: int
+    backend: Any
 
 
 class LoadSettings(EngineSettings, total=False):

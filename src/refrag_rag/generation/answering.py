@@ -1,18 +1,37 @@
 """From prompts that are laid out to answers: decode, stop, and write down what was read."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import Protocol
 
 from refrag_rag.generation.answer import Answer, Counts, Delta, Timings
 from refrag_rag.generation.answer_text import AnswerText
-from refrag_rag.generation.decode import decode
+from refrag_rag.generation.decode import Token, decode
 from refrag_rag.generation.prompt_cache import PromptCache
-from refrag_rag.generation.request import Request
+from refrag_rag.generation.request import Request, Sampling
 from refrag_rag.model import RefragModel
 from refrag_rag.prompt import CompressedPrompt
 from refrag_rag.text.tool_calls import TOOL_MARKERS
+
+
+class Backend(Protocol):
+    """Decodes elsewhere what was laid out here."""
+
+    @property
+    def window(self) -> int:
+        """Positions of prompt and answer together."""
+
+    def decode(
+        self,
+        model: RefragModel,
+        prompts: Sequence[CompressedPrompt],
+        sampling: Sampling,
+        *,
+        stopped: Callable[[int], bool],
+    ) -> Generator[list[Token], None, None]:
+        """Generate for a batch; see `refrag_rag.generation.decode.decode`."""
 
 
 def answer_rows(
@@ -21,6 +40,7 @@ def answer_rows(
     request: Request,
     prompt_cache: PromptCache,
     timings: Timings,
+    backend: Backend | None = None,
 ) -> Iterator[Delta]:
     """Answer prompts together.
 
@@ -28,6 +48,8 @@ def answer_rows(
     ----------
     timings
         Of what was done before, right until now.
+    backend
+        Who decodes; None: the model's own decoder.
 
     Yields
     ------
@@ -35,13 +57,17 @@ def answer_rows(
         New text of some prompt; in the end one with the answer for each, in their order.
     """
     start = time.perf_counter() - timings.before_prefill_s
-    ends = _end_tokens(model)
+    ends = end_tokens(model)
     sampling, kept = request.sampling, TOOL_MARKERS if request.tools else ()
     texts = [AnswerText(model.tokenizer, ends, sampling.stop, kept) for _ in prompts]
     reuse = prompt_cache.start(prompts)
     reused = reuse.positions if reuse is not None else 0
     first = None
-    steps = decode(model, prompts, sampling, reuse, stopped=lambda row: texts[row].stopped)
+    steps = (
+        decode(model, prompts, sampling, reuse, stopped=lambda row: texts[row].stopped)
+        if backend is None
+        else backend.decode(model, prompts, sampling, stopped=lambda row: texts[row].stopped)
+    )
     with closing(steps):  # a reader may go away before the end
         for tokens in steps:
             first = first or time.perf_counter()
@@ -70,7 +96,7 @@ def _answer(text: AnswerText, prompt: CompressedPrompt, timings: Timings, reused
     )
 
 
-def _end_tokens(model: RefragModel) -> frozenset[int]:
+def end_tokens(model: RefragModel) -> frozenset[int]:
     """Ids that end an answer, by the generation config and the tokenizer."""
     config = model.decoder.generation_config
     found = config.eos_token_id if config is not None else None

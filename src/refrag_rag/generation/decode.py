@@ -45,7 +45,7 @@ def decode(
     PromptTooLongError
         If a prompt leaves no position for a new token.
     """
-    limits = [_limit(prompt, model.max_positions, sampling) for prompt in prompts]
+    limits = [room(prompt, model.max_positions, sampling) for prompt in prompts]
     with torch.inference_mode():
         inputs = model.decoder_inputs(prompts)
     sampler = Sampler(sampling, len(prompts), model.device)
@@ -142,7 +142,14 @@ class Steps:
         self._position = self._position + 1
 
 
-def _limit(prompt: CompressedPrompt, window: int, sampling: Sampling) -> int:
+def room(prompt: CompressedPrompt, window: int, sampling: Sampling) -> int:
+    """How many tokens an answer may have.
+
+    Raises
+    ------
+    PromptTooLongError
+        If the prompt takes the whole window.
+    """
     if prompt.positions < window:
         return min(sampling.max_new_tokens, window - prompt.positions)
     texts = [one for one in prompt.segments if isinstance(one, TextSegment)]
