@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from refrag_rag import __version__
 from refrag_rag.cli.ask import add_asking
@@ -28,6 +29,17 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("model", nargs="?", help="embedded name, folder or hub id")
     doctor.set_defaults(run=_doctor)
 
+    convert = commands.add_parser(
+        "convert", help="write a PISCO or CLaRa checkpoint, whose files are pickles, as a model"
+    )
+    convert.add_argument("folder", type=Path, help="its config.json and .pth files")
+    convert.add_argument("--base", type=Path, required=True, help="its decoder's folder")
+    convert.add_argument("--to", type=Path, required=True, metavar="OUT", help="a new folder")
+    convert.add_argument(
+        "--accept-license", action="store_true", help="go on after the licence was shown"
+    )
+    convert.set_defaults(run=_convert)
+
     add_quality(commands)
     add_store(commands)
     return parser
@@ -52,6 +64,13 @@ def _train(options: argparse.Namespace) -> None:
     from refrag_rag.cli.train import main as train
 
     train([options.stage, *options.rest])
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from refrag_rag.checkpoints.pisco import convert, licence_of
+
+    print(licence_of(options.folder))
+    convert(options.folder, options.to, base=options.base, accept_license=options.accept_license)
 
 
 def _doctor(options: argparse.Namespace) -> None:
