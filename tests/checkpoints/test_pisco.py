@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import torch
-from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from recipes.tiny.tokenizer import train_tokenizer
@@ -137,7 +137,7 @@ def test_store_batch_and_stream_answer_alike(out, tmp_path):
     assert "".join(d.text for d in engine.stream(prompts[0], max_new_tokens=4)) == alone[0]
     nodes = [NodeWithScore(node=TextNode(text="Anna Keld"), score=1.0)]
     nodes = RefragPostprocessor(engine=engine).postprocess_nodes(nodes, QueryBundle("Who?"))
-    text = f"Background:\n{nodes[0].get_content()}\nQuestion:Who?"
+    text = f"Background:\n{nodes[0].get_content(MetadataMode.LLM)}\nQuestion:Who?"
     chat = engine.generate([{"role": "user", "content": text}], max_new_tokens=4).text
     assert RefragLLM(engine=engine, max_new_tokens=4).complete(text).text == chat
     assert ChatRefrag(engine=engine, max_new_tokens=4).invoke(text).content == chat

@@ -107,9 +107,10 @@ class ChunkEncoder(nn.Module):
             memory=_memory(config, tokenizer),
         )
         least = config.window if config.memory else config.k
+        what = f"a {'window' if config.memory else 'chunk'} of {least}"
         if config.encoder_reads_ids and room(config, self.limit) < least:
             raise CheckpointError(
-                f"The encoder reads {self.limit} tokens; expected room for {least} "
+                f"The encoder reads {self.limit} tokens; expected room for {what} "
                 "with overlap and markers. Use a smaller k or overlap, or another encoder."
             )
 
