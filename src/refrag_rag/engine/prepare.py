@@ -79,7 +79,7 @@ class Preparation:
         """
         model = self._model
         ids: list[int] = []
-        for piece in split_spans(text, model.config.boundary):
+        for piece in split_spans(text, model.config.markup):
             if isinstance(piece, Span):
                 chunks = len(model.chunker.chunk(piece.text))
                 expanded = limit_of(p, chunks)
@@ -96,7 +96,7 @@ class Preparation:
                     prompt,
                     self._model.tokenizer,
                     self._slots,
-                    markup=self._model.config.boundary,
+                    markup=self._model.config.markup,
                     question=request.question,
                     tools=request.tools,
                 )
