@@ -10,7 +10,7 @@ from refrag_rag.errors import CheckpointError, InputError
 FORMAT_VERSION = 1
 LONGEST_CHARACTER = 4  # bytes of UTF-8, hence the most tokens one character can take
 
-Chunking = Literal["fixed", "sentence", "exact"]
+Chunking = Literal["fixed", "sentence", "exact", "passage"]
 Pooling = Literal["mean", "cls", "concat", "eos", "linear"]
 Mask = Literal["own", "causal", "bidirectional"]
 ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp"]
@@ -35,6 +35,9 @@ class RefragConfig:
     chunking
         ``fixed``: every k tokens. ``sentence``: at the end of a sentence too, at most k.
         ``exact``: every k tokens, even within a character (foreign checkpoints count so).
+        ``passage``: a chunk is a whole passage, whatever its length. k, which is then the window
+        too, is the most tokens that the encoder reads of it, with those that its tokenizer puts
+        around a text; what is behind them goes into no vector.
     window
         Decoder tokens that the encoder reads at once. ``window == k`` encodes every chunk on its
         own (REFRAG, section 2); a larger window lets a chunk see its neighbours.
@@ -70,6 +73,8 @@ class RefragConfig:
         Every k that the model was trained on; k alone if None. See `with_k`.
     pooling_width
         With ``linear`` pooling, the width of a chunk embedding; `encoder_width` if None.
+    normalize
+        Whether chunk embeddings are brought to length 1, as many retrievers' are.
     policy
         Name of the policy that chooses where neither engine nor call names one.
     """
@@ -91,12 +96,14 @@ class RefragConfig:
     boundary: tuple[str, str] | None = None
     chunk_sizes: tuple[int, ...] | None = None
     pooling_width: int | None = None
+    normalize: bool = False
     policy: str = "hybrid"
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""
         self._check_values()
         self._check_pooling()
+        self._check_passages()
 
     def _check_values(self) -> None:
         if self.k < LONGEST_CHARACTER:
@@ -137,6 +144,15 @@ class RefragConfig:
             raise InputError(
                 f"pooling_width = {self.pooling_width} with pooling = {self.pooling!r}; expected "
                 "at least 1, and only with 'linear'."
+            )
+
+    def _check_passages(self) -> None:
+        alone = self.window == self.k and len(self.sizes) == 1
+        if self.chunking == "passage" and not (alone and self.pooling in ("mean", "cls")):
+            raise InputError(
+                f"chunking = 'passage' with k = {self.k}, window = {self.window}, chunk_sizes = "
+                f"{self.chunk_sizes} and pooling = {self.pooling!r}; expected window = k, no other "
+                "chunk size, and 'mean' or 'cls' pooling."
             )
 
     @property

@@ -5,6 +5,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from numpy.typing import ArrayLike
+
+from refrag_rag.engine.embeddings import keep_embeddings
 from refrag_rag.engine.lookup import PassageLookup, VectorType
 from refrag_rag.engine.precompute import precompute
 from refrag_rag.engine.prepare import OnMiss, Preparation
@@ -192,6 +195,29 @@ class Refrag:
             batch_size=check_batch_size(batch_size),
             progress=progress,
         )
+
+    def keep_embeddings(self, texts: Sequence[str], embeddings: ArrayLike) -> None:
+        """Keep passage embeddings that exist already, such as a vector database's.
+
+        They take the place of what the encoder would make, so they must come from that model, or
+        from the one whose vectors the projector was trained on. Nothing here can tell them from
+        others of the same width.
+
+        Parameters
+        ----------
+        texts
+            Passages, as they will stand in spans.
+        embeddings
+            *Shape:* (N, D_enc); of each passage one, in the same order.
+
+        Raises
+        ------
+        InputError
+            If the model's chunks are not whole passages, or number, width or values do not fit.
+        StoreError
+            If the store cannot be written.
+        """
+        keep_embeddings(self.model, self._lookup, checked_texts(texts), embeddings)
 
     def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
         """Remove passages from the store, as of deleted documents; gives the number of entries.

@@ -91,14 +91,15 @@ class ChunkEncoder(nn.Module):
         causal = _is_causal(model)
         self._maskless = causal and config.mask in ("own", "causal")
         self._pairwise = config.mask != "own" and not self._maskless
-        first = _first_token(tokenizer) if config.pooling == "cls" else ()
+        whole = config.chunking == "passage"  # read as its tokenizer would give it
+        first = _first_token(tokenizer) if config.pooling == "cls" and not whole else ()
         marker = _marker_token(tokenizer) if config.pooling == "eos" else -1
         positions = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
         # RoBERTa counts its positions from the padding id on.
         offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
         self.limit = positions - offset - len(first)
         self.cutter = WindowCutter(config, tokenizer, limit=self.limit, first=first, marker=marker)
-        if config.encoder_reads_ids and room(config, self.limit) < config.k:
+        if config.encoder_reads_ids and room(config, self.limit) < config.k and not whole:
             raise CheckpointError(
                 f"The encoder reads {self.limit} tokens; expected room for a chunk of {config.k} "
                 "with overlap and markers. Use a smaller k or overlap, or another encoder."
@@ -161,7 +162,8 @@ class ChunkEncoder(nn.Module):
         states = output.last_hidden_state.flatten(0, 1)  # (B * W, encoder_width)
         read: Tensor = states.index_select(0, places.flatten()).unflatten(0, places.shape)
         if self.config.pooling not in JOINED:
-            return (weights.to(states.dtype)[:, None] @ read)[:, 0]
+            weighted = (weights.to(states.dtype)[:, None] @ read)[:, 0]
+            return nn.functional.normalize(weighted) if self.config.normalize else weighted
         joined: Tensor = read.masked_fill(weights[..., None] == 0, 0).flatten(1)
         pooled: Tensor = joined if self.pooling is None else self.pooling(joined)
         return pooled

@@ -201,6 +201,7 @@ class RefragModel(nn.Module):
     def _make_fingerprint(self) -> str:
         names = ("k", "chunking", "window", "pooling", "shared_vocabulary", "chunked_by", "mask")
         settings = [getattr(self.config, name) for name in (*names, "overlap")]
+        settings += ["normalize"] * self.config.normalize
         weights = self.encoder.model.state_dict()
         if self.encoder.pooling is not None:
             weights |= self.encoder.pooling.state_dict(prefix="pooling.")
