@@ -10,7 +10,7 @@ from refrag_rag.errors import CheckpointError, InputError
 FORMAT_VERSION = 1
 LONGEST_CHARACTER = 4  # bytes of UTF-8, hence the most tokens one character can take
 
-Chunking = Literal["fixed", "sentence", "exact", "even"]
+Chunking = Literal["fixed", "sentence", "exact", "even", "passage"]
 Pooling = Literal["mean", "cls", "concat", "eos", "linear", "memory"]
 Mask = Literal["own", "causal", "bidirectional"]
 ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp", "identity"]
@@ -37,6 +37,9 @@ class RefragConfig:
         ``exact``: every k tokens, even within a character (foreign checkpoints count so).
         ``even``: every window tokens, however few are left, make window / k chunks of alike
         lengths, some of no tokens if there are fewer.
+        ``passage``: a chunk is a whole passage, whatever its length. k, which is then the window
+        too, is the most tokens that the encoder reads of it, with those that its tokenizer puts
+        around a text; what is behind them goes into no vector.
     window
         Decoder tokens that the encoder reads at once. ``window == k`` encodes every chunk on its
         own (REFRAG, section 2); a larger window lets a chunk see its neighbours.
@@ -77,6 +80,8 @@ class RefragConfig:
     memory
         With ``memory`` pooling, names of the tokens before a window, behind its text, and of the
         window / k memory tokens at its end.
+    normalize
+        Whether chunk embeddings are brought to length 1, as many retrievers' are.
     policy
         Name of the policy that chooses where neither engine nor call names one.
     """
@@ -98,6 +103,7 @@ class RefragConfig:
     boundary: tuple[str, str] | None = None
     chunk_sizes: tuple[int, ...] | None = None
     pooling_width: int | None = None
+    normalize: bool = False
     policy: str = "hybrid"
     memory: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None = None
 
@@ -105,6 +111,7 @@ class RefragConfig:
         """Check that the settings fit together."""
         self._check_values()
         self._check_pooling()
+        self._check_passages()
 
     def _check_values(self) -> None:
         if self.k < LONGEST_CHARACTER:
@@ -163,6 +170,15 @@ class RefragConfig:
     def markup(self) -> tuple[str, str] | None:
         """Names of the tokens between which a prompt's text is a span, if there are two."""
         return self.boundary if self.boundary and all(self.boundary) else None
+
+    def _check_passages(self) -> None:
+        alone = self.window == self.k and len(self.sizes) == 1
+        if self.chunking == "passage" and not (alone and self.pooling in ("mean", "cls")):
+            raise InputError(
+                f"chunking = 'passage' with k = {self.k}, window = {self.window}, chunk_sizes = "
+                f"{self.chunk_sizes} and pooling = {self.pooling!r}; expected window = k, no other "
+                "chunk size, and 'mean' or 'cls' pooling."
+            )
 
     @property
     def encoder_reads_ids(self) -> bool:

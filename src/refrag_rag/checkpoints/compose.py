@@ -74,9 +74,9 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
     decoder_model = read_decoder(decoder_folder, placement)
     second: PreTrainedTokenizerBase = read_tokenizer(decoder_folder, decoder_model.config)
     if isinstance(encoder, int):
-        encoder_model, first, own = first_layers(decoder_model, encoder), second, None
+        encoder_model, first, own, unit = first_layers(decoder_model, encoder), second, None, False
     else:
-        encoder_folder, own = sentence_modules(resolve(_full_name(encoder), **hub))
+        encoder_folder, own, unit = sentence_modules(resolve(_full_name(encoder), **hub))
         encoder_model, first = (
             read_encoder(encoder_folder, placement),
             read_tokenizer(encoder_folder),
@@ -94,6 +94,7 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
         projector_width=projector_width,
         chunk_sizes=chunk_sizes,
         pooling_width=pooling_width,
+        normalize=unit and chunking == "passage",
         shared_vocabulary=same_vocabulary(first, second),
         encoder_width=encoder_model.config.hidden_size,
         decoder_width=decoder_model.get_input_embeddings().weight.shape[1],
@@ -118,14 +119,14 @@ def _split(options: dict[str, Any]) -> tuple[Placement, dict[str, Any]]:
     return Placement(exact=False, **{name: options[name] for name in placing}), hub
 
 
-def sentence_modules(folder: Path) -> tuple[Path, str | None]:
+def sentence_modules(folder: Path) -> tuple[Path, str | None, bool]:
     """The transformer of a sentence-transformers folder, and how it pools.
 
     Returns
     -------
     tuple
-        The transformer's folder (`folder` itself if it is an ordinary one), and ``mean``, ``cls``
-        or None where the model's own pooling is another or none.
+        The transformer's folder (`folder` itself if it is an ordinary one); ``mean``, ``cls`` or
+        None where the model's own pooling is another or none; whether it normalises.
 
     Raises
     ------
@@ -134,7 +135,7 @@ def sentence_modules(folder: Path) -> tuple[Path, str | None]:
     """
     path = folder / SENTENCE_MODULES
     if not path.is_file():
-        return folder, None
+        return folder, None, False
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
         places = {str(m["type"]).rpartition(".")[2]: folder / str(m["path"]) for m in modules}
@@ -147,7 +148,7 @@ def sentence_modules(folder: Path) -> tuple[Path, str | None]:
         )
     if ignored := sorted(set(places) - {"Transformer", "Pooling", "Normalize"}):
         logger.warning("%s: modules %s are not used for chunk embeddings", folder, ignored)
-    return places["Transformer"], _own_pooling(places.get("Pooling"))
+    return places["Transformer"], _own_pooling(places.get("Pooling")), "Normalize" in places
 
 
 def _own_pooling(folder: Path | None) -> str | None:

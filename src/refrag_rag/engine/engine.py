@@ -1,35 +1,33 @@
 """Refrag: a model, a store and a policy. It precomputes passages and answers prompts with spans."""
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refrag_rag.engine.about import About
 from refrag_rag.engine.elsewhere import backend_for, check_policy, without_layers
+from refrag_rag.engine.indexing import Indexing
 from refrag_rag.engine.lookup import PassageLookup, VectorType
-from refrag_rag.engine.precompute import precompute
 from refrag_rag.engine.prepare import OnMiss, Preparation
 from refrag_rag.engine.scoring import SCORERS
 from refrag_rag.engine.settings import EngineSettings, LoadSettings
 from refrag_rag.engine.shared import Shared
 from refrag_rag.errors import InputError
-from refrag_rag.generation.answer import Answer, Delta, PrecomputeReport
+from refrag_rag.generation.answer import Answer, Delta
 from refrag_rag.generation.answering import answer_rows
 from refrag_rag.generation.prompt_cache import PromptCache
 from refrag_rag.generation.request import (
     Request,
     build_request,
     check_batch_size,
-    checked_texts,
 )
 from refrag_rag.model import RefragModel
 from refrag_rag.model.compiling import compile_model
 from refrag_rag.model.graphs import graphs_of
-from refrag_rag.policies import Policy, get_policy, needs_of
+from refrag_rag.policies import Policy, get_policy
 from refrag_rag.prompt import CompressedPrompt
-from refrag_rag.spans import neutralise
-from refrag_rag.store import ChunkStore, MemoryStore, open_store, passage_key
+from refrag_rag.store import ChunkStore, MemoryStore, open_store
 from refrag_rag.text.chat_template import Prompt
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ logger = logging.getLogger(__name__)
 NOTHING = "p = %s has no effect: the default policy of %s is 'none'. Name another to expand chunks."
 
 
-class Refrag(Shared, About):
+class Refrag(Indexing, About, Shared):
     """The engine: everything between prompt text with spans and the answer.
 
     Calls from several threads may overlap: laying out prompts takes turns, decoding does not.
@@ -140,66 +138,6 @@ class Refrag(Shared, About):
             compile_model(model.decoder)
         opened = open_store(store) if isinstance(store, str | Path) else store
         return cls(model, store=opened, **own)
-
-    @property
-    def namespace(self) -> str:
-        """Name under which this model's chunk embeddings are stored."""
-        return self._lookup.namespace
-
-    def precompute(
-        self, texts: Iterable[str], *, batch_size: int = 64, progress: bool = False
-    ) -> PrecomputeReport:
-        """Encode passages that the store has not, and keep them. Calling again costs nothing.
-
-        Scores that the engine was built with, and those of its policy, are computed and kept too.
-        A run that was killed goes on from the last group that was kept. A store that was opened
-        read-only takes nothing: what it has not is logged.
-
-        Parameters
-        ----------
-        texts
-            Passages, as they will stand in spans.
-        batch_size
-            Encoder windows at once.
-        progress
-            Show a bar with passages per second and an estimate.
-
-        Raises
-        ------
-        StoreError
-            If there is something to keep and the store cannot be written.
-        InputError
-            If an argument cannot be used.
-        """
-        return precompute(
-            self.model,
-            self._lookup,
-            checked_texts(texts),
-            needs=self.scores | (needs_of(self.policy) & set(SCORERS)),
-            batch_size=check_batch_size(batch_size),
-            progress=progress,
-        )
-
-    def forget(self, texts: Iterable[str], *, living: Iterable[str] = ()) -> int:
-        """Remove passages from the store, as of deleted documents; gives the number of entries.
-
-        Documents with the same passage share one entry; one that was removed too early is made
-        again when it is next asked for. The bytes stay in the file until `LMDBStore.compact`.
-
-        Parameters
-        ----------
-        texts
-            Passages, as they stood in spans.
-        living
-            Passages of documents that stay; what is among them is kept.
-
-        Raises
-        ------
-        StoreError
-            If the store cannot be written.
-        """
-        gone, stay = (set(map(neutralise, checked_texts(some))) for some in (texts, living))
-        return self.store.delete(self.namespace, sorted(map(passage_key, gone - stay)))
 
     def compress(self, prompt: Prompt, **arguments: Any) -> CompressedPrompt:
         """Lay out a prompt as `generate` does, without answering it; print it to see it."""

@@ -90,6 +90,11 @@ class PassageLookup:
         """Whether what is made cannot be kept."""
         return self._store.read_only
 
+    @property
+    def largest(self) -> float:
+        """The largest number that a chunk embedding can be kept with."""
+        return float(np.finfo(self._dtype).max)
+
     def find(
         self, texts: Sequence[str], *, encode: bool, needs: Collection[str] = ()
     ) -> dict[str, Found]:

@@ -81,10 +81,11 @@ class Preparation:
         ids: list[int] = []
         for piece in split_spans(text, model.config.markup):
             if isinstance(piece, Span):
-                chunks = len(model.chunker.chunk(piece.text))
+                lengths = model.chunker.chunk(piece.text).chunk_lengths
+                chunks, longest = len(lengths), max((model.config.k, *lengths))
                 expanded = limit_of(p, chunks)
                 around = 2 * (expanded + 1) if model.boundary else 0
-                ids += [model.pad_id] * (chunks + expanded * (model.config.k - 1) + around)
+                ids += [model.pad_id] * (chunks + expanded * (longest - 1) + around)
             else:
                 ids += model.tokenizer(readable(piece), add_special_tokens=False).input_ids
         return ids

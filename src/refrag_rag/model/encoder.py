@@ -92,7 +92,8 @@ class ChunkEncoder(nn.Module):
         causal = _is_causal(model)
         self._maskless = causal and config.mask in ("own", "causal")
         self._pairwise = config.mask != "own" and not self._maskless
-        first = _first_token(tokenizer) if config.pooling == "cls" else ()
+        whole = config.chunking == "passage"  # read as its tokenizer would give it
+        first = _first_token(tokenizer) if config.pooling == "cls" and not whole else ()
         marker = _marker_token(tokenizer) if config.pooling == "eos" else -1
         positions = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
         # RoBERTa counts its positions from the padding id on.
@@ -108,7 +109,7 @@ class ChunkEncoder(nn.Module):
         )
         least = config.window if config.memory else config.k
         what = f"a {'window' if config.memory else 'chunk'} of {least}"
-        if config.encoder_reads_ids and room(config, self.limit) < least:
+        if config.encoder_reads_ids and room(config, self.limit) < least and not whole:
             raise CheckpointError(
                 f"The encoder reads {self.limit} tokens; expected room for {what} "
                 "with overlap and markers. Use a smaller k or overlap, or another encoder."
@@ -171,7 +172,8 @@ class ChunkEncoder(nn.Module):
         states = output.last_hidden_state.flatten(0, 1)  # (B * W, encoder_width)
         read: Tensor = states.index_select(0, places.flatten()).unflatten(0, places.shape)
         if self.config.pooling not in JOINED:
-            return (weights.to(states.dtype)[:, None] @ read)[:, 0]
+            weighted = (weights.to(states.dtype)[:, None] @ read)[:, 0]
+            return nn.functional.normalize(weighted) if self.config.normalize else weighted
         joined: Tensor = read.masked_fill(weights[..., None] == 0, 0).flatten(1)
         pooled: Tensor = joined if self.pooling is None else self.pooling(joined)
         return pooled

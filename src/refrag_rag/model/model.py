@@ -202,6 +202,7 @@ class RefragModel(nn.Module):
         names = ("k", "chunking", "window", "pooling", "shared_vocabulary", "chunked_by", "mask")
         settings = [getattr(self.config, name) for name in (*names, "overlap")]
         settings += [self.config.memory] if self.config.memory else []
+        settings += ["normalize"] * self.config.normalize
         weights = self.encoder.model.state_dict()
         if self.encoder.pooling is not None:
             weights |= self.encoder.pooling.state_dict(prefix="pooling.")

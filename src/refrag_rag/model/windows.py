@@ -96,9 +96,23 @@ class WindowCutter:
         """Group a passage's chunks into windows, closed at the encoder's own limit too."""
         if self._memory:
             return memory_windows(passage, self.config, self._memory)
+        if self.config.chunking == "passage":
+            return self._whole(passage)
         if self.config.encoder_reads_ids:
             return id_windows(passage, self.config, limit=self.limit, marker=self._marker)
         return text_windows(passage, self.config, self._plain, limit=self.limit)
+
+    def _whole(self, passage: ChunkedPassage) -> Iterator[Window]:
+        """A passage as a retriever reads it, between special tokens and cut off behind the most."""
+        if not len(passage):
+            return
+        before, behind = self._around
+        ids = passage.token_ids
+        if not self.config.encoder_reads_ids:
+            ids = tuple(self._plain.encode(passage.text)[0])
+        most = max(1, min(self.config.k, self.limit) - len(before) - len(behind))
+        whole = (*before, *ids[:most], *behind)
+        yield Window(whole, (0,), (1 if self.config.pooling == "cls" else len(whole),))
 
     def stack(
         self,
@@ -152,6 +166,14 @@ class WindowCutter:
             weights[there] = [value for window in windows for value in window.weights or ()]
         starts = rows + _flat([window.starts for window in windows])
         return starts[:, None] + np.arange(most), weights
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and behind a text."""
+        plain = self._tokenizer("a", add_special_tokens=False).input_ids
+        marked = self._tokenizer("a").input_ids
+        start = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+        return marked[:start], marked[start + len(plain) :]
 
     @cached_property
     def _plain(self) -> PlainTokenizer:

@@ -65,7 +65,7 @@ class Chunker:
         Parameters
         ----------
         k
-            Most tokens of a chunk, if not the config's.
+            Most tokens of a chunk, if not the config's; nothing with ``passage`` chunking.
         """
         ids, offsets = self._tokenizer.encode(text)
         ends = sentence_ends(text) if self._chunking == "sentence" else []
@@ -82,6 +82,8 @@ class Chunker:
         self, offsets: Sequence[tuple[int, int]], ends: Sequence[int], k: int
     ) -> Iterator[int]:
         whole, start = self._chunking != "exact", 0
+        if self._chunking == "passage":
+            k = max(1, len(offsets))
         while start < len(offsets):
             stop = min(start + k, len(offsets))
             while whole and start + 1 < stop < len(offsets) and _splits(offsets, stop):

@@ -70,8 +70,9 @@ class DocumentChunks(DocumentRows):
     def _row(self, rng: Random, tokens: int, k: int, share: float | None) -> Row:  # noqa: ARG002
         ids = self.documents.run(rng, tokens)
         if self.layout is None:
-            passage = self.frame.passage(ids, k=k)
-            pieces = [self.frame.first, passage, gold(passage.ids), self.frame.end]
+            passages = self.frame.passages(ids, k=k)
+            said = [gold(passage.ids) for passage in passages]
+            pieces = [self.frame.first, *passages, *said, self.frame.end]
         else:
             text = self.frame.text(ids)
             pieces = self.layout.task(rng.choice(REPEAT), text, text, k=k)
@@ -109,7 +110,7 @@ class DocumentContinuation(DocumentRows):
         context, following = self.documents.continuation(rng, tokens, min(tokens, self.following))
         if self.layout is None:
             said = gold(following.tolist())
-            pieces = [self.frame.first, self.frame.passage(context, k=k), said]
+            pieces = [self.frame.first, *self.frame.passages(context, k=k), said]
         else:
             texts = self.frame.text(context), self.frame.text(following)
             pieces = self.layout.task(rng.choice(CONTINUE), *texts, k=k)

@@ -28,6 +28,7 @@ class Frame:
 
     def __init__(self, model: RefragModel) -> None:
         self._tokenizer, self._chunker = model.tokenizer, model.chunker
+        self._whole = model.config.chunking == "passage"
         first = model.tokenizer("", add_special_tokens=True).input_ids
         end = model.tokenizer.eos_token_id
         self.first = Piece([i for i in first if i != end])
@@ -41,6 +42,11 @@ class Frame:
     def passage(self, ids: Any, *, k: int | None = None) -> Piece:
         """Token ids as a passage."""
         return self.text_passage(self.text(ids), k=k)
+
+    def passages(self, ids: Any, *, k: int) -> list[Piece]:
+        """Token ids as one passage, or of k tokens each where a chunk is a whole passage."""
+        step = k if self._whole else max(1, len(ids))
+        return [self.passage(ids[at : at + step], k=k) for at in range(0, len(ids), step)]
 
     def text_passage(self, text: str, *, k: int | None = None) -> Piece:
         """Text as a passage, in chunks of the model's k or another."""

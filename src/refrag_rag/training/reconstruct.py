@@ -36,6 +36,7 @@ class ReconstructSettings(TextSettings):
     decoder: str | None = setting(None, "folder or hub id of a decoder, for a new model")
     k: int = setting(16, "of a new model: tokens of a chunk")
     window: int | None = setting(None, "of a new model: tokens the encoder reads at once")
+    chunking: str = setting("fixed", "of a new model: fixed, sentence or passage")
     pooling: str | None = setting(None, "of a new model: mean, cls, concat, eos or linear")
     projector_width: int | None = setting(None, "of a new model: hidden units of the projector")
     readable_start: bool = setting(
@@ -78,6 +79,7 @@ def _start(settings: ReconstructSettings) -> RefragModel:
         settings.decoder,
         k=settings.k,
         window=settings.window,
+        chunking=settings.chunking,
         pooling="linear" if settings.readable_start else settings.pooling,
         projector_width=settings.projector_width,
         chunk_sizes=tuple(dict.fromkeys((settings.k, *settings.sizes))) if settings.sizes else None,
