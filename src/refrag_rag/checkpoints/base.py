@@ -12,12 +12,12 @@ import httpx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from refrag_rag.checkpoints.gguf import GGUF
 from refrag_rag.errors import CheckpointError
 
 HUB_ERRORS = (  # of huggingface_hub, which lets some of its HTTP library's through
     HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, httpx.HTTPError,
 )  # fmt: skip
-GGUF = ".gguf"
 PARTS = (  # of a folder: what a base is known by, and all that is downloaded of it
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",

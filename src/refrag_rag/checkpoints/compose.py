@@ -7,13 +7,12 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from refrag_rag.checkpoints.encoders import first_layers, read_encoder
 from refrag_rag.checkpoints.parts import (
     Placement,
     build,
     damaged,
-    first_layers,
     read_decoder,
-    read_encoder,
     read_tokenizer,
 )
 from refrag_rag.checkpoints.resolve import resolve

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from refrag_rag.checkpoints.base import Base, sha256
 from refrag_rag.checkpoints.cache import VARIABLE, cached
+from refrag_rag.checkpoints.encoders import new_encoder
 from refrag_rag.checkpoints.groups import restored
 from refrag_rag.checkpoints.lora import merge, put_back
 from refrag_rag.checkpoints.native import CARD, CONFIG, DECODER, ENCODER, below, beside, write
@@ -31,7 +32,6 @@ from refrag_rag.checkpoints.parts import (
     Placement,
     build,
     fill,
-    new_encoder,
     read_decoder,
     read_tokenizer,
 )

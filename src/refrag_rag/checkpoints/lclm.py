@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from refrag_rag.checkpoints.encoders import read_encoder
 from refrag_rag.checkpoints.parts import (
     Placement,
     build,
     fill,
     read_decoder,
-    read_encoder,
     read_tokenizer,
 )
 from refrag_rag.config import ProjectorKind, RefragConfig

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from refrag_rag.checkpoints.card import model_card
+from refrag_rag.checkpoints.encoders import read_encoder
 from refrag_rag.checkpoints.lora import has_adapter, read_adapter, split, write_adapter
 from refrag_rag.checkpoints.parts import (
     Placement,
     build,
     fill,
     read_decoder,
-    read_encoder,
     read_tokenizer,
 )
 from refrag_rag.checkpoints.policy import read_policies, write_policies

@@ -1,15 +1,11 @@
-"""Encoders, decoders and tokenizers from ordinary Hugging Face folders."""
+"""Decoders, tokenizers and whole models from ordinary Hugging Face folders."""
 
-import copy
 import logging
-import shutil
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -18,27 +14,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
-    AutoModelForTextEncoding,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
-from refrag_rag.checkpoints.base import GGUF
+from refrag_rag.checkpoints.gguf import GGUF, for_transformers
 from refrag_rag.checkpoints.quantization import quantization_config
 from refrag_rag.config import LONGEST_CHARACTER, RefragConfig
-from refrag_rag.errors import CheckpointError, InputError, MissingExtraError, need
+from refrag_rag.errors import CheckpointError, InputError, MissingExtraError
 from refrag_rag.model import RefragModel
 from refrag_rag.model.encoder import ChunkEncoder, build_pooling
 from refrag_rag.model.projector import build_projector
 
 LOADING_ERRORS = (
-    OSError, ValueError, KeyError, IndexError, SafetensorError, RuntimeError, OverflowError,
-    struct.error,
+    OSError, ValueError, LookupError, SafetensorError, RuntimeError, OverflowError, struct.error,
 )  # fmt: skip
 
 
@@ -126,13 +118,11 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
     }
     if placement.layers:
         options |= _quantised(folder, placement)
-        decoder = _read(AutoModelForCausalLM, folder, placement, **options)
+        decoder = read_model(AutoModelForCausalLM, folder, placement, **options)
     else:
-        options["config"] = _without_layers(folder)
+        options["config"], partly = _without_layers(folder), replace(placement, exact=False)
         with _unreported():
-            decoder = _read(
-                AutoModelForCausalLM, folder, replace(placement, exact=False), **options
-            )
+            decoder = read_model(AutoModelForCausalLM, folder, partly, **options)
     if placement.device_map is None and placement.device is not None:
         decoder = decoder.to(placement.device)
     if folder.suffix == GGUF:  # transformers would refuse to save what it calls quantised
@@ -173,77 +163,8 @@ def _quantised(folder: Path, placement: Placement) -> dict[str, Any]:
             f"quantization = {placement.quantization!r} of a GGUF file, which is dequantised; "
             "expected a folder. Compose and save the model first."
         )
-    config = quantization_config(placement.quantization, on_cpu=placement.on_cpu)
-    return {"quantization_config": config}
-
-
-def read_encoder(folder: Path, placement: Placement) -> PreTrainedModel:
-    """Load a text encoder: of an encoder-decoder its encoder, without an unused pooling layer.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder holds none that can be read.
-    """
-    _, auto = _encoder_class(folder)
-    return _without_pooler(partial(_read, auto, folder, placement))
-
-
-def first_layers(decoder: PreTrainedModel, count: int) -> PreTrainedModel:
-    """An encoder of a decoder's embedding table and first layers, copied.
-
-    Raises
-    ------
-    CheckpointError
-        If the decoder has fewer layers, or is not made of such.
-    """
-    config = copy.deepcopy(decoder.config.get_text_config())
-    if not 0 < count <= config.num_hidden_layers:
-        raise CheckpointError(
-            f"An encoder of {count} layers of a decoder that has {config.num_hidden_layers}; "
-            "expected 1 to that."
-        )
-    config.num_hidden_layers = count
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:count]
-    encoder: PreTrainedModel = AutoModel.from_config(config, dtype=decoder.dtype)
-    theirs = decoder.base_model.state_dict()
-    own = encoder.state_dict()
-    if lacking := [name for name in own if name not in theirs]:
-        raise CheckpointError(
-            f"{type(decoder).__name__} has no {lacking[0]}; expected a decoder of layers one on "
-            "the other. Choose an encoder of its own."
-        )
-    encoder.load_state_dict({name: theirs[name] for name in own})
-    return encoder.to(decoder.device)
-
-
-def new_encoder(folder: Path) -> PreTrainedModel:
-    """An encoder of the shape that a folder's ``config.json`` describes, to be filled.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder describes none.
-    """
-    config, auto = _encoder_class(folder)
-    return _without_pooler(partial(auto.from_config, config, dtype=torch.float32))
-
-
-def _without_pooler(make: Callable[..., PreTrainedModel]) -> PreTrainedModel:
-    try:
-        return make(add_pooling_layer=False)
-    except TypeError:  # most architectures have no such layer to leave out
-        return make()
-
-
-def _encoder_class(folder: Path) -> tuple[PretrainedConfig, Any]:
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except LOADING_ERRORS as error:
-        raise damaged(folder, error) from error
-    texts_only = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
-    return config, AutoModelForTextEncoding if texts_only else AutoModel
+    name, on_cpu = placement.quantization, placement.on_cpu
+    return {"quantization_config": quantization_config(name, on_cpu=on_cpu)}
 
 
 def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> Any:
@@ -260,7 +181,7 @@ def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> Any:
         If the folder has none.
     """
     try:
-        with _source(folder) as (place, options):
+        with for_transformers(folder) as (place, options):
             tokenizer = AutoTokenizer.from_pretrained(
                 place, local_files_only=True, config=config, **options
             )
@@ -330,10 +251,17 @@ def build(
     ).eval()
 
 
-def _read(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreTrainedModel:
+def read_model(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreTrainedModel:
+    """Load a model by one of transformers' auto classes, whole and nothing else.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read, lacks tensors, or has others.
+    """
     model: PreTrainedModel
     try:
-        with _source(folder) as (place, source):
+        with for_transformers(folder) as (place, source):
             model, found = auto.from_pretrained(
                 place,
                 local_files_only=True,
@@ -352,26 +280,6 @@ def _read(auto: Any, folder: Path, placement: Placement, **options: Any) -> PreT
     if placement.exact:
         _refuse(folder, "has tensors that do not belong to the model:", found["unexpected_keys"])
     return model
-
-
-@contextmanager
-def _source(place: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """The folder for transformers, and the GGUF file in it, if it is one.
-
-    A GGUF file gets a folder of its own: of one that lies beside other models transformers would
-    take their tokenizer.
-    """
-    if place.suffix != GGUF:
-        yield place, {}
-        return
-    need("gguf", f"Reading {place.name}")
-    with TemporaryDirectory(ignore_cleanup_errors=True) as alone:
-        link = Path(alone) / place.name
-        try:
-            link.symlink_to(place.resolve())
-        except OSError:  # not everybody may make links on Windows
-            shutil.copyfile(place, link)
-        yield Path(alone), {"gguf_file": place.name}
 
 
 def _refuse(folder: Path, what: str, keys: Collection[str]) -> None:

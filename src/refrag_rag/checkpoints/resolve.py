@@ -5,7 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 
-from refrag_rag.checkpoints.base import GGUF, HUB_ERRORS
+from refrag_rag.checkpoints.base import HUB_ERRORS
+from refrag_rag.checkpoints.gguf import GGUF
 from refrag_rag.errors import CheckpointError
 
 EMBEDDED = ("smol",)
