@@ -8,13 +8,16 @@ LENGTHS = (40, 300)  # characters of a sentence that is asked
 WORDS = 6  # of four letters and more that are left beside the answer
 BLANK = "___"
 MARKUP = re.compile(
-    r"[|{}<>#*=_\\`~\[\]\t]|\"[,;]?\"|\b(?:than|of|the|and|a)[.,]|https?:|\(\)|\( ?[,;]|^[-+\d]"
+    r"[|{}<>#*=_\\`~\[\]\t]|\"[,;]?\"|\b(?:than|of|the|and|a) ?[.,\u2014]|"
+    r"https?:|\(\)|\( ?[,;]|^[-+\d]"
 )
 # the sentence says nothing alone: what it is about stands before it
 OPEN = re.compile(
     r"(?:He|She|It|They|We|I|You|His|Her|Its|Their|This|These|That|Those|Such|There|Here|Both|"
     r"Another|Other|However|Then|Also|Thus|Therefore|But|And|Or|So|Later|Afterwards?|"
-    r"(?:In|At|By|During|After) (?:this|that|these|those|the same|his|her|its|their))\b"
+    r"(?:In|At|By|During|After|Because of|Before) (?:this|that|these|those|the same|his|her|"
+    r"its|their)|"
+    r"(?:In|On|At|By|From|Since|Until|During|After) [\w ,]{1,20}\d,? (?:he|she|it|they))\b"
 )
 CAPITAL = r"[A-Z\u00c0-\u00d6\u00d8-\u00de]"
 NAME = (
@@ -38,7 +41,9 @@ ASKED = re.compile(
 )
 # after these a capital letter is a sentence's or a quotation's, or the name has begun before
 BEGINS = re.compile(r"(?:^|[.!?:;\u2026])[\"'\u201c\u2018(\[\s]*$|[\"\u201c]$")
-INITIAL = re.compile(rf"\b{CAPITAL}\. ?$")
+COMES_FROM = re.compile(
+    rf"\b{CAPITAL}\. ?$|\b{CAPITAL}\w{{1,30}} (?:of|for) (?:the )?{CAPITAL}\w{{1,30}} and $"
+)
 GOES_ON = re.compile(rf" (?:{CAPITAL}\.|\d)")
 NO_NAME = frozenset(
     "He She It They We I You His Her Its Their This These That Those There A An The In On At By As "
@@ -131,7 +136,8 @@ def _asks(match: re.Match[str], sentence: str, title: str | None) -> bool:
         return _safe(sentence, answer, title)
     quoted = before.endswith(('"', "\u201c")) and sentence[match.end()] in '"\u201d'
     inside = before.count('"') % 2 and not quoted
-    part = inside or INITIAL.search(before) or GOES_ON.match(sentence, match.end())
+    listed = " of " in answer and re.match(rf" and {CAPITAL}", sentence[match.end() :])
+    part = inside or listed or COMES_FROM.search(before) or GOES_ON.match(sentence, match.end())
     begins = BEGINS.search(before) and not quoted
     other = answer.endswith(("'s", "\u2019s", "'", "\u2019")) or answer in NO_NAME
     return not (part or begins or other) and _safe(sentence, answer, title)
