@@ -56,6 +56,8 @@ def test_simple_sentences_are_asked_directly(sentence, question, answer):
         "1,204",
         "12%",
         "3.5 million",
+        "1.2\u00a0million",
+        "27\u00a0December 1795",
         "120 square metres",
         "July 20, 1969",
         "Ludwig van Beethoven",

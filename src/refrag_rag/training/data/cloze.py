@@ -9,7 +9,7 @@ WORDS = 6  # of four letters and more that are left beside the answer
 BLANK = "___"
 MARKUP = re.compile(
     r"[|{}<>#*=_\\`~\[\]\t]|\"[,;]?\"|\b(?:than|of|the|and|a) ?[.,\u2014]|"
-    r"https?:|\(\)|\( ?[,;]|^[-+\d]"
+    r"https?:|,,|\(\)|\( ?[,;]|^[-+\d]"
 )
 # the sentence says nothing alone: what it is about stands before it
 OPEN = re.compile(
@@ -25,18 +25,18 @@ NAME = (
     rf"(?: (?:(?:of|de|von|van|da|del|di|la|of the) )?{CAPITAL}[\w'\u2019-]{{1,30}}){{0,5}}"
 )
 MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
-DATE = rf"(?:\d{{1,2}} {MONTH}(?: \d{{4}})?|{MONTH} \d{{1,2}}(?:, \d{{4}})?|{MONTH} \d{{4}})"
+DATE = rf"(?:\d{{1,2}}\s{MONTH}(?:\s\d{{4}})?|{MONTH} \d{{1,2}}(?:, \d{{4}})?|{MONTH} \d{{4}})"
 METRES = r"(?:square |cubic )?(?:kilo|centi|milli)?met(?:er|re)s"
 UNIT = (
     r"(?:thousand|million|billion|trillion|percent|per cent|degrees|(?:square )?(?:miles|feet|km)|"
     rf"{METRES}|inches|acres|hectares|kg|kilograms|pounds|tons|tonnes|seconds|minutes|hours|days|"
     r"weeks|months|years)"
 )
-NUMBER = rf"\d{{1,15}}(?:[.,]\d{{1,15}}){{0,6}}%?(?: {UNIT}\b)?"
+NUMBER = rf"\d{{1,15}}(?:[.,]\d{{1,15}}){{0,6}}%?(?:\s{UNIT}\b)?"
 YEAR = r"(?<=[a-z] )(?:1\d{3}|20\d\d)"  # a bare number of this size after a word
 ASKED = re.compile(
     rf"(?<![\w/\u2013-])(?P<date>{DATE})(?![\w/\u2013-])|(?<![\w.,$\u20ac\u00a3/:+\u2013\u2212-])"
-    rf"(?:(?P<year>{YEAR})(?!%| {UNIT}\b)|(?P<number>{NUMBER}))(?![\w/:\u2013-]|[.,]\d)"
+    rf"(?:(?P<year>{YEAR})(?!%|\s{UNIT}\b)|(?P<number>{NUMBER}))(?![\w/:\u2013-]|[.,]\d)"
     rf"|(?<![\w'\u2019/-])(?P<name>{NAME})(?![\w/-])"
 )
 # after these a capital letter is a sentence's or a quotation's, or the name has begun before
