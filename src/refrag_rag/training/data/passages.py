@@ -7,7 +7,9 @@ from random import Random
 SIZES = (300, 1200)  # characters of a passage; each is drawn
 PARAGRAPH = re.compile(r"\n+")
 STOP = re.compile(r"[.!?][\"')\]\u201d\u2019]*(?:\s+|$)")
-ABBREVIATION = re.compile(r"(?:\b\w|\b(?:Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Jr|Sr|vs|etc|No|ca|cf|Vol))$")
+ABBREVIATION = re.compile(
+    r"(?:(?<![\w'\u2019])[^\W\d_]|\b(?:Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Jr|Sr|vs|etc|No|ca|cf|Vol))$"
+)
 
 
 def sentences(text: str) -> list[str]:
