@@ -10,10 +10,10 @@ from refrag_rag.errors import CheckpointError, InputError
 FORMAT_VERSION = 1
 LONGEST_CHARACTER = 4  # bytes of UTF-8, hence the most tokens one character can take
 
-Chunking = Literal["fixed", "sentence", "exact", "even", "passage"]
-Pooling = Literal["mean", "cls", "concat", "eos", "linear", "memory"]
+Chunking = Literal["fixed", "sentence", "exact", "passage"]
+Pooling = Literal["mean", "cls", "concat", "eos", "linear"]
 Mask = Literal["own", "causal", "bidirectional"]
-ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp", "identity"]
+ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp"]
 CHOICES: dict[str, Any] = {
     "chunking": Chunking,
     "pooling": Pooling,
@@ -35,8 +35,6 @@ class RefragConfig:
     chunking
         ``fixed``: every k tokens. ``sentence``: at the end of a sentence too, at most k.
         ``exact``: every k tokens, even within a character (foreign checkpoints count so).
-        ``even``: every window tokens, however few are left, make window / k chunks of alike
-        lengths, some of no tokens if there are fewer.
         ``passage``: a chunk is a whole passage, whatever its length. k, which is then the window
         too, is the most tokens that the encoder reads of it, with those that its tokenizer puts
         around a text; what is behind them goes into no vector.
@@ -47,9 +45,8 @@ class RefragConfig:
         Token states to one chunk embedding: ``mean``; ``cls`` (first state, isolated chunks only);
         ``concat`` (all k states side by side, zeros after the last); ``eos`` (the state of one pad
         token for each chunk, put at the end of the window); ``linear`` (a learned linear map of
-        the k states side by side, zeros behind a short chunk); ``memory`` (the states of learned
-        tokens at the end of the window, see `memory`). All but the first two need an encoder that
-        reads the chunks' token ids.
+        the k states side by side, zeros behind a short chunk). All but the first two need an
+        encoder that reads the chunks' token ids.
     encoder_width
         Hidden size of the encoder.
     decoder_width
@@ -67,19 +64,15 @@ class RefragConfig:
         Tokens of the passage that a window reads before its chunks (and behind them, unless the
         mask is causal) without pooling them.
     projector
-        ``mlp``; or with an RMS norm in front, and attention layers behind or before; ``identity``:
-        chunk embeddings are of the decoder already.
+        ``mlp``; or with an RMS norm in front, and attention layers behind or before.
     projector_layers
         Number of those attention layers.
     boundary
-        Tokens before and behind every run of vectors, by name; an empty name: none there.
+        Tokens before and behind every run of vectors, by name.
     chunk_sizes
         Every k that the model was trained on; k alone if None. See `with_k`.
     pooling_width
         With ``linear`` pooling, the width of a chunk embedding; `encoder_width` if None.
-    memory
-        With ``memory`` pooling, names of the tokens before a window, behind its text, and of the
-        window / k memory tokens at its end.
     normalize
         Whether chunk embeddings are brought to length 1, as many retrievers' are.
     policy
@@ -105,7 +98,6 @@ class RefragConfig:
     pooling_width: int | None = None
     normalize: bool = False
     policy: str = "hybrid"
-    memory: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""
@@ -137,11 +129,10 @@ class RefragConfig:
                 "pooling = 'concat' makes vectors of another width for another k; expected one "
                 "chunk size. Use pooling = 'linear'."
             )
-        self._check_memory()
         if self.pooling == "cls" and self.window != self.k:
             raise InputError("pooling = 'cls' needs isolated chunks: set window = k.")
         if not self.encoder_reads_ids and (
-            self.pooling in ("concat", "eos", "linear", "memory") or self.overlap
+            self.pooling in ("concat", "eos", "linear") or self.overlap
         ):
             raise InputError(
                 f"pooling = {self.pooling!r} with overlap = {self.overlap} needs an encoder that "
@@ -154,22 +145,6 @@ class RefragConfig:
                 f"pooling_width = {self.pooling_width} with pooling = {self.pooling!r}; expected "
                 "at least 1, and only with 'linear'."
             )
-
-    def _check_memory(self) -> None:
-        memory, even = self.pooling == "memory", self.chunking == "even"
-        count = len(self.memory[2]) if self.memory else 0
-        wanted = self.window // self.k if memory else 0
-        if memory != even or count != wanted or (memory and self.sizes != (self.k,)):
-            raise InputError(
-                f"pooling = {self.pooling!r} with chunking = {self.chunking!r}, {count} memory "
-                f"tokens and chunk sizes {self.sizes}; expected 'memory' with 'even', window / k "
-                "memory tokens and one chunk size, or none of them."
-            )
-
-    @property
-    def markup(self) -> tuple[str, str] | None:
-        """Names of the tokens between which a prompt's text is a span, if there are two."""
-        return self.boundary if self.boundary and all(self.boundary) else None
 
     def _check_passages(self) -> None:
         alone = self.window == self.k and len(self.sizes) == 1
@@ -250,8 +225,6 @@ class RefragConfig:
             for name in ("boundary", "chunk_sizes"):  # JSON has lists only
                 if values.get(name):
                     values[name] = tuple(values[name])
-            if values.get("memory"):
-                values["memory"] = tuple(map(tuple, values["memory"]))
             config = cls(**values)
         except (TypeError, InputError) as error:
             raise CheckpointError(

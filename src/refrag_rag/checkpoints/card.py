@@ -60,9 +60,9 @@ Not stated.
 def _mixtures(config: RefragConfig) -> str:
     if config.boundary is None:
         return ""
-    first, last = (f"`{name}`" if name else "nothing" for name in config.boundary)
+    first, last = config.boundary
     return (
-        f" Runs of vectors stand between {first} and {last}, expanded chunks outside.\nWhether "
+        f" Runs of vectors stand between `{first}` and `{last}`, expanded chunks outside.\nWhether "
         'the model was trained on such mixtures is not stated; `policy="none"` avoids them.'
     )
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from refrag_rag.checkpoints import delta, lclm, native, pisco
+from refrag_rag.checkpoints import delta, lclm, native
 from refrag_rag.checkpoints.lora import ADAPTER
 from refrag_rag.checkpoints.machine import AUTO, fitting, needs, this_machine
 from refrag_rag.checkpoints.parts import Placement
@@ -33,7 +33,7 @@ class Layout(Protocol):
         """Load it from there."""
 
 
-LAYOUTS: tuple[Layout, ...] = (delta, native, lclm, pisco)
+LAYOUTS: tuple[Layout, ...] = (delta, native, lclm)
 
 
 def load(  # noqa: PLR0913 - the options users know from from_pretrained

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from refrag_rag import __version__
 from refrag_rag.cli.ask import add_asking
@@ -32,16 +31,6 @@ def build_parser() -> argparse.ArgumentParser:
     path = commands.add_parser("path", help="print the folder of a model's decoder, to serve it")
     path.add_argument("model", help="embedded name, folder or hub id")
     path.set_defaults(run=_path)
-    convert = commands.add_parser(
-        "convert", help="write a PISCO or CLaRa checkpoint, whose files are pickles, as a model"
-    )
-    convert.add_argument("folder", type=Path, help="its config.json and .pth files")
-    convert.add_argument("--base", type=Path, required=True, help="its decoder's folder")
-    convert.add_argument("--to", type=Path, required=True, metavar="OUT", help="a new folder")
-    convert.add_argument(
-        "--accept-license", action="store_true", help="go on after the licence was shown"
-    )
-    convert.set_defaults(run=_convert)
 
     add_quality(commands)
     add_store(commands)
@@ -67,13 +56,6 @@ def _train(options: argparse.Namespace) -> None:
     from refrag_rag.cli.train import main as train
 
     train([options.stage, *options.rest])
-
-
-def _convert(options: argparse.Namespace) -> None:
-    from refrag_rag.checkpoints.pisco import convert, licence_of
-
-    print(licence_of(options.folder))
-    convert(options.folder, options.to, base=options.base, accept_license=options.accept_license)
 
 
 def _doctor(options: argparse.Namespace) -> None:

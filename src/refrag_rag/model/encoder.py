@@ -12,9 +12,8 @@ from transformers.models.auto.modeling_auto import (
 
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
-from refrag_rag.model.windows import JOINED, Memory, Window, WindowBatch, WindowCutter, room
+from refrag_rag.model.windows import JOINED, Window, WindowBatch, WindowCutter, room
 from refrag_rag.text.chunking import ChunkedPassage
-from refrag_rag.text.tokenization import backend, token_id
 
 UNLIMITED = 2**20  # relative positions: no limit of their own
 
@@ -99,19 +98,10 @@ class ChunkEncoder(nn.Module):
         # RoBERTa counts its positions from the padding id on.
         offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
         self.limit = positions - offset - len(first)
-        self.cutter = WindowCutter(
-            config,
-            tokenizer,
-            limit=self.limit,
-            first=first,
-            marker=marker,
-            memory=_memory(config, tokenizer),
-        )
-        least = config.window if config.memory else config.k
-        what = f"a {'window' if config.memory else 'chunk'} of {least}"
-        if config.encoder_reads_ids and room(config, self.limit) < least and not whole:
+        self.cutter = WindowCutter(config, tokenizer, limit=self.limit, first=first, marker=marker)
+        if config.encoder_reads_ids and room(config, self.limit) < config.k and not whole:
             raise CheckpointError(
-                f"The encoder reads {self.limit} tokens; expected room for {what} "
+                f"The encoder reads {self.limit} tokens; expected room for a chunk of {config.k} "
                 "with overlap and markers. Use a smaller k or overlap, or another encoder."
             )
 
@@ -214,16 +204,6 @@ def _first_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int]:
         "The encoder's tokenizer has neither a CLS nor a BOS token; 'cls' pooling needs one. "
         "Use 'mean' pooling."
     )
-
-
-def _memory(config: RefragConfig, tokenizer: PreTrainedTokenizerBase) -> Memory | None:
-    if config.memory is None:
-        return None
-    source = backend(tokenizer)
-    before, behind, tokens = (
-        tuple(token_id(source, name) for name in names) for names in config.memory
-    )
-    return before, behind, tokens
 
 
 def _is_causal(model: PreTrainedModel) -> bool:

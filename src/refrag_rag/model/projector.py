@@ -47,20 +47,6 @@ class Projector(nn.Module):
         return projected
 
 
-class IdentityProjector(nn.Module):
-    """Chunk embeddings that the decoder reads as they are."""
-
-    needs_runs = False
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.widths = width, width
-
-    def forward(self, embeddings: Tensor, _runs: list[int] | None = None) -> Tensor:
-        """Give (V, D_dec) back."""
-        return embeddings
-
-
 class NormProjector(nn.Module):
     """RMS norm, then a two-layer MLP; attention between the vectors of a run before or behind it.
 
@@ -158,7 +144,7 @@ class RunAttention(nn.Module):
 
 def build_projector(
     config: RefragConfig, *, encoder: PretrainedConfig, decoder: PretrainedConfig
-) -> Projector | NormProjector | IdentityProjector:
+) -> Projector | NormProjector:
     """A new projector of the kind that a config names.
 
     Raises
@@ -167,8 +153,6 @@ def build_projector(
         If its attention layers cannot be built from the model that they belong to.
     """
     widths = config.chunk_width, config.decoder_width
-    if config.projector == "identity":
-        return IdentityProjector(config.chunk_width)
     if config.projector == "mlp":
         return Projector(*widths, config.projector_width)
     attention = encoder if config.projector == "attn_norm_mlp" else decoder.get_text_config()

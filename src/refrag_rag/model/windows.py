@@ -17,7 +17,6 @@ from refrag_rag.errors import InputError
 from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.text.tokenization import PlainTokenizer
 
-Memory = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 JOINED = ("concat", "linear")  # poolings that read a chunk's states side by side
 
 
@@ -75,8 +74,6 @@ class WindowCutter:
         Tokens before every window, with ``cls`` pooling.
     marker
         See `id_windows`.
-    memory
-        Ids of the config's `memory`.
     """
 
     def __init__(
@@ -87,15 +84,12 @@ class WindowCutter:
         limit: int,
         first: tuple[int, ...],
         marker: int,
-        memory: Memory | None = None,
     ) -> None:
-        self.config, self.limit, self._memory = config, limit, memory
+        self.config, self.limit = config, limit
         self._tokenizer, self._first, self._marker = tokenizer, first, marker
 
     def cut(self, passage: ChunkedPassage) -> Iterator[Window]:
         """Group a passage's chunks into windows, closed at the encoder's own limit too."""
-        if self._memory:
-            return memory_windows(passage, self.config, self._memory)
         if self.config.chunking == "passage":
             return self._whole(passage)
         if self.config.encoder_reads_ids:
@@ -215,22 +209,10 @@ def id_windows(
         done = stop
 
 
-def memory_windows(
-    passage: ChunkedPassage, config: RefragConfig, memory: Memory
-) -> Iterator[Window]:
-    """Windows of chunk ids, at whose end the states of memory tokens are read: one a chunk."""
-    before, behind, tokens = memory
-    for start in range(0, len(passage.token_ids), config.window):
-        text = passage.token_ids[start : start + config.window]
-        ids = (*before, *text, *behind, *tokens)
-        yield Window(ids, tuple(range(len(ids) - len(tokens), len(ids))), (1,) * len(tokens))
-
-
 def room(config: RefragConfig, limit: int) -> int:
     """Tokens of chunks in a window of an encoder that reads `limit` tokens."""
     context = config.overlap * (1 if config.mask == "causal" else 2)
     markers = -(-config.window // config.k) if config.pooling == "eos" else 0
-    markers += sum(map(len, config.memory or ()))
     return min(config.window, limit - context - markers)
 
 

@@ -20,7 +20,7 @@ class ChunkedPassage:
     token_ids
         All n token ids, in the chunking tokenizer.
     chunk_lengths
-        L token counts, each between 1 and k (0 and k with ``even`` chunking); their sum is n.
+        L token counts, each between 1 and k; their sum is n.
     char_ends
         L character positions; chunk i is ``text[char_ends[i - 1]:char_ends[i]]``.
     """
@@ -54,7 +54,7 @@ class Chunker:
 
     def __init__(self, tokenizer: PlainTokenizer, config: RefragConfig) -> None:
         self._tokenizer = tokenizer
-        self._k, self._chunking, self._window = config.k, config.chunking, config.window
+        self._k, self._chunking = config.k, config.chunking
 
     def chunk(self, text: str, *, k: int | None = None) -> ChunkedPassage:
         """Cut one passage. A character is never split, so a chunk may end before k tokens.
@@ -69,10 +69,7 @@ class Chunker:
         """
         ids, offsets = self._tokenizer.encode(text)
         ends = sentence_ends(text) if self._chunking == "sentence" else []
-        if self._chunking == "even":
-            lengths = list(_even_lengths(len(ids), k or self._k, self._window))
-        else:
-            lengths = list(self._lengths(offsets, ends, k or self._k))
+        lengths = list(self._lengths(offsets, ends, k or self._k))
         char_ends = [offsets[end - 1][1] for end in accumulate(lengths)]
         if char_ends:
             char_ends[-1] = len(text)  # what the tokenizer drops at the end stays with its chunk
@@ -92,13 +89,6 @@ class Chunker:
                 stop = _sentence_stop(offsets, start, stop, ends)
             yield stop - start
             start = stop
-
-
-def _even_lengths(count: int, k: int, window: int) -> Iterator[int]:
-    """Every window makes window / k chunks, the longer ones first, some of no tokens."""
-    for start in range(0, count, window):
-        each, longer = divmod(min(window, count - start), window // k)
-        yield from (each + (place < longer) for place in range(window // k))
 
 
 def _splits(offsets: Sequence[tuple[int, int]], stop: int) -> bool:
