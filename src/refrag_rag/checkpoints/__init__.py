@@ -6,12 +6,14 @@ from refrag_rag.checkpoints.delta_saving import save_delta
 from refrag_rag.checkpoints.hub import push_to_hub
 from refrag_rag.checkpoints.loading import layout_of, load
 from refrag_rag.checkpoints.native import save
+from refrag_rag.checkpoints.pisco import convert
 from refrag_rag.checkpoints.resolve import EMBEDDED, resolve
 
 __all__ = [
     "EMBEDDED",
     "assembled",
     "compose",
+    "convert",
     "layout_of",
     "load",
     "push_to_hub",
