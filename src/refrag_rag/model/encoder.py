@@ -179,9 +179,9 @@ class ChunkEncoder(nn.Module):
         window, chunks = self.config.window, self.config.window // self.config.k
         if len(behind) < chunks or window + len(before) + len(behind) > self.limit:
             raise CheckpointError(
-                f"A window of {window} stands between {len(before)} and {len(behind)} tokens of the "
-                f"encoder's tokenizer, and the encoder reads {self.limit}; expected {chunks} or "
-                "more behind it, and room for all. Save or convert the checkpoint again."
+                f"A window of {window} stands between {len(before)} and {len(behind)} tokens of "
+                f"the encoder's tokenizer, and the encoder reads {self.limit}; expected {chunks} "
+                "or more behind it, and room for all. Save or convert the checkpoint again."
             )
 
     def _attention(self, mask: Tensor) -> Tensor | None:
