@@ -11,7 +11,7 @@ FORMAT_VERSION = 1
 LONGEST_CHARACTER = 4  # bytes of UTF-8, hence the most tokens one character can take
 
 Chunking = Literal["fixed", "sentence", "exact", "passage", "even"]
-Pooling = Literal["mean", "cls", "concat", "eos", "linear", "memory"]
+Pooling = Literal["mean", "cls", "concat", "eos", "linear", "memory", "last"]
 Mask = Literal["own", "causal", "bidirectional"]
 ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp", "identity"]
 CHOICES: dict[str, Any] = {
@@ -50,6 +50,7 @@ class RefragConfig:
         the k states side by side, zeros behind a short chunk). All but the first two need an
         encoder that reads the chunks' token ids. ``memory``: the states of the last window // k
         tokens that the encoder's tokenizer puts behind a text, one for each chunk of the window.
+        ``last``: the last state, of a whole passage only.
     encoder_width
         Hidden size of the encoder.
     decoder_width
@@ -152,12 +153,14 @@ class RefragConfig:
 
     def _check_kinds(self) -> None:
         alone = self.window == self.k and len(self.sizes) == 1
-        if self.chunking == "passage" and not (alone and self.pooling in ("mean", "cls")):
+        if self.chunking == "passage" and not (alone and self.pooling in ("mean", "cls", "last")):
             raise InputError(
                 f"chunking = 'passage' with k = {self.k}, window = {self.window}, chunk_sizes = "
                 f"{self.chunk_sizes} and pooling = {self.pooling!r}; expected window = k, no other "
-                "chunk size, and 'mean' or 'cls' pooling."
+                "chunk size, and 'mean', 'cls' or 'last' pooling."
             )
+        if self.pooling == "last" and self.chunking != "passage":
+            raise InputError("pooling = 'last' needs whole passages: set chunking = 'passage'.")
         memory = self.pooling == "memory"
         alone = not self.overlap and len(self.sizes) == 1 and self.encoder_reads_ids
         if memory != (self.chunking == "even") or (memory and not alone):

@@ -350,6 +350,11 @@ def test_adapters_that_are_lacking_or_odd(broken):
         attempt(broken)
 
 
+def test_a_retriever_is_xrags_alone(broken):
+    with pytest.raises(InputError, match="xRAG only"):
+        attempt(broken, encoder="any/retriever")
+
+
 def test_licences_that_are_not_accepted(broken):
     with pytest.raises(InputError, match="Nothing was written"):
         attempt(broken, accept_license=False)

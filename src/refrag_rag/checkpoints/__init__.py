@@ -1,12 +1,12 @@
 """Loading and saving models: names to folders, folders to parts."""
 
 from refrag_rag.checkpoints.compose import compose
+from refrag_rag.checkpoints.convert import convert
 from refrag_rag.checkpoints.delta import assembled
 from refrag_rag.checkpoints.delta_saving import save_delta
 from refrag_rag.checkpoints.hub import push_to_hub
 from refrag_rag.checkpoints.loading import layout_of, load
 from refrag_rag.checkpoints.native import save
-from refrag_rag.checkpoints.pisco import convert
 from refrag_rag.checkpoints.resolve import EMBEDDED, resolve
 
 __all__ = [

@@ -35,6 +35,7 @@ from refrag_rag.text.tokenization import backend
 CONFIG, ADAPTERS, LAYERS = "config.json", "adapters.pth", "decoder_first_last_layers.pth"
 ENCODING, DECODING = "encoder_adapter", "decoder_adapter"
 SCALE = 2.0  # lora_alpha = 2 r, which no file says
+REFUSED = "Nothing was written; expected --accept-license, if you accept them."
 SEPARATOR, START = "<SEP>", "<ENC>"
 LICENCES = {
     "COCOM": "PISCO: its metadata say CC-BY-4.0, the text of its card CC-BY-NC.",
@@ -110,7 +111,7 @@ def convert(
     say(LICENCES[settings.kind])
     say(f"The licence of the base, {base}, holds too. Read both before you use or share the model.")
     if not accept_license:
-        raise InputError("Nothing was written; expected --accept-license, if you accept them.")
+        raise InputError(REFUSED)
     place = _base(base, named=decoder is None)
     say(f"Reading {ADAPTERS} and {LAYERS}: pickles, of which tensors are taken and nothing else.")
     adapters, layers = _tensors(folder / ADAPTERS), _tensors(folder / LAYERS)

@@ -7,10 +7,11 @@ from typing import Any
 
 def add_convert(commands: Any) -> None:
     """Add ``convert`` to the subparsers of the command line."""
-    part = commands.add_parser("convert", help="rewrite a checkpoint of PISCO or CLaRa as our own")
-    part.add_argument("folder", type=Path, help="with config.json, adapters.pth and ..._layers.pth")
+    part = commands.add_parser("convert", help="rewrite a PISCO, CLaRa or xRAG checkpoint")
+    part.add_argument("folder", type=Path, help="with config.json and the weights")
     part.add_argument("--to", type=Path, required=True, metavar="OUT", help="new folder")
-    part.add_argument("--decoder", help="folder or hub id of its base (default: what it names)")
+    part.add_argument("--decoder", help="base of PISCO or CLaRa (default: what it names)")
+    part.add_argument("--encoder", help="xRAG's retriever: folder or hub id")
     part.add_argument(
         "--accept-license", action="store_true", help="write it, under the licences shown"
     )
@@ -24,6 +25,7 @@ def _convert(options: argparse.Namespace) -> None:
         options.folder,
         options.to,
         decoder=options.decoder,
+        encoder=options.encoder,
         accept_license=options.accept_license,
         say=print,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from refrag_rag.engine.embeddings import keep_embeddings
 from refrag_rag.engine.lookup import PassageLookup, VectorType
@@ -196,7 +197,7 @@ class Refrag:
             progress=progress,
         )
 
-    def keep_embeddings(self, texts: Sequence[str], embeddings: ArrayLike) -> None:
+    def keep_embeddings(self, texts: Sequence[str], embeddings: ArrayLike | Tensor) -> None:
         """Keep passage embeddings that exist already, such as a vector database's.
 
         They take the place of what the encoder would make, so they must come from that model, or

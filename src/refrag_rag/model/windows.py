@@ -108,7 +108,8 @@ class WindowCutter:
             ids = tuple(self._plain.encode(passage.text)[0])
         most = max(1, min(self.config.k, self.limit) - len(before) - len(behind))
         whole = (*before, *ids[:most], *behind)
-        yield Window(whole, (0,), (1 if self.config.pooling == "cls" else len(whole),))
+        first = len(whole) - 1 if self.config.pooling == "last" else 0
+        yield Window(whole, (first,), (len(whole) if self.config.pooling == "mean" else 1,))
 
     def _remembered(self, passage: ChunkedPassage) -> Iterator[Window]:
         """Windows between special tokens, of which the last, one a chunk, are read."""
