@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from random import Random
 
 import numpy as np
 
 from refrag_rag import Refrag, RefragModel
 from refrag_rag.cli import main
 from refrag_rag.spans import wrap
+from refrag_rag.training.curricula import build_curriculum
+from refrag_rag.training.data.documents import Documents
+from refrag_rag.training.document_sources import DocumentChunks
 
 
 def retriever(parts, folder):
@@ -38,6 +42,12 @@ def test_the_ordinary_stages_train_it(parts, prepared, tmp_path):
     assert main(["train", "finetune", *common, *asked]) == 0
     model = RefragModel.from_pretrained(run / "finetune" / "model")
     assert model.fingerprint != started.fingerprint  # the encoder moved
+    documents = Documents.open(str(prepared / "text"), model.tokenizer)
+    lengths = build_curriculum("longest", chunks=3)
+    for asked, passages in ((False, 3), (True, 1)):
+        row = DocumentChunks(documents, model, lengths, asked=asked).row(Random(0), 0.5)
+        assert len(row.passages) == sum(row.vectors) == passages
+        assert all(len(one.token_ids) < 40 for one in row.passages)  # cut and tokenised again
     engine = Refrag(model, policy="none")
     text = "Anna Keld founded Velmora Works. " * 20
     engine.keep_embeddings([text], np.eye(1, 32))

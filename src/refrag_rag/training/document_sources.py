@@ -39,6 +39,7 @@ class DocumentRows(ABC):
         self.frame, self.k = Frame(model), model.config.k
         self.sizes = sizes or ChunkSizes((self.k,))
         self.layout = QuestionLayout(model, max_passages=1) if asked else None
+        self.alone = asked and model.config.chunking == "passage"  # one passage, hence one chunk
         self.record, self.summary = lengths.record, lengths.summary
         self.state, self.restore = lengths.state, lengths.restore
 
@@ -57,7 +58,7 @@ class DocumentRows(ABC):
 
     def _draw(self, rng: Random, chunks: int, share: float) -> Row:
         k = self.sizes.draw(rng, share)
-        return self._row(rng, chunks * k, k, share)
+        return self._row(rng, (1 if self.alone else chunks) * k, k, share)
 
     @abstractmethod
     def _row(self, rng: Random, tokens: int, k: int, share: float | None) -> Row:
