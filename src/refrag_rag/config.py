@@ -10,10 +10,10 @@ from refrag_rag.errors import CheckpointError, InputError
 FORMAT_VERSION = 1
 LONGEST_CHARACTER = 4  # bytes of UTF-8, hence the most tokens one character can take
 
-Chunking = Literal["fixed", "sentence", "exact", "passage"]
-Pooling = Literal["mean", "cls", "concat", "eos", "linear"]
+Chunking = Literal["fixed", "sentence", "exact", "passage", "even"]
+Pooling = Literal["mean", "cls", "concat", "eos", "linear", "memory", "last"]
 Mask = Literal["own", "causal", "bidirectional"]
-ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp"]
+ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp", "identity"]
 CHOICES: dict[str, Any] = {
     "chunking": Chunking,
     "pooling": Pooling,
@@ -38,6 +38,8 @@ class RefragConfig:
         ``passage``: a chunk is a whole passage, whatever its length. k, which is then the window
         too, is the most tokens that the encoder reads of it, with those that its tokenizer puts
         around a text; what is behind them goes into no vector.
+        ``even``: window // k chunks in every window of tokens, as equal as can be; in a last
+        window of fewer tokens than chunks, some are empty.
     window
         Decoder tokens that the encoder reads at once. ``window == k`` encodes every chunk on its
         own (REFRAG, section 2); a larger window lets a chunk see its neighbours.
@@ -46,7 +48,9 @@ class RefragConfig:
         ``concat`` (all k states side by side, zeros after the last); ``eos`` (the state of one pad
         token for each chunk, put at the end of the window); ``linear`` (a learned linear map of
         the k states side by side, zeros behind a short chunk). All but the first two need an
-        encoder that reads the chunks' token ids.
+        encoder that reads the chunks' token ids. ``memory``: the states of the last window // k
+        tokens that the encoder's tokenizer puts behind a text, one for each chunk of the window.
+        ``last``: the last state, of a whole passage only.
     encoder_width
         Hidden size of the encoder.
     decoder_width
@@ -64,11 +68,12 @@ class RefragConfig:
         Tokens of the passage that a window reads before its chunks (and behind them, unless the
         mask is causal) without pooling them.
     projector
-        ``mlp``; or with an RMS norm in front, and attention layers behind or before.
+        ``mlp``; or with an RMS norm in front, and attention layers behind or before; or
+        ``identity`` for chunk embeddings that are decoder inputs already.
     projector_layers
         Number of those attention layers.
     boundary
-        Tokens before and behind every run of vectors, by name.
+        Tokens before and behind every run of vectors, by name; an empty name for none.
     chunk_sizes
         Every k that the model was trained on; k alone if None. See `with_k`.
     pooling_width
@@ -103,7 +108,7 @@ class RefragConfig:
         """Check that the settings fit together."""
         self._check_values()
         self._check_pooling()
-        self._check_passages()
+        self._check_kinds()
 
     def _check_values(self) -> None:
         if self.k < LONGEST_CHARACTER:
@@ -146,14 +151,34 @@ class RefragConfig:
                 "at least 1, and only with 'linear'."
             )
 
-    def _check_passages(self) -> None:
+    def _check_kinds(self) -> None:
         alone = self.window == self.k and len(self.sizes) == 1
-        if self.chunking == "passage" and not (alone and self.pooling in ("mean", "cls")):
+        if self.chunking == "passage" and not (alone and self.pooling in ("mean", "cls", "last")):
             raise InputError(
                 f"chunking = 'passage' with k = {self.k}, window = {self.window}, chunk_sizes = "
                 f"{self.chunk_sizes} and pooling = {self.pooling!r}; expected window = k, no other "
-                "chunk size, and 'mean' or 'cls' pooling."
+                "chunk size, and 'mean', 'cls' or 'last' pooling."
             )
+        if self.pooling == "last" and self.chunking != "passage":
+            raise InputError("pooling = 'last' needs whole passages: set chunking = 'passage'.")
+        memory = self.pooling == "memory"
+        alone = not self.overlap and len(self.sizes) == 1 and self.encoder_reads_ids
+        if memory != (self.chunking == "even") or (memory and not alone):
+            raise InputError(
+                f"chunking = {self.chunking!r} with pooling = {self.pooling!r}; expected 'even' "
+                "with 'memory', without overlap, with one chunk size and an encoder that reads "
+                "the chunks' token ids; or neither."
+            )
+        if self.projector == "identity" and self.chunk_width != self.decoder_width:
+            raise InputError(
+                f"projector = 'identity' from {self.chunk_width} to {self.decoder_width} numbers; "
+                "expected the same width. Choose another projector."
+            )
+
+    @property
+    def markup(self) -> tuple[str, str] | None:
+        """What prompts may mark passages with: the boundary, if it has both ends."""
+        return self.boundary if self.boundary and all(self.boundary) else None
 
     @property
     def encoder_reads_ids(self) -> bool:

@@ -65,7 +65,7 @@ class Numbered(ABC, Generic[Passage]):
             raise InputError(f"max_calls = {max_calls!r}; expected at least 1.")
         self.max_calls = max_calls
         self.calls: list[str] = []
-        self._markup = None if engine is None else engine.model.config.boundary
+        self._markup = None if engine is None else engine.model.config.markup
         self._texts: list[str] = []
 
     @abstractmethod

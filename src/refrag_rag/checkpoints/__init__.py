@@ -1,6 +1,7 @@
 """Loading and saving models: names to folders, folders to parts."""
 
 from refrag_rag.checkpoints.compose import compose
+from refrag_rag.checkpoints.convert import convert
 from refrag_rag.checkpoints.delta import assembled
 from refrag_rag.checkpoints.delta_saving import save_delta
 from refrag_rag.checkpoints.hub import push_to_hub
@@ -12,6 +13,7 @@ __all__ = [
     "EMBEDDED",
     "assembled",
     "compose",
+    "convert",
     "decoder_folder",
     "layout_of",
     "load",

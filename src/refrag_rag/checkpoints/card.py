@@ -60,9 +60,9 @@ Not stated.
 def _mixtures(config: RefragConfig) -> str:
     if config.boundary is None:
         return ""
-    first, last = config.boundary
+    ends = " and ".join(f"`{name}`" for name in config.boundary if name)
     return (
-        f" Runs of vectors stand between `{first}` and `{last}`, expanded chunks outside.\nWhether "
+        f" At the ends of a run of vectors stand {ends}, expanded chunks outside.\nWhether "
         'the model was trained on such mixtures is not stated; `policy="none"` avoids them.'
     )
 

@@ -81,8 +81,8 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
             read_tokenizer(encoder_folder),
         )
     if pooling is None:
-        fits = own == "mean" or (own == "cls" and window == k)
-        pooling = cast(Pooling, own) if fits else "mean"
+        fits = own == "mean" or (own == "cls" and window == k) or chunking == "passage"
+        pooling = cast(Pooling, own) if own and fits else "mean"
     parts = [decoder] if isinstance(encoder, int) else [encoder, decoder]
     config = RefragConfig(
         name=name or "-".join(Path(str(part)).name for part in parts),
@@ -124,8 +124,8 @@ def sentence_modules(folder: Path) -> tuple[Path, str | None, bool]:
     Returns
     -------
     tuple
-        The transformer's folder (`folder` itself if it is an ordinary one); ``mean``, ``cls`` or
-        None where the model's own pooling is another or none; whether it normalises.
+        The transformer's folder (`folder` itself if it is an ordinary one); ``mean``, ``cls``,
+        ``last`` or None where the model's own pooling is another or none; whether it normalises.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def _own_pooling(folder: Path | None) -> str | None:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise damaged(folder, error) from error
-    for name, ours in (("mean_tokens", "mean"), ("cls_token", "cls")):
+    for name, ours in (("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last")):
         if settings.get(f"pooling_mode_{name}"):
             return ours
     return None

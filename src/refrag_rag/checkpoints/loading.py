@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from refrag_rag.checkpoints import delta, lclm, native
+from refrag_rag.checkpoints import delta, lclm, native, pisco
 from refrag_rag.checkpoints.lora import ADAPTER
 from refrag_rag.checkpoints.machine import AUTO, fitting, needs, this_machine
 from refrag_rag.checkpoints.parts import Placement
@@ -167,6 +167,11 @@ def _layout(folder: Path) -> tuple[Layout, Path]:
     for layout in LAYOUTS:
         if place := layout.find(folder):
             return layout, place
+    if (folder / pisco.ADAPTERS).is_file():
+        raise CheckpointError(
+            f"{folder} is a checkpoint of PISCO or CLaRa, whose files are pickles; expected one "
+            f"with safetensors. Run: refrag convert {folder} --to NEW_FOLDER"
+        )
     raise CheckpointError(
         f"{folder} has neither refrag_config.json (our layout) nor model_config.json (LCLM's); "
         "expected a checkpoint of one of them. An encoder and a decoder of their own are put "

@@ -108,7 +108,8 @@ def read(folder: Path, placement: Placement) -> RefragModel:
         read_adapter(decoder, folder)
     encoder = read_encoder(folder / ENCODER, placement)
     model = build(config, encoder, decoder, _tokenizers(folder))
-    fill(model.projector, folder / PROJECTOR)
+    if model.projector.state_dict():
+        fill(model.projector, folder / PROJECTOR)
     if model.encoder.pooling is not None:
         fill(model.encoder.pooling, folder / POOLING)
     model.policies.update(read_policies(folder, chunk_width=config.chunk_width))

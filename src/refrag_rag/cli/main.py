@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from refrag_rag import __version__
 from refrag_rag.cli.ask import add_asking
+from refrag_rag.cli.convert import add_convert
 from refrag_rag.cli.quality import add_quality
 from refrag_rag.cli.store import add_store
 from refrag_rag.errors import RefragError, need
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_quality(commands)
     add_store(commands)
+    add_convert(commands)
     return parser
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from refrag_rag.engine.lookup import PassageLookup
 from refrag_rag.errors import InputError
@@ -14,7 +15,7 @@ from refrag_rag.store import passage_key
 
 
 def keep_embeddings(
-    model: RefragModel, lookup: PassageLookup, texts: Iterable[str], embeddings: ArrayLike
+    model: RefragModel, lookup: PassageLookup, texts: Iterable[str], embeddings: ArrayLike | Tensor
 ) -> None:
     """Keep embeddings in place of what the encoder would make; see `Refrag.keep_embeddings`."""
     config, passages = model.config, [model.chunker.chunk(neutralise(text)) for text in texts]
@@ -24,6 +25,8 @@ def keep_embeddings(
             "= 'passage'. Let precompute encode the passages."
         )
     try:
+        if isinstance(embeddings, Tensor):  # maybe on a GPU
+            embeddings = embeddings.detach().float().cpu().numpy()
         given = torch.from_numpy(np.array(embeddings, np.float32))
     except (ValueError, TypeError) as error:
         raise InputError(

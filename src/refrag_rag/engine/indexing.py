@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from refrag_rag.engine.embeddings import keep_embeddings
 from refrag_rag.engine.lookup import PassageLookup
@@ -64,7 +65,7 @@ class Indexing:
             progress=progress,
         )
 
-    def keep_embeddings(self, texts: Sequence[str], embeddings: ArrayLike) -> None:
+    def keep_embeddings(self, texts: Sequence[str], embeddings: ArrayLike | Tensor) -> None:
         """Keep passage embeddings that exist already, such as a vector database's.
 
         They take the place of what the encoder would make, so they must come from that model, or

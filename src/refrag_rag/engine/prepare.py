@@ -79,7 +79,7 @@ class Preparation:
         """
         model = self._model
         ids: list[int] = []
-        for piece in split_spans(text, model.config.boundary):
+        for piece in split_spans(text, model.config.markup):
             if isinstance(piece, Span):
                 lengths = model.chunker.chunk(piece.text).chunk_lengths
                 chunks, longest = len(lengths), max((model.config.k, *lengths))
@@ -97,7 +97,7 @@ class Preparation:
                     prompt,
                     self._model.tokenizer,
                     self._slots,
-                    markup=self._model.config.boundary,
+                    markup=self._model.config.markup,
                     question=request.question,
                     tools=request.tools,
                 )

@@ -99,6 +99,8 @@ class ChunkEncoder(nn.Module):
         offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
         self.limit = positions - offset - len(first)
         self.cutter = WindowCutter(config, tokenizer, limit=self.limit, first=first, marker=marker)
+        if config.pooling == "memory":
+            self._check_memory()
         if config.encoder_reads_ids and room(config, self.limit) < config.k and not whole:
             raise CheckpointError(
                 f"The encoder reads {self.limit} tokens; expected room for a chunk of {config.k} "
@@ -171,6 +173,16 @@ class ChunkEncoder(nn.Module):
     def windows(self, passage: ChunkedPassage) -> Iterator[Window]:
         """Group a passage's chunks into windows, closed at the encoder's own limit too."""
         return self.cutter.cut(passage)
+
+    def _check_memory(self) -> None:
+        before, behind = self.cutter.around
+        window, chunks = self.config.window, self.config.window // self.config.k
+        if len(behind) < chunks or window + len(before) + len(behind) > self.limit:
+            raise CheckpointError(
+                f"A window of {window} stands between {len(before)} and {len(behind)} tokens of "
+                f"the encoder's tokenizer, and the encoder reads {self.limit}; expected {chunks} "
+                "or more behind it, and room for all. Save or convert the checkpoint again."
+            )
 
     def _attention(self, mask: Tensor) -> Tensor | None:
         """The mask that the encoder gets: over keys, or over pairs where the config asks for it.

@@ -15,7 +15,7 @@ from refrag_rag.model.encoder import ChunkEncoder
 from refrag_rag.model.fingerprint import State, digest_weights, weights_state
 from refrag_rag.model.graphs import Graphs
 from refrag_rag.model.inputs import DecoderInputs
-from refrag_rag.model.projector import NormProjector, Projector
+from refrag_rag.model.projector import IdentityProjector, NormProjector, Projector
 from refrag_rag.policies.base import Policy
 from refrag_rag.prompt import VECTOR, CompressedPrompt, TextSegment
 from refrag_rag.text.chunking import ChunkedPassage, Chunker
@@ -52,7 +52,7 @@ class RefragModel(nn.Module):
         *,
         config: RefragConfig,
         encoder: ChunkEncoder,
-        projector: Projector | NormProjector,
+        projector: Projector | NormProjector | IdentityProjector,
         decoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
@@ -124,7 +124,7 @@ class RefragModel(nn.Module):
         tokens: Tensor = self.decoder.get_input_embeddings()(input_ids)
         if not len(embeddings):
             return tokens
-        parameter = next(self.projector.parameters())
+        parameter = next(self.projector.parameters(), tokens)
         runs = _runs(vector_mask) if self.projector.needs_runs else None
         moved = embeddings.to(parameter.device).to(parameter.dtype)  # as few bytes as can be
         vectors = self.projector(moved, runs)
@@ -266,7 +266,8 @@ def _boundary(
     if names is None:
         return None
     first, last = (
-        TextSegment((token_id(backend(tokenizer), name),), name, "boundary") for name in names
+        TextSegment((token_id(backend(tokenizer), name),) if name else (), name, "boundary")
+        for name in names
     )
     return first, last
 
@@ -274,7 +275,7 @@ def _boundary(
 def _check_parts(
     config: RefragConfig,
     encoder: ChunkEncoder,
-    projector: Projector | NormProjector,
+    projector: Projector | NormProjector | IdentityProjector,
     decoder: PreTrainedModel,
 ) -> None:
     if getattr(decoder.config.get_text_config(), "hidden_size_per_layer_input", None):

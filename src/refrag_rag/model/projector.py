@@ -119,6 +119,26 @@ class NormProjector(nn.Module):
         return torch.cat(parts) if parts else states
 
 
+class IdentityProjector(nn.Module):
+    """Hands on chunk embeddings that are decoder inputs already.
+
+    Parameters
+    ----------
+    width
+        D_enc and D_dec.
+    """
+
+    needs_runs = False
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.widths = (width, width)
+
+    def forward(self, embeddings: Tensor, _runs: list[int] | None = None) -> Tensor:
+        """The same (V, D_dec)."""
+        return embeddings
+
+
 class RunAttention(nn.Module):
     """One Qwen3 layer in which every vector of a run sees all others."""
 
@@ -144,7 +164,7 @@ class RunAttention(nn.Module):
 
 def build_projector(
     config: RefragConfig, *, encoder: PretrainedConfig, decoder: PretrainedConfig
-) -> Projector | NormProjector:
+) -> Projector | NormProjector | IdentityProjector:
     """A new projector of the kind that a config names.
 
     Raises
@@ -153,6 +173,8 @@ def build_projector(
         If its attention layers cannot be built from the model that they belong to.
     """
     widths = config.chunk_width, config.decoder_width
+    if config.projector == "identity":
+        return IdentityProjector(config.decoder_width)
     if config.projector == "mlp":
         return Projector(*widths, config.projector_width)
     attention = encoder if config.projector == "attn_norm_mlp" else decoder.get_text_config()

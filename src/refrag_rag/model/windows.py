@@ -92,6 +92,8 @@ class WindowCutter:
         """Group a passage's chunks into windows, closed at the encoder's own limit too."""
         if self.config.chunking == "passage":
             return self._whole(passage)
+        if self.config.pooling == "memory":
+            return self._remembered(passage)
         if self.config.encoder_reads_ids:
             return id_windows(passage, self.config, limit=self.limit, marker=self._marker)
         return text_windows(passage, self.config, self._plain, limit=self.limit)
@@ -100,13 +102,23 @@ class WindowCutter:
         """A passage as a retriever reads it, between special tokens and cut off behind the most."""
         if not len(passage):
             return
-        before, behind = self._around
+        before, behind = self.around
         ids = passage.token_ids
         if not self.config.encoder_reads_ids:
             ids = tuple(self._plain.encode(passage.text)[0])
         most = max(1, min(self.config.k, self.limit) - len(before) - len(behind))
         whole = (*before, *ids[:most], *behind)
-        yield Window(whole, (0,), (1 if self.config.pooling == "cls" else len(whole),))
+        first = len(whole) - 1 if self.config.pooling == "last" else 0
+        yield Window(whole, (first,), (len(whole) if self.config.pooling == "mean" else 1,))
+
+    def _remembered(self, passage: ChunkedPassage) -> Iterator[Window]:
+        """Windows between special tokens, of which the last, one a chunk, are read."""
+        before, behind = self.around
+        size = self.config.window
+        count = size // self.config.k
+        for start in range(0, len(passage.token_ids), size):
+            ids = (*before, *passage.token_ids[start : start + size], *behind)
+            yield Window(ids, tuple(range(len(ids) - count, len(ids))), (1,) * count)
 
     def stack(
         self,
@@ -162,7 +174,7 @@ class WindowCutter:
         return starts[:, None] + np.arange(most), weights
 
     @cached_property
-    def _around(self) -> tuple[list[int], list[int]]:
+    def around(self) -> tuple[list[int], list[int]]:
         """What the tokenizer puts before and behind a text."""
         plain = self._tokenizer("a", add_special_tokens=False).input_ids
         marked = self._tokenizer("a").input_ids

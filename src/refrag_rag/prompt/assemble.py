@@ -198,7 +198,7 @@ def assemble(
             layouts.append(_layout(parsed.spans[part], filled[part]))
             for segment in _span_segments(filled[part], chunk_ids):
                 if boundary is not None and isinstance(segment, VectorSegment):
-                    segments += [boundary[0], segment, boundary[1]]
+                    segments += [one for one in (boundary[0], segment, boundary[1]) if len(one)]
                 else:
                     segments.append(segment)
         elif part:

@@ -20,7 +20,8 @@ class ChunkedPassage:
     token_ids
         All n token ids, in the chunking tokenizer.
     chunk_lengths
-        L token counts, each between 1 and k; their sum is n.
+        L token counts, each between 1 and k; their sum is n. With ``even`` chunking some may be 0,
+        with ``passage`` chunking the only one is n.
     char_ends
         L character positions; chunk i is ``text[char_ends[i - 1]:char_ends[i]]``.
     """
@@ -54,7 +55,7 @@ class Chunker:
 
     def __init__(self, tokenizer: PlainTokenizer, config: RefragConfig) -> None:
         self._tokenizer = tokenizer
-        self._k, self._chunking = config.k, config.chunking
+        self._k, self._chunking, self._window = config.k, config.chunking, config.window
 
     def chunk(self, text: str, *, k: int | None = None) -> ChunkedPassage:
         """Cut one passage. A character is never split, so a chunk may end before k tokens.
@@ -65,15 +66,22 @@ class Chunker:
         Parameters
         ----------
         k
-            Most tokens of a chunk, if not the config's; nothing with ``passage`` chunking.
+            Most tokens of a chunk, if not the config's; not for ``passage`` and ``even``.
         """
         ids, offsets = self._tokenizer.encode(text)
         ends = sentence_ends(text) if self._chunking == "sentence" else []
-        lengths = list(self._lengths(offsets, ends, k or self._k))
+        even = self._chunking == "even"
+        lengths = list(self._even(len(ids)) if even else self._lengths(offsets, ends, k or self._k))
         char_ends = [offsets[end - 1][1] for end in accumulate(lengths)]
         if char_ends:
             char_ends[-1] = len(text)  # what the tokenizer drops at the end stays with its chunk
         return ChunkedPassage(text, tuple(ids), tuple(lengths), tuple(char_ends))
+
+    def _even(self, tokens: int) -> Iterator[int]:
+        count = self._window // self._k
+        for start in range(0, tokens, self._window):
+            each, more = divmod(min(self._window, tokens - start), count)
+            yield from (each + (place < more) for place in range(count))
 
     def _lengths(
         self, offsets: Sequence[tuple[int, int]], ends: Sequence[int], k: int
