@@ -158,6 +158,10 @@ class Drawing:
             self._read(self._blocks)
             self._place = state["place"]
 
+    def close(self) -> None:
+        """End the workers. Left to the garbage collector they would be waited for in vain."""
+        self._drawn = None
+
     def _read(self, blocks: DataLoader[list[Step]]) -> None:
         if self._drawn is None:
             self._drawn = iter(blocks)

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -103,7 +103,7 @@ def train(  # noqa: PLR0913 - what a stage is, by name
         watch,
         Progress(settings),
     )
-    with compiled(module, wanted=settings.compile):
+    with compiled(module, wanted=settings.compile), closing(drawing):
         run.resume()
         run.go()
     return module
