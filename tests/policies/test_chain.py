@@ -70,3 +70,22 @@ def test_an_empty_chain_is_refused():
 def test_names_are_no_policies():
     with pytest.raises(InputError, match="expected policies"):
         ExpandChain(["lexical"])
+
+
+def test_a_policy_takes_no_more_than_its_share():
+    chain = get_policy("retrieval:0.5+random")
+    assert chain.name == "retrieval:0.5+random"
+    given = chunks()
+    for allowed in (1, 3, 6, 10):
+        mask = chain.select(given, QUESTION, allowed)
+        assert mask.sum() == min(allowed, len(mask))
+        first = get_policy("retrieval").select(given, QUESTION, -(-allowed // 2))
+        assert (mask & first).sum() == first.sum()
+    alone = get_policy("random:0.5")
+    assert alone.select(given, QUESTION, 4).sum() == 2
+
+
+@pytest.mark.parametrize("name", ["lexical:", "lexical:half", "lexical:0+random", "lexical:2"])
+def test_shares_that_are_none_are_refused(name):
+    with pytest.raises(InputError, match="share"):
+        get_policy(name)

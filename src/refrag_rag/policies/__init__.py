@@ -47,7 +47,8 @@ def get_policy(policy: str | Policy, own: Mapping[str, Policy] | None = None) ->
     Parameters
     ----------
     policy
-        ``exact+lexical`` is a chain: see `ExpandChain`.
+        ``exact+lexical`` is a chain, ``retrieval:0.5+lexical`` one whose first policy may take half
+        of what may be expanded: see `ExpandChain`.
     own
         Policies that belong to a model, beside those of the registry.
 
@@ -63,8 +64,22 @@ def get_policy(policy: str | Policy, own: Mapping[str, Policy] | None = None) ->
                 "which has a name and select()."
             )
         return policy
-    parts = [_by_name(name.strip(), own or {}) for name in policy.split("+")]
-    return parts[0] if len(parts) == 1 else ExpandChain(parts)
+    parts = [part.partition(":") for part in policy.split("+")]
+    found = [_by_name(name.strip(), own or {}) for name, _, _ in parts]
+    if len(found) == 1 and not parts[0][1]:
+        return found[0]
+    return ExpandChain(
+        found, [_share(share, policy) if given else 1.0 for _, given, share in parts]
+    )
+
+
+def _share(text: str, policy: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(
+            f"policy = {policy!r}; expected a share behind ':', such as retrieval:0.5+lexical."
+        ) from error
 
 
 def _by_name(name: str, own: Mapping[str, Policy]) -> Policy:

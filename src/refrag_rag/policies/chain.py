@@ -1,5 +1,6 @@
 """Several policies under one limit, one after another."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,14 +22,16 @@ class ExpandChain:
     ----------
     policies
         At least one. They see all chunks, and which of them are taken.
+    shares
+        Of the limit, what each may take at most, above 0; 1 by default: whatever is left.
 
     Raises
     ------
     InputError
-        If there is no policy, or something else among them.
+        If there is no policy, something else among them, or a share that is none.
     """
 
-    def __init__(self, policies: Sequence[Policy]) -> None:
+    def __init__(self, policies: Sequence[Policy], shares: Sequence[float] = ()) -> None:
         if not policies:
             raise InputError("A chain of no policies; expected at least one.")
         for policy in policies:
@@ -37,16 +40,25 @@ class ExpandChain:
                     f"A chain with {policy!r}; expected policies. Names are joined with '+': "
                     "get_policy('exact+lexical')."
                 )
-        self.policies = tuple(policies)
-        self.name = "+".join(policy.name for policy in policies)
+        self.policies, self.shares = tuple(policies), tuple(shares) or (1.0,) * len(policies)
+        if len(self.shares) != len(policies) or not all(0 < share <= 1 for share in self.shares):
+            raise InputError(
+                f"shares = {shares} of a chain of {len(policies)}; expected one for each policy, "
+                "above 0 and at most 1."
+            )
+        names = [policy.name for policy in policies]
+        self.name = "+".join(
+            name if share == 1 else f"{name}:{share:g}"
+            for name, share in zip(names, self.shares, strict=True)
+        )
         self.needs = frozenset[str]().union(*map(needs_of, policies))
 
     def select(self, chunks: Chunks, question: str, limit: int) -> NDArray[np.bool_]:
         """Let one policy after the other choose, until the limit is spent."""
         mask = np.zeros(len(chunks.texts), bool)
         before = mask if chunks.taken is None else chunks.taken  # by a chain around this one
-        for policy in self.policies:
-            left = limit - int(mask.sum())
+        for policy, share in zip(self.policies, self.shares, strict=True):
+            left = min(limit - int(mask.sum()), math.ceil(share * limit))
             if left <= 0:
                 break
             taken = before | mask
