@@ -232,6 +232,7 @@ def test_a_second_process_asks_too(remote, whole, prompts):
     expected = whole.generate(prompts[0]).text
     if not (child := os.fork()):
         with suppress(BaseException):
+            torch.set_num_threads(1)  # a fork has none of OpenMP's threads and waits for them
             threading.Timer(30, os._exit, (2,)).start()
             os._exit(int(remote.generate(prompts[0]).text != expected))
         os._exit(3)
