@@ -76,10 +76,8 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
         encoder_model, first, own, unit = first_layers(decoder_model, encoder), second, None, False
     else:
         encoder_folder, own, unit = sentence_modules(resolve(_full_name(encoder), **hub))
-        encoder_model, first = (
-            read_encoder(encoder_folder, placement),
-            read_tokenizer(encoder_folder),
-        )
+        encoder_model = read_encoder(encoder_folder, placement)
+        first = read_tokenizer(encoder_folder)
     if pooling is None:
         fits = own == "mean" or (own == "cls" and window == k) or chunking == "passage"
         pooling = cast(Pooling, own) if own and fits else "mean"

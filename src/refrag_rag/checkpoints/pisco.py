@@ -21,12 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from refrag_rag.checkpoints.encoders import first_layers
 from refrag_rag.checkpoints.lora import merge, put_back
 from refrag_rag.checkpoints.native import save
-from refrag_rag.checkpoints.parts import (
-    Placement,
-    build,
-    read_decoder,
-    read_tokenizer,
-)
+from refrag_rag.checkpoints.parts import Placement, build, read_decoder, read_tokenizer
 from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError, InputError
@@ -72,40 +67,18 @@ class Settings:
 
 
 def convert(
-    folder: str | Path,
-    out: str | Path,
+    folder: Path,
+    out: Path,
     *,
-    decoder: str | Path | None = None,
-    accept_license: bool = False,
-    say: Callable[[str], object] = print,
+    decoder: str | Path | None,
+    accept_license: bool,
+    say: Callable[[str], object],
 ) -> None:
-    """Rewrite a checkpoint of PISCO or CLaRa as one that `load` reads.
+    """Put base and adapters together; see `refrag_rag.checkpoints.convert`.
 
     The base is then held twice: as decoder, with its adapter beside it, and as encoder, into which
     the other adapter is merged.
-
-    Parameters
-    ----------
-    folder
-        With ``config.json``, ``adapters.pth`` and ``decoder_first_last_layers.pth``.
-    out
-        New folder.
-    decoder
-        Folder or hub id of the base, if not the hub id that the config names.
-    accept_license
-        Whether the licences that are shown are accepted; otherwise nothing is read or written.
-    say
-        Gets what is shown, line by line.
-
-    Raises
-    ------
-    CheckpointError
-        If files are missing, hold more than tensors or do not fit together, the base cannot be
-        found, or the folder cannot be written.
-    InputError
-        If the licences are not accepted.
     """
-    folder = Path(folder)
     settings = _settings(folder / CONFIG)
     base = str(settings.base if decoder is None else decoder)
     say(LICENCES[settings.kind])
@@ -129,7 +102,7 @@ def convert(
         say(f"Left out: {', '.join(more)}.")
     config = _config(folder, settings, model)
     say(f"Writing {out}.")
-    save(build(config, encoder, model, tokenizers), Path(out))
+    save(build(config, encoder, model, tokenizers), out)
 
 
 def _settings(path: Path) -> Settings:

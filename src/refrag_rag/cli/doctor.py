@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from refrag_rag.checkpoints.base import Base
 from refrag_rag.checkpoints.cache import cache_folder
 from refrag_rag.checkpoints.machine import GIB, Machine, Needs, needs, this_machine
 from refrag_rag.errors import EXTRAS, missing
+from refrag_rag.evaluation.report import package_version
 
 PACKAGES = ("refrag-rag", "torch", "transformers", "llama-index-core", "langchain-core")
 
@@ -32,7 +32,7 @@ def report(model: str | None = None) -> Iterator[str]:
     if not machine.accelerated:
         yield f"dtype     {cpu_dtypes()}"
     yield f"python    {platform.python_version()} on {platform.system()}"
-    yield "packages  " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    yield "packages  " + ", ".join(f"{name} {package_version(name)}" for name in PACKAGES)
     for extra in EXTRAS:
         absent = missing(extra)
         state = f"missing {', '.join(absent)}: pip install 'refrag-rag[{extra}]'"
@@ -77,10 +77,3 @@ def advise(machine: Machine, found: Needs) -> str:
     if not machine.accelerated and found.stored < 3 * found.parameters:
         return "Too large in float32; try dtype='bfloat16' or a GPU."
     return "It does not fit; try device_map='auto' on several GPUs, or a smaller decoder."
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"

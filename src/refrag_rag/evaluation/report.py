@@ -32,7 +32,7 @@ def machine() -> dict[str, Any]:
     return {
         "machine": ", ".join(filter(None, parts)),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
     }
 
 
@@ -48,7 +48,8 @@ def write_json(report: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def _version(name: str) -> str:
+def package_version(name: str) -> str:
+    """A package's version, or that it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:  # run from a checkout

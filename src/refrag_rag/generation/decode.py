@@ -10,7 +10,6 @@ from refrag_rag.generation.prompt_cache import Reuse
 from refrag_rag.generation.request import Sampling
 from refrag_rag.generation.sampling import Sampler
 from refrag_rag.model import DecoderInputs, RefragModel
-from refrag_rag.model.graphs import GraphSteps
 from refrag_rag.prompt import CompressedPrompt, TextSegment
 
 Token = tuple[int, int]  # row of the batch, token id
@@ -97,11 +96,13 @@ class Steps:
         """
         if self._graph is not None:
             if self._graph.room:
-                return self._next_by_graph(self._graph, tokens)
+                self._started = True
+                return self._graph.next(tokens)
             self._cache = self._graph.cache()  # the answer is longer than a recorded shape
+            self._grow(len(tokens), self._graph.read)
             self.close()
         if self._started:
-            self._grow(len(tokens))
+            self._grow(len(tokens), 1)
             read: dict[str, Any] = {
                 "input_ids": torch.tensor(tokens, device=self._mask.device)[:, None],
                 "position_ids": self._position,
@@ -130,16 +131,10 @@ class Steps:
             self._graph.close()
             self._graph = None
 
-    def _next_by_graph(self, graph: GraphSteps, tokens: list[int]) -> torch.Tensor:
-        if self._started:
-            self._grow(len(tokens))
-        self._started = True
-        return graph.next(tokens)
-
-    def _grow(self, rows: int) -> None:
-        """Count one more position a row."""
-        self._mask = torch.cat([self._mask, self._mask.new_ones(rows, 1)], dim=1)
-        self._position = self._position + 1
+    def _grow(self, rows: int, count: int) -> None:
+        """Count more positions a row."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(rows, count)], dim=1)
+        self._position = self._position + count
 
 
 def room(prompt: CompressedPrompt, window: int, sampling: Sampling) -> int:

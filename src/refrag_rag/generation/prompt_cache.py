@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
 from refrag_rag.model.fingerprint import State, weights_state
+from refrag_rag.model.graphs import reads_every_position
 from refrag_rag.prompt import VECTOR, CompressedPrompt
 
 LEAST = 16  # positions; for fewer the attention mask costs more than is saved
@@ -217,11 +218,7 @@ def reusable_config(model: RefragModel) -> bool:
     Not so with sliding windows, recurrent layers, and rotary positions scaled by the length.
     """
     config = model.decoder.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    sliding = getattr(config, "sliding_window", None) and getattr(
-        config, "use_sliding_window", True
-    )
-    return kinds == {"full_attention"} and not sliding and not _scaled_by_length(config)
+    return reads_every_position(model.decoder) and not _scaled_by_length(config)
 
 
 def _scaled_by_length(config: Any) -> bool:

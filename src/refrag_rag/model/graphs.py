@@ -150,9 +150,14 @@ class GraphSteps:
         self._made = 0
 
     @property
+    def read(self) -> int:
+        """Tokens that were read behind the prompts, a row."""
+        return self._made - 1
+
+    @property
     def room(self) -> bool:
         """Whether there is a place for one more position."""
-        return self._shape.length + self._made - 1 < self._shape.total
+        return self._shape.length + self.read < self._shape.total
 
     @torch.inference_mode()
     def next(self, tokens: list[int]) -> Tensor:
@@ -167,7 +172,7 @@ class GraphSteps:
         if self._made:
             shape.ids.copy_(torch.tensor(tokens)[:, None])
             shape.position.add_(1)
-            shape.step_mask[..., shape.length + self._made - 1] = 0
+            shape.step_mask[..., shape.length + self.read] = 0
             logits = shape.step()
         else:
             self._lay_down()
@@ -179,7 +184,7 @@ class GraphSteps:
         """A copy of the KV cache, as long as the inputs and the tokens that were read."""
         shape, copy = self._shape, DynamicCache()
         first = shape.length - self._inputs.attention_mask.shape[1]
-        last = shape.length + self._made - 1
+        last = shape.length + self.read
         for place, layer in enumerate(shape.cache.layers):
             keys, values = layer.keys[:, :, first:last], layer.values[:, :, first:last]
             copy.update(keys.clone(), values.clone(), place)
@@ -206,6 +211,14 @@ class GraphSteps:
         shape.step_mask.zero_().masked_fill_(~read[:, None, None], lowest)
 
 
+def reads_every_position(decoder: PreTrainedModel) -> bool:
+    """Whether all layers attend to all positions before: no sliding windows, no recurrence."""
+    config = decoder.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    slides = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
+    return kinds == {"full_attention"} and not slides
+
+
 def graphs_of(decoder: PreTrainedModel) -> Graphs | None:
     """Graphs for a decoder on a CUDA device; elsewhere there are none, which is logged."""
     if decoder.device.type == "cuda":
@@ -216,9 +229,7 @@ def graphs_of(decoder: PreTrainedModel) -> Graphs | None:
 
 def _refusal(decoder: PreTrainedModel) -> str:
     """Why a decoder cannot be decoded by graphs; empty if it can."""
-    config = decoder.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+    if not reads_every_position(decoder):
         return f"{type(decoder).__name__} has layers that do not read every position"
     attention = decoder.config._attn_implementation
     return "" if attention in ATTENTIONS else f"{attention} attention reads no mask over pairs"

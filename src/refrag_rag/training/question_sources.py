@@ -13,7 +13,6 @@ from refrag_rag.training.data.questions import keep_passages
 from refrag_rag.training.data.records import QuestionRecord
 from refrag_rag.training.layout import QuestionLayout, chosen_masks, draw_masks
 
-RANDOM = "random"  # every chunk by itself
 ATTEMPTS = 50  # at a question that fits
 TRIES = 3  # at another record's passage that is not there yet, for each that is missing
 
