@@ -75,6 +75,7 @@ def _asked(record: dict[str, Any], pool: Pool) -> Asked | None:
     said = [one for one in record["answers"] if one.strip() and one.lower() in text.lower()]
     if not said or len(text) > LONGEST:
         return None
+    said.sort(key=len)  # training teaches the first, and people answer in few words
     return Asked(record["question"], said, pool.add(gold.get("title") or "", text))
 
 

@@ -108,3 +108,27 @@ def test_switched_off_the_original_is_back_bit_for_bit(adapted):
     now = loaded.decoder.state_dict()
     assert set(now) == set(before)
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
+
+
+def test_an_adapter_that_is_merged_in_every_call_changes_no_loss_or_gradient(model):
+    from refrag_rag.checkpoints.lora import multiply_merged
+
+    add_adapter(model, rank=4)
+    torch.manual_seed(0)
+    factors = [p for n, p in model.decoder.named_parameters() if ".lora_" in n]
+    for factor in factors:
+        torch.nn.init.normal_(factor, std=0.1)
+    embeds = torch.randn(2, 9, model.config.decoder_width)
+
+    def outcome():
+        model.zero_grad()
+        logits = model.decoder(inputs_embeds=embeds).logits
+        logits.square().mean().backward()
+        return logits.detach(), [factor.grad.clone() for factor in factors]
+
+    logits, gradients = outcome()
+    multiply_merged(model.decoder)
+    again, others = outcome()
+    torch.testing.assert_close(again, logits, rtol=1e-3, atol=2e-4)
+    for gradient, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(other, gradient, rtol=1e-2, atol=1e-5)

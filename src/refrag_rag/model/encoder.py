@@ -1,6 +1,7 @@
 """ChunkEncoder: windows of a passage through an encoder, pooled to one vector a chunk."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from transformers.models.auto.modeling_auto import (
 
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
+from refrag_rag.model.inputs import for_layers
 from refrag_rag.model.windows import JOINED, Window, WindowBatch, WindowCutter, room
 from refrag_rag.text.chunking import ChunkedPassage
 
@@ -89,7 +91,7 @@ class ChunkEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.config = config
         causal = _is_causal(model)
-        self._maskless = causal and config.mask in ("own", "causal")
+        self._causal, self._maskless = causal, causal and config.mask in ("own", "causal")
         self._pairwise = config.mask != "own" and not self._maskless
         whole = config.chunking == "passage"  # read as its tokenizer would give it
         first = _first_token(tokenizer) if config.pooling == "cls" and not whole else ()
@@ -160,8 +162,8 @@ class ChunkEncoder(nn.Module):
         ids, mask, places, weights = (
             tensor.to(self.model.device, non_blocking=True) for tensor in windows
         )
-        output = self.model(input_ids=ids, attention_mask=self._attention(mask))
-        states = output.last_hidden_state.flatten(0, 1)  # (B * W, encoder_width)
+        found = self._states(ids, self._attention(mask))  # (B, W, encoder_width)
+        states: Any = found.flatten(0, 1)  # (B * W, encoder_width)
         read: Tensor = states.index_select(0, places.flatten()).unflatten(0, places.shape)
         if self.config.pooling not in JOINED:
             weighted = (weights.to(states.dtype)[:, None] @ read)[:, 0]
@@ -169,6 +171,15 @@ class ChunkEncoder(nn.Module):
         joined: Tensor = read.masked_fill(weights[..., None] == 0, 0).flatten(1)
         pooled: Tensor = joined if self.pooling is None else self.pooling(joined)
         return pooled
+
+    def _states(self, ids: Tensor, attention: Tensor | None) -> Tensor:
+        """Its last states, *shape* (B, W, encoder_width)."""
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if self._causal:  # a language model, which would keep keys and values for what comes next
+            embeds = for_layers(self.model.get_input_embeddings()(ids))
+            inputs = {"inputs_embeds": embeds, "use_cache": False}
+        states: Tensor = self.model(**inputs, attention_mask=attention).last_hidden_state
+        return states
 
     def windows(self, passage: ChunkedPassage) -> Iterator[Window]:
         """Group a passage's chunks into windows, closed at the encoder's own limit too."""

@@ -43,6 +43,9 @@ class FinetuneSettings(ModelSettings):
     longest: int | None = setting(
         None, "most positions; examples lose passages without the answer until they fit"
     )
+    questions: tuple[int, ...] = setting(
+        (1,), "numbers of questions, one drawn an example; further ones follow in turn"
+    )
     text_shares: tuple[float, ...] = setting(
         (0.0, 0.0, 0.1, 1.0), "shares of chunks that stay text, one drawn an example"
     )
@@ -62,6 +65,8 @@ class FinetuneSettings(ModelSettings):
         super().__post_init__()
         if not 0 <= self.rehearsal <= 1:
             raise InputError(f"rehearsal = {self.rehearsal}; expected a share between 0 and 1.")
+        if not self.questions or min(self.questions) < 1:
+            raise InputError(f"questions = {self.questions}; expected numbers of at least 1.")
         if self.passages and not 1 <= min(self.passages) <= max(self.passages) <= self.max_passages:
             raise InputError(
                 f"passages = {self.passages}; expected 1 to max_passages = {self.max_passages}."
@@ -90,6 +95,7 @@ def _rows(settings: FinetuneSettings, model: RefragModel) -> MakeRow:
         passages=settings.passages,
         distractors=settings.distractors,
         longest=settings.longest,
+        questions=settings.questions,
     )
     questions = Questions(
         [load_questions(source) for source in settings.data],

@@ -67,32 +67,51 @@ class QuestionLayout:
         self.max_passages = max_passages
 
     def example(
-        self, record: QuestionRecord, rng: Random, *, k: int | None = None
+        self,
+        record: QuestionRecord,
+        rng: Random,
+        *,
+        k: int | None = None,
+        further: Sequence[QuestionRecord] = (),
     ) -> tuple[list[Piece], str]:
         """One example in one of the wordings of real chains, and its question.
 
         The question is what the engine takes for it: the last message's text outside spans.
+        `further` questions about the same passages follow, each with its answer.
         """
         kept = keep_passages(record.passages, self.max_passages)
         shuffled = rng.sample(kept, len(kept))
         prompt = self.prompt(shuffled, record, rng.choice(STYLES))
-        return self.lay_out(prompt, record.answers[0], k=k)
+        return self.lay_out(prompt, record.answers[0], k=k, further=further)
 
     def lay_out(
-        self, prompt: Prompt, answer: str, *, k: int | None = None
+        self,
+        prompt: Prompt,
+        answer: str,
+        *,
+        k: int | None = None,
+        further: Sequence[QuestionRecord] = (),
     ) -> tuple[list[Piece], str]:
-        """Any prompt with spans, followed by its answer; and its question."""
-        parsed = parse(prompt, self._tokenizer, self._slots)
-        pieces = []
+        """Any prompt with spans, followed by its answer and further questions; and its question."""
+        question = parse(prompt, self._tokenizer, self._slots).question
+        answers = [answer, *(one.answers[0] for one in further)]
+        talk = _conversation(prompt, answers, [one.question for one in further])
+        parsed = parse(talk, self._tokenizer, self._slots)
+        passages = len(parsed.spans) - len(further)
+        pieces: list[Piece] = []
         for part in parsed.parts:
             if isinstance(part, int):
                 span = parsed.spans[part]
                 passage = self._frame.text_passage(span.text, k=k)
-                pieces.append(replace(passage, retrieval=span.score))
+                answered = gold(self._encode(span.text).token_ids)
+                pieces.append(
+                    replace(passage, retrieval=span.score) if part < passages else answered
+                )
             elif part:
-                pieces.append(Piece(part))
-        said = gold(self._encode(answer).token_ids)
-        return [*pieces, said, self._frame.end], parsed.question
+                ended = bool(pieces) and pieces[-1].target and part[0] == self._frame.end.ids[0]
+                pieces += [self._frame.end, Piece(part[1:])] if ended else [Piece(part)]
+        said = gold(self._encode(answers[-1]).token_ids)
+        return [*pieces, said, self._frame.end], question
 
     def prompt(self, passages: Sequence[Passage], record: QuestionRecord, style: Style) -> Prompt:
         """Messages (one text without a chat template) that ask a record's question."""
@@ -116,6 +135,16 @@ class QuestionLayout:
         templated = bool(self._tokenizer.chat_template)
         prompt: Prompt = [{"role": "user", "content": asked}] if templated else asked + SEPARATOR
         return self.lay_out(prompt, answer, k=k)[0]
+
+
+def _conversation(prompt: Prompt, answers: Sequence[str], questions: Sequence[str]) -> Prompt:
+    """A prompt, and questions that follow its answers; answers stand as spans."""
+    turns = [(wrap(a), neutralise(q)) for a, q in zip(answers, questions, strict=False)]
+    if isinstance(prompt, str):
+        return prompt + "".join(f"{a}{SEPARATOR}{q}{SEPARATOR}" for a, q in turns)
+    roles = ("assistant", "user")
+    said = (zip(roles, turn, strict=True) for turn in turns)
+    return [*prompt, *({"role": r, "content": text} for turn in said for r, text in turn)]
 
 
 def draw_masks(pieces: Sequence[Piece], rng: Random, share: float) -> list[list[bool]]:

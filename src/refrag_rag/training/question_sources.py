@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from random import Random
 
 from refrag_rag.errors import InputError
@@ -35,6 +35,8 @@ class Reading:
         Whether passages of other records fill up that number.
     longest
         Most positions; passages without the answer are left out until the example fits.
+    questions
+        Numbers of questions; the further ones are about passages that are there too.
     """
 
     sizes: ChunkSizes
@@ -43,6 +45,7 @@ class Reading:
     passages: tuple[int, ...] = ()
     distractors: bool = False
     longest: int | None = None
+    questions: tuple[int, ...] = (1,)
 
 
 class Questions:
@@ -75,6 +78,7 @@ class Questions:
             raise InputError(f"weights = {weights}; expected one for each of {len(sets)} sets.")
         self.sets, self.layout, self.reading = sets, layout, reading
         self.ends = list(accumulate(weights or map(len, sets)))
+        self.about = _by_gold_passage(sets) if max(reading.questions) > 1 else {}
 
     def row(self, rng: Random, share: float) -> Row:
         """One example, of a record drawn with replacement.
@@ -103,7 +107,8 @@ class Questions:
         text_share, policy = rng.choice(reading.text_shares), rng.choice(reading.choosing)
         record = self._with_passages(record, rng)
         while True:
-            pieces, question = self.layout.example(record, rng, k=k)
+            further = self._further(record, rng)
+            pieces, question = self.layout.example(record, rng, k=k, further=further)
             row = arrange(pieces, _masks(pieces, question, rng, text_share, policy))
             row = replace(row, origin=record.id or "")
             count = len(record.passages)
@@ -129,6 +134,27 @@ class Questions:
                 known.add(other.text)
                 passages.append(replace(other, gold=False))
         return replace(record, passages=tuple(passages))
+
+    def _further(self, record: QuestionRecord, rng: Random) -> list[QuestionRecord]:
+        """Other questions about the record's passages, as many as are drawn if there are."""
+        count = rng.choice(self.reading.questions) - 1
+        known = {
+            other.question: other for p in record.passages for other in self.about.get(p.text, ())
+        }
+        known.pop(record.question, None)
+        return rng.sample(list(known.values()), min(count, len(known))) if count else []
+
+
+def _by_gold_passage(
+    sets: Sequence[Sequence[QuestionRecord]],
+) -> dict[str, list[QuestionRecord]]:
+    """Records without earlier turns, by the texts of the passages that answer them."""
+    found: dict[str, list[QuestionRecord]] = {}
+    for record in chain.from_iterable(sets):
+        for passage in record.passages if not record.history else ():
+            if passage.gold:
+                found.setdefault(passage.text, []).append(record)
+    return found
 
 
 def _masks(

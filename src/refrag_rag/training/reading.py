@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from refrag_rag.model import RefragModel
+from refrag_rag.model.inputs import for_layers
 from refrag_rag.text.chunking import ChunkedPassage
 from refrag_rag.training.batches import Batch
 
@@ -59,12 +60,10 @@ class Reader(nn.Module):
         batch = batch.to(model.device)
         embeddings = embed_chosen(model, batch) if known is None else known
         embeds = model.embed(batch.input_ids, batch.vector_mask, embeddings, batch.vector_places)
-        kind = embeds.device.type
-        if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16:
-            embeds = embeds.to(torch.bfloat16)
         if encode and not len(embeddings):
             nothing = embed(model, [ChunkedPassage("?", (0,), (1,), (1,))])
             embeds = embeds + 0 * model.projector(nothing, [1]).sum()
+        embeds = for_layers(embeds)
         states, head = last_states(model.decoder, split=self._splits, inputs_embeds=embeds)
         return read(states, head, batch)
 

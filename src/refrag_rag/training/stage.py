@@ -10,7 +10,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
 
-from refrag_rag.checkpoints.lora import attach, has_adapter
+from refrag_rag.checkpoints.lora import attach, has_adapter, multiply_merged
 from refrag_rag.checkpoints.native import save
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
@@ -202,6 +202,8 @@ def run_stage(
     if settings.gradient_checkpointing:
         for part in (model.encoder.model, model.decoder):
             _checkpoint_activations(part)
+    if PartialState().num_processes == 1:  # sharded weights are gathered where modules are called
+        multiply_merged(model.decoder)
     module = train(
         Reader(model),
         source=source,
