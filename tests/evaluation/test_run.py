@@ -17,6 +17,7 @@ from refrag_rag.evaluation.arms import (
     build_arms,
     choose_arms,
     foreign_store,
+    read,
 )
 from refrag_rag.evaluation.metrics import bootstrap
 from refrag_rag.evaluation.prompts import fits, prompt
@@ -34,14 +35,14 @@ ARMS = {arm.name: arm for arm in build_arms(["lexical", "random"], [0.2])}
 EQUAL = "best passages as text, positions of p = 0.2"
 
 
-def read(engine, name, **options):
-    return answer(engine, ARMS[name], QUESTION, other=OTHER, **options)
+def ask(engine, arm, **options):
+    return answer([read(engine, arm, QUESTION, other=OTHER, **options)])[0]
 
 
 def test_every_arm_reads_what_it_says(engine):
     engine.precompute([*QUESTION.passages, *OTHER.passages])
     full, closed, vectors, lexical = (
-        read(engine, name).counts for name in (FULL, CLOSED, VECTORS, "lexical, p = 0.2")
+        ask(engine, ARMS[name]).counts for name in (FULL, CLOSED, VECTORS, "lexical, p = 0.2")
     )
     assert full.positions == full.plain_positions
     assert closed.spans == 0
@@ -52,21 +53,21 @@ def test_every_arm_reads_what_it_says(engine):
 
 def test_equal_positions_are_filled_with_the_best_passages(engine):
     engine.precompute(QUESTION.passages)
-    room = read(engine, "lexical, p = 0.2").counts.positions
-    found = read(engine, EQUAL, positions=room).counts
+    room = ask(engine, ARMS["lexical, p = 0.2"]).counts.positions
+    found = ask(engine, ARMS[EQUAL], positions=room).counts
     assert found.positions == found.plain_positions
     assert 0.9 * room < found.positions <= room
     assert found.spans == 0
-    everything = read(engine, EQUAL, positions=10_000).counts
+    everything = ask(engine, ARMS[EQUAL], positions=10_000).counts
     assert everything.positions == engine.compress(prompt(QUESTION, marked=False)).positions
-    nothing = read(engine, EQUAL, positions=1).counts
+    nothing = ask(engine, ARMS[EQUAL], positions=1).counts
     assert nothing.positions == engine.compress(prompt(Question(QUESTION.text, (), ()))).positions
 
 
 @pytest.mark.parametrize("name", ["lexical", "retrieval"])
 def test_a_budget_of_positions_is_filled_by_every_method(engine, name):
     engine.precompute(QUESTION.passages)
-    least = read(engine, VECTORS).counts.positions
+    least = ask(engine, ARMS[VECTORS]).counts.positions
     full = engine.compress(prompt(QUESTION, marked=False)).positions
     room = (least + full) // 2
     arms = {arm.name: arm for arm in build_arms([name], [], [room])}
@@ -75,11 +76,11 @@ def test_a_budget_of_positions_is_filled_by_every_method(engine, name):
         (f"text chosen by {name}, {room} positions", 0),
         (f"{name}, {room} positions", 4),
     ):
-        found = answer(engine, arms[at], QUESTION, other=OTHER).counts
+        found = ask(engine, arms[at]).counts
         assert 0.8 * room < found.positions <= room
         assert found.spans == spans
     tight = {arm.name: arm for arm in build_arms([name], [], [least - 1])}
-    found = answer(engine, tight[f"{name}, {least - 1} positions"], QUESTION, other=OTHER).counts
+    found = ask(engine, tight[f"{name}, {least - 1} positions"]).counts
     assert (found.positions, found.expanded) == (least, 0)
 
 
@@ -94,8 +95,8 @@ def test_the_policy_sees_the_retrieval_scores(engine):
 
 def test_foreign_embeddings_are_those_of_the_other_question(engine):
     engine.precompute([*QUESTION.passages, *OTHER.passages])
-    found = read(engine, "embeddings of other passages")
-    assert found.counts.positions == read(engine, VECTORS).counts.positions
+    found = ask(engine, ARMS["embeddings of other passages"])
+    assert found.counts.positions == ask(engine, ARMS[VECTORS]).counts.positions
     keys = [[passage_key(p) for p in q.passages] for q in (QUESTION, OTHER)]
     store = foreign_store(engine, QUESTION, OTHER)
     swapped = store.get(engine.namespace, keys[0])
@@ -166,6 +167,23 @@ def run_on(tokenizer, tmp_path):
 def answers(tmp_path):
     lines = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()[1:]
     return [json.loads(line) for line in lines]
+
+
+def test_batches_give_the_answers_that_single_questions_give(tokenizer, tmp_path):
+    build_model(tokenizer).save_pretrained(tmp_path / "model")
+    lines = [write(tmp_path / f"{n}.jsonl", 1, question=f"What {n} stood?") for n in "abcde"]
+    data = tmp_path / "all.jsonl"
+    data.write_text("".join(line.read_text() for line in lines))
+    found = []
+    for batch in (1, 3):
+        command = ["eval", str(tmp_path / "model"), "--data", str(data), "--shares", "0.2"]
+        out = tmp_path / f"out{batch}"
+        assert main([*command, "--out", str(out), "--batch", str(batch)]) == 0
+        rows = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()[1:]]
+        found.append({(r["question"], r["arm"]): (r["text"], r["positions"]) for r in rows})
+        timed = {row["question"] for row in rows if row["ttft_s"] is not None}
+        assert timed == (set(range(5)) if batch == 1 else set())
+    assert found[0] == found[1]
 
 
 def test_other_questions_under_the_same_name_are_refused(run_on, tmp_path, capsys):

@@ -45,6 +45,10 @@ def _add_eval(commands: Any) -> None:
         "--ranking", choices=("file", "retriever"), default="file",
         help="which passages are best: the file's first (or highest score), or by similarity",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--batch", type=int, default=1, metavar="N",
+        help="questions answered at once, for a GPU; first tokens are timed without (default: 1)",
+    )  # fmt: skip
     evaluate.add_argument("--device", help="cpu, cuda ... (default: cpu)")
     evaluate.add_argument("--dtype", help="float32, bfloat16 ... (default: float32 on CPUs)")
     evaluate.set_defaults(run=_evaluate)

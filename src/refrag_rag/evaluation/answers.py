@@ -30,7 +30,7 @@ class Row:
     positions
         Decoder positions of the prompt.
     ttft_s
-        Time to the first token, in seconds.
+        Time to the first token, in seconds; None where several questions were answered at once.
     of
         Names what was asked, and of which encoder.
     """
@@ -43,7 +43,7 @@ class Row:
     exact: bool
     f1: float
     positions: int
-    ttft_s: float
+    ttft_s: float | None
     of: str
 
     @property

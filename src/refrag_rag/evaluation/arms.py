@@ -1,5 +1,6 @@
 """Arms: the ways in which one question is read, by the same decoder and in the same prompt."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,9 +12,12 @@ from refrag_rag.errors import InputError
 from refrag_rag.evaluation.budgets import best_passages, share_that_fits, shortened
 from refrag_rag.evaluation.prompts import prompt
 from refrag_rag.evaluation.questions import Question
-from refrag_rag.generation.answer import Answer
+from refrag_rag.generation.answer import Answer, Timings
+from refrag_rag.generation.answering import answer_rows
+from refrag_rag.generation.request import build_request
 from refrag_rag.spans import neutralise
 from refrag_rag.store import ChunkStore, MemoryStore, PassageEntry, passage_key
+from refrag_rag.text.chat_template import Message
 
 ANSWER_TOKENS = 24
 FULL, CLOSED, VECTORS = "full text", "no context", "all compressed"
@@ -103,10 +107,20 @@ def choose_arms(arms: Sequence[Arm], names: Sequence[str]) -> list[Arm]:
     return [arm for arm in arms if not names or arm.name in wanted]
 
 
-def answer(
+@dataclass(frozen=True)
+class Reading:
+    """One question as an arm reads it: through which engine, in which prompt, with which policy."""
+
+    engine: Refrag
+    messages: list[Message]
+    policy: str
+    p: float
+
+
+def read(
     engine: Refrag, arm: Arm, question: Question, *, other: Question, positions: int = 0
-) -> Answer:
-    """Answer one question by one arm.
+) -> Reading:
+    """How an arm reads one question.
 
     Parameters
     ----------
@@ -127,7 +141,22 @@ def answer(
         policy = "all"
     elif arm.positions:
         p = share_that_fits(engine, messages, policy, room)
-    return reader.generate(messages, policy=policy, p=p, max_new_tokens=ANSWER_TOKENS)
+    return Reading(reader, messages, policy, p)
+
+
+def answer(readings: Sequence[Reading]) -> list[Answer]:
+    """Answer questions, several at once; the time to the first token is then that of all."""
+    if len(readings) == 1:
+        (one,) = readings
+        asked = {"policy": one.policy, "p": one.p, "max_new_tokens": ANSWER_TOKENS}
+        return [one.engine.generate(one.messages, **asked)]
+    began = time.perf_counter()
+    prompts = [one.engine.compress(one.messages, policy=one.policy, p=one.p) for one in readings]
+    engine = readings[0].engine
+    request = build_request(engine.get_policy("none"), 0.0, {"max_new_tokens": ANSWER_TOKENS})
+    spent = Timings(lookup_s=0.0, encode_s=0.0, assemble_s=time.perf_counter() - began)
+    deltas = answer_rows(engine.model, prompts, request, engine.prompt_cache, spent)
+    return [delta.answer for delta in deltas if delta.answer is not None]
 
 
 def _equal(name: str, short: str) -> Arm:

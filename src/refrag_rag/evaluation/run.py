@@ -17,6 +17,7 @@ from refrag_rag.evaluation.arms import (
     answer,
     build_arms,
     choose_arms,
+    read,
 )
 from refrag_rag.evaluation.metrics import exact_match, f1
 from refrag_rag.evaluation.picture import plot_positions
@@ -29,6 +30,7 @@ from refrag_rag.evaluation.questions import (
 )
 from refrag_rag.evaluation.report import machine, write_json
 from refrag_rag.evaluation.table import markdown, score_rows
+from refrag_rag.generation.request import check_batch_size
 from refrag_rag.policies import limit_of
 
 FAR = 7  # places from a question to the one whose passages give foreign embeddings
@@ -48,6 +50,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     arms: Sequence[str] = (),
     limit: int | None = None,
     ranking: Ranking = "file",
+    batch: int = 1,
     **loading: Any,
 ) -> Iterator[str]:
     """Answer, write every answer to `folder` at once, and yield tables.
@@ -72,6 +75,9 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     ranking
         Which passages are the best: those that the file has first, or those that the demo's
         embedding model finds nearest to the question.
+    batch
+        Questions that are answered at once. Only of questions that are answered one by one the
+        time to the first token is kept.
     **loading
         As for `refrag_rag.checkpoints.load`: dtype, device, base ...
 
@@ -80,6 +86,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
     InputError
         If a question, an arm or a policy cannot be used.
     """
+    check_batch_size(batch)
     chosen = choose_arms(build_arms(policies, shares, positions), arms)
     asked = {_name(file): read_questions(file, limit=limit) for file in files}
     if len(asked) < len(files):
@@ -100,7 +107,7 @@ def evaluate(  # noqa: PLR0913 - the settings of a command, by name
         for name, questions in asked.items()
     }
     for engine in engines.values():
-        _read(engine, chosen, asked, fitting, kept)
+        _read(engine, chosen, asked, fitting, kept, batch)
         report = _report(kept, asked, fitting)
         write_json(report, folder / RESULTS)
     if find_spec("matplotlib"):
@@ -114,17 +121,21 @@ def _read(
     asked: Mapping[str, Sequence[Question]],
     fitting: Mapping[str, Sequence[int]],
     kept: AnswerFile,
+    batch: int,
 ) -> None:
     """Answer what is not answered yet, a block of each file in turn."""
     k = engine.model.config.k
     most = max(map(len, fitting.values()), default=0)
     total = sum(map(len, fitting.values()))
+    block = max(BLOCK, batch)
     with tqdm(total=total, desc=f"k = {k}", unit="question", smoothing=0.05) as bar:
-        for start in range(0, most, BLOCK):
+        for start in range(0, most, block):
             for name, numbers in fitting.items():
-                for number in numbers[start : start + BLOCK]:
-                    _ask(engine, arms, name, asked[name], number, kept)
-                    bar.update()
+                own = numbers[start : start + block]
+                for at in range(0, len(own), batch):
+                    together = own[at : at + batch]
+                    _ask(engine, arms, name, asked[name], together, kept)
+                    bar.update(len(together))
 
 
 def _ask(
@@ -132,34 +143,46 @@ def _ask(
     arms: Sequence[Arm],
     file: str,
     questions: Sequence[Question],
-    number: int,
+    numbers: Sequence[int],
     kept: AnswerFile,
 ) -> None:
+    """Answer some questions, all that one arm has left of them at once."""
     k = engine.model.config.k
-    places = {arm.name: Place(file, number, arm.name, 0 if arm.without_k else k) for arm in arms}
-    question = questions[number]
-    names = {name: _of(question, engine, place) for name, place in places.items()}
-    todo = [arm for arm in arms if kept.find(places[arm.name], names[arm.name]) is None]
-    other = _other(questions, number)
-    if other is question:
-        todo = [arm for arm in todo if not arm.foreign]
-    if not todo:
-        return
-    engine.precompute([*question.passages, *other.passages])  # not on the clock
-    for arm in todo:
-        room = kept.rows[places[arm.equal_to]].positions if arm.equal_to else 0
-        found = answer(engine, arm, question, other=other, positions=room)
-        kept.add(
-            Row(
-                *places[arm.name],
-                text=found.text,
-                exact=exact_match(found.text, question.answers),
-                f1=f1(found.text, question.answers),
-                positions=found.counts.positions,
-                ttft_s=found.timings.ttft_s,
-                of=names[arm.name],
+    known: set[str] = set()  # passages that are in the store
+    for arm in arms:
+        places = [Place(file, n, arm.name, 0 if arm.without_k else k) for n in numbers]
+        names = {place: _of(questions[place.question], engine, place) for place in places}
+        todo = [place for place in places if kept.find(place, names[place]) is None]
+        others = {place: _other(questions, place.question) for place in places}
+        if arm.foreign:
+            todo = [place for place in todo if others[place] is not questions[place.question]]
+        if not todo:
+            continue
+        pairs = {place: (questions[place.question], others[place]) for place in todo}
+        texts = {p for pair in pairs.values() for question in pair for p in question.passages}
+        engine.precompute(list(texts - known))  # not on the clock
+        known |= texts
+        rooms = {
+            place: kept.rows[place._replace(arm=arm.equal_to)].positions if arm.equal_to else 0
+            for place in todo
+        }
+        readings = [
+            read(engine, arm, question, other=other, positions=rooms[place])
+            for place, (question, other) in pairs.items()
+        ]
+        for place, found in zip(todo, answer(readings), strict=True):
+            answers = questions[place.question].answers
+            kept.add(
+                Row(
+                    *place,
+                    text=found.text,
+                    exact=exact_match(found.text, answers),
+                    f1=f1(found.text, answers),
+                    positions=found.counts.positions,
+                    ttft_s=found.timings.ttft_s if len(todo) == 1 else None,
+                    of=names[place],
+                )
             )
-        )
 
 
 def _name(file: Path) -> str:

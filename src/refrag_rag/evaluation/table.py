@@ -19,7 +19,8 @@ def score_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     list of dict
         ``questions``, how many; ``exact`` and ``f1`` (shares) with 95% bootstrap intervals;
         ``exact_to_full`` and ``f1_to_full``, the mean difference to the full text on the questions
-        that both answered, with its paired interval; mean ``positions``; median ``ttft_s``.
+        that both answered, with its paired interval; mean ``positions``; median ``ttft_s``
+        of the questions that were answered one by one, or None.
     """
     arms: dict[tuple[str, int], dict[int, Row]] = {}
     for row in rows:
@@ -42,7 +43,7 @@ def markdown(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
                 f"| {row['arm']} | {row['k'] or ''} | {row['questions']} "
                 f"| {_percent(row['exact'])} ({_percent(low)} to {_percent(high)}) "
                 f"| {_difference(row.get('exact_to_full'))} "
-                f"| {_percent(row['f1'])} | {row['positions']:.0f} | {row['ttft_s']:.2f} s |"
+                f"| {_percent(row['f1'])} | {row['positions']:.0f} | {_seconds(row['ttft_s'])} |"
             )
         yield "\n".join(lines) + "\n"
 
@@ -59,8 +60,13 @@ def _score(arm: str, k: int, found: Mapping[int, Row], full: Mapping[int, Row]) 
             differences = np.array([ours - theirs for ours, theirs in pairs])
             score[f"{name}_to_full"] = (float(differences.mean()), *bootstrap(differences))
     score["positions"] = statistics.fmean(row.positions for row in rows)
-    score["ttft_s"] = statistics.median(row.ttft_s for row in rows)
+    times = [row.ttft_s for row in rows if row.ttft_s is not None]
+    score["ttft_s"] = statistics.median(times) if times else None
     return score
+
+
+def _seconds(time: float | None) -> str:
+    return "" if time is None else f"{time:.2f} s"
 
 
 def _percent(share: float) -> str:
