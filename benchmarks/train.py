@@ -152,8 +152,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Train some steps, and write the report."""
     shape, started = SHAPES[options.shape], options.warmup
     model = build(shape)
-    if options.merged:
-        multiply_merged(model.decoder)
+    multiply_merged(model.decoder)
     source = RandomRows(shape, DECODERS[shape.decoder].vocabulary)
     row = source.draw(Random(0), 0.0)
     targets = sum(sum(one.targets) for one in row)
@@ -207,12 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--warmup", type=int, default=5, help="before those (default: 5)")
     made.add_argument("--precision", choices=("no", "bf16"), default="bf16")
     made.add_argument("--compile", action="store_true")
-    made.add_argument(
-        "--merged",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="add the adapter's product to weights, as stages do",
-    )
     made.add_argument("--workers", type=int, default=0)
     made.add_argument("--peak", type=float, help="FLOP/s of the card, where it is not known")
     made.add_argument("--json", type=Path, required=True, help="where to write the figures")

@@ -8,15 +8,20 @@ from torch import nn
 from torch._dynamo.utils import counters
 from transformers import LlamaForCausalLM
 
+from benchmarks.models import TOKENIZER
 from recipes.tiny.base import PlainReader
 from recipes.tiny.layout import cut
 from recipes.tiny.shape import decoder_config
+from refrag_rag import RefragModel
+from refrag_rag.checkpoints.lora import multiply_merged
+from refrag_rag.checkpoints.parts import read_tokenizer
 from refrag_rag.errors import InputError
 from refrag_rag.model.compiling import compiled, missing_tools
 from refrag_rag.training.batches import CollatedRows, Piece, arrange, collate, gold
 from refrag_rag.training.loop import train
 from refrag_rag.training.loss import next_token_loss
 from refrag_rag.training.reading import Reader
+from refrag_rag.training.stage import add_adapter
 from tests.conftest import build_model
 from tests.training.test_loop import FixedRows, losses, settings
 
@@ -102,7 +107,30 @@ def test_after_a_warm_up_nothing_is_compiled_again(tokenizer):
     assert counters["stats"]["unique_graphs"] == before
 
 
-def random_row(rng, *, length):
+@pytest.mark.slow
+@needs_tools
+def test_layers_of_a_kind_share_their_code(tmp_path):
+    """Encoder and decoder with an adapter, three layers each: two pieces of code in bf16."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    tokenizer = read_tokenizer(TOKENIZER)
+    LlamaForCausalLM(decoder_config(9000, width=32, layers=3)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = RefragModel.compose(3, tmp_path, k=8, window=64, pooling="linear").train()
+    add_adapter(model, rank=4)
+    model.encoder.model.get_input_embeddings().requires_grad_(False)
+    multiply_merged(model.decoder)
+    reader, rng = Reader(model), Random(0)
+    before = counters["stats"]["unique_graphs"]
+    with compiled(reader, wanted=True), torch.autocast("cpu", torch.bfloat16):
+        for share in (0.3, 1.0, 0.0):  # some vectors, none, all of them
+            rows = [random_row(rng, length=60 + n, share=share) for n in range(3)]
+            batch = CollatedRows(rows, collate(rows, cutter=model.encoder.cutter, most=512))
+            next_token_loss(reader, batch, rows).loss.backward()
+    assert counters["stats"]["unique_graphs"] - before == 2
+
+
+def random_row(rng, *, length, share=0.3):
     ids = [rng.randrange(10, 500) for _ in range(length)]
-    masks = [[rng.random() < 0.3 for _ in range(-(-length // 8))]]
+    masks = [[rng.random() < share for _ in range(-(-length // 8))]]
     return arrange([Piece(ids, 0.1, chunked=cut(ids, 8)), gold(ids[: length // 4])], masks)
