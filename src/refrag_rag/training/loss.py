@@ -41,7 +41,7 @@ class Objective(Protocol):
 
 def next_token_loss(module: nn.Module, rows: Sequence[Row], everything: Sequence[Row]) -> Sums:
     """Next-token loss of mixed rows: what all stages but the policy's minimise."""
-    encode = any(row.chosen for row in everything)
+    encode = any(any(row.chosen) for row in everything)
     sums: Sums = module(collate(rows), encode=encode, read=next_token_sums)
     return sums
 
@@ -77,7 +77,7 @@ def distilled_rows(
     with torch.no_grad():
         teacher = module(collate([_as_text(row) for row in rows]), read=target_states)
     read = partial(_distilled_sums, teacher=teacher, weight=weight)
-    sums: Sums = module(collate(rows), encode=any(row.chosen for row in everything), read=read)
+    sums: Sums = module(collate(rows), encode=any(any(row.chosen) for row in everything), read=read)
     return sums
 
 
