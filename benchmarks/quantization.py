@@ -1,4 +1,4 @@
-"""A checkpoint with weights in fewer bits: memory, times and right answers beside the exact one.
+"""A checkpoint with weights or KV cache in fewer bits: memory, times and right answers beside the exact one.
 
 The systems answer each question one right after another, so that a neighbour slows all.
 """
@@ -25,10 +25,14 @@ Found = dict[str, list[float]]
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Answer all questions with every loading, and write the report."""
-    loadings = {"quantization": None}, *({"quantization": name} for name in options.quantization)
+    loadings: dict[str, dict[str, str]] = {
+        EXACT: {},
+        **{name: {"quantization": name} for name in options.quantization},
+        **{f"KV cache {name}": {"kv_cache": name} for name in options.kv_cache},
+    }
     store = MemoryStore()  # chunk embeddings are those of one encoder
     engines = {
-        str(one["quantization"] or EXACT): Refrag.load(
+        name: Refrag.load(
             options.model,
             store=store,
             p=options.p,
@@ -36,7 +40,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             dtype=options.dtype,
             **one,
         )
-        for one in loadings
+        for name, one in loadings.items()
     }
     questions = rank_by_retriever(read_questions(options.data, limit=options.questions))
     found: dict[str, Found] = {name: {} for name in engines}
@@ -67,7 +71,7 @@ def _answer(engine: Refrag, question: Question) -> dict[str, float]:
 def _cell(name: str, engine: Refrag, own: Found, exact: Found) -> dict[str, Any]:
     apart = np.array(own["right"]) - np.array(exact["right"])
     return {
-        "quantization": name,
+        "loading": name,
         "decoder_bytes": stored_bytes(engine),
         "exact_match": float(np.mean(own["right"])),
         "difference": [float(np.mean(apart)), *bootstrap(apart)],
@@ -90,7 +94,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """A row for each loading, and where it was measured."""
     rows = [
         (
-            one["quantization"],
+            one["loading"],
             f"{one['decoder_bytes'] / 1e6:.0f} MB",
             f"{one['ttft']['median'] * 1000:.0f} ms",
             f"{one['ttit']['median'] * 1000:.1f} ms",
@@ -100,7 +104,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         for one in report["cells"]
     ]
     asked = report["settings"]
-    head = ("quantization", "decoder", "TTFT", "TTIT", "exact match", "difference")
+    head = ("fewer bits for", "decoder", "TTFT", "TTIT", "exact match", "difference")
     return (
         f"`{asked['model']}`, {asked['questions']} questions, p = {asked['p']}, {report['dtype']}. "
         f"{where(report)}\n\n{table(head, rows)}"
@@ -114,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--data", required=True, help="questions, as for refrag eval")
     made.add_argument("--questions", type=int, default=200, help="(default: 200)")
     made.add_argument("--p", type=float, default=0.1, help="share of text (default: 0.1)")
-    made.add_argument("--quantization", nargs="+", default=["int8"], help="(default: int8)")
+    made.add_argument("--quantization", nargs="*", default=["int8"], help="(default: int8)")
+    made.add_argument("--kv-cache", nargs="*", default=["fp8"], help="(default: fp8)")
     print(markdown(measure(made.parse_args(arguments))))
 
 

@@ -25,7 +25,7 @@ EXTRAS = {
         "llama_index.embeddings.huggingface",
         "langchain_huggingface",
     ),
-    "quantization": ("torchao", "bitsandbytes"),
+    "quantization": ("torchao", "bitsandbytes", "optimum"),
     "ray": ("ray", "ray.data"),
     "vllm": ("vllm",),
 }

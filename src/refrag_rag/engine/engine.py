@@ -16,6 +16,7 @@ from refrag_rag.engine.shared import Shared
 from refrag_rag.errors import InputError
 from refrag_rag.generation.answer import Answer, Delta
 from refrag_rag.generation.answering import answer_rows
+from refrag_rag.generation.kv_cache import new_cache
 from refrag_rag.generation.prompt_cache import PromptCache
 from refrag_rag.generation.request import (
     Request,
@@ -108,6 +109,7 @@ class Refrag(Indexing, About, Shared):
         *,
         store: str | Path | ChunkStore | None = None,
         compile: bool | Literal["graphs"] = False,
+        kv_cache: str | None = None,
         **settings: "Unpack[LoadSettings]",
     ) -> "Refrag":
         """Load a model by name, folder or hub id, and open the store.
@@ -119,6 +121,8 @@ class Refrag(Indexing, About, Shared):
         compile
             Compile the decoder with ``torch.compile`` when it is first used, which takes a while
             and on CPUs needs a C++ compiler and Python's headers; or ``graphs``: see `Graphs`.
+        kv_cache
+            Keep the decoder's keys and values in fewer bits: ``fp8``, ``int4`` or ``int2``.
         **settings
             Those of the engine (``policy``, ``p``, ``on_miss``, ``vectors``, ``scores``,
             ``prompt_cache``, ``backend``), and those of `refrag_rag.checkpoints.load`: ``dtype``,
@@ -130,8 +134,16 @@ class Refrag(Indexing, About, Shared):
         names = EngineSettings.__annotations__.keys() & options.keys()
         own = {name: options.pop(name) for name in names}
         if own.get("backend") is not None:
-            options = without_layers(options, compile=compile)
+            options = without_layers(options, compile=compile, kv_cache=kv_cache)
+        if kv_cache is not None and (compile == "graphs" or own.get("prompt_cache")):
+            raise InputError(
+                f"kv_cache = {kv_cache!r} beside compile = 'graphs' or a prompt_cache, which keep "
+                "whole numbers; expected one or the other. Leave one out."
+            )
         model = RefragModel.from_pretrained(name_or_path, **options)
+        if kv_cache is not None:
+            new_cache(kv_cache, model.decoder)  # it says at once whether it can
+            model.kv_cache = kv_cache
         if compile == "graphs":
             model.graphs = graphs_of(model.decoder)
         elif compile:

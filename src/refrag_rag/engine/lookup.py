@@ -129,9 +129,9 @@ class PassageLookup:
             for key, text in passages.items()
             if text not in found
         }
-        if encode:
+        if encode and (missing or names):
             found |= self._made(found, missing, names)
-        else:
+        elif not encode:
             found |= {p.text: self._as_text(key, p) for key, p in missing.items()}
         return {
             text: replace(one, scores=_visible(one.entry, names))

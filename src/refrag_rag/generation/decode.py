@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from refrag_rag.errors import PromptTooLongError
+from refrag_rag.generation.kv_cache import new_cache
 from refrag_rag.generation.prompt_cache import Reuse
 from refrag_rag.generation.request import Sampling
 from refrag_rag.generation.sampling import Sampler
@@ -84,6 +85,8 @@ class Steps:
         self._started = False
         graphs = model.graphs if self._cache is None else None
         self._graph = graphs.start(inputs) if graphs is not None else None
+        if model.kv_cache is not None:
+            self._cache = new_cache(model.kv_cache, model.decoder)
 
     @torch.inference_mode()
     def next(self, tokens: list[int]) -> torch.Tensor:

@@ -40,6 +40,8 @@ class RefragModel(nn.Module):
         Learned policies that belong to this model, by name.
     graphs
         Recorded shapes by which the decoder runs, where they fit.
+    kv_cache
+        How the decoder's KV cache is kept in fewer bits, see `refrag_rag.generation.kv_cache`.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class RefragModel(nn.Module):
         self.tokenizer = tokenizer
         self.policies: dict[str, Policy] = {}
         self.graphs: Graphs | None = None
+        self.kv_cache: str | None = None
         self._fingerprint: tuple[tuple[RefragConfig, State], str] | None = None
         self._plain = PlainTokenizer(tokenizer)
         foreign = config.chunked_by == "encoder"

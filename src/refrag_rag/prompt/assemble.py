@@ -221,8 +221,8 @@ def _layout(span: Span, filled: SpanChunks) -> SpanLayout:
 
 def _span_segments(span: SpanChunks, chunk_ids: ChunkIds) -> Iterator[Segment]:
     """Runs of neighbouring chunks that are all vectors or all text."""
-    lengths = span.entry.chunk_lengths
-    tokens = [0, *np.cumsum(lengths).tolist()]  # where each chunk begins, in tokens
+    lengths = span.entry.chunk_lengths.tolist()
+    tokens = list(itertools.accumulate(lengths, initial=0))  # where each chunk begins, in tokens
     for first, last in _runs(span.expanded):
         texts = span.texts[first:last]
         ids = span.entry.token_ids[tokens[first] : tokens[last]]
