@@ -1,4 +1,4 @@
-"""A checkpoint with weights or KV cache in fewer bits: memory, times and right answers beside the exact one.
+"""Weights or a KV cache in fewer bits: memory, times and right answers beside the exact ones.
 
 The systems answer each question one right after another, so that a neighbour slows all.
 """
@@ -25,7 +25,7 @@ Found = dict[str, list[float]]
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Answer all questions with every loading, and write the report."""
-    loadings: dict[str, dict[str, str]] = {
+    loadings: dict[str, dict[str, Any]] = {
         EXACT: {},
         **{name: {"quantization": name} for name in options.quantization},
         **{f"KV cache {name}": {"kv_cache": name} for name in options.kv_cache},

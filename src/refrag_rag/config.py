@@ -10,10 +10,10 @@ from refrag_rag.errors import CheckpointError, InputError
 FORMAT_VERSION = 1
 LONGEST_CHARACTER = 4  # bytes of UTF-8, hence the most tokens one character can take
 
-Chunking = Literal["fixed", "sentence", "exact", "passage", "even"]
-Pooling = Literal["mean", "cls", "concat", "eos", "linear", "memory", "last"]
+Chunking = Literal["fixed", "sentence", "exact", "passage", "even", "levelled"]
+Pooling = Literal["mean", "cls", "concat", "eos", "linear", "memory", "last", "queries"]
 Mask = Literal["own", "causal", "bidirectional"]
-ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp", "identity"]
+ProjectorKind = Literal["mlp", "norm_mlp", "norm_mlp_attn", "attn_norm_mlp", "linear", "identity"]
 CHOICES: dict[str, Any] = {
     "chunking": Chunking,
     "pooling": Pooling,
@@ -40,6 +40,8 @@ class RefragConfig:
         around a text; what is behind them goes into no vector.
         ``even``: window // k chunks in every window of tokens, as equal as can be; in a last
         window of fewer tokens than chunks, some are empty.
+        ``levelled``: one chunk more than whole k's go into a window, as equal as can be (none more
+        where nothing is left), and an empty one behind the passage.
     window
         Decoder tokens that the encoder reads at once. ``window == k`` encodes every chunk on its
         own (REFRAG, section 2); a larger window lets a chunk see its neighbours.
@@ -50,7 +52,8 @@ class RefragConfig:
         the k states side by side, zeros behind a short chunk). All but the first two need an
         encoder that reads the chunks' token ids. ``memory``: the states of the last window // k
         tokens that the encoder's tokenizer puts behind a text, one for each chunk of the window.
-        ``last``: the last state, of a whole passage only.
+        ``last``: the last state, of a whole passage only. ``queries``: the encoder's last layer
+        with the chunks' means as queries, and a learned vector for the empty chunk.
     encoder_width
         Hidden size of the encoder.
     decoder_width
@@ -68,8 +71,9 @@ class RefragConfig:
         Tokens of the passage that a window reads before its chunks (and behind them, unless the
         mask is causal) without pooling them.
     projector
-        ``mlp``; or with an RMS norm in front, and attention layers behind or before; or
-        ``identity`` for chunk embeddings that are decoder inputs already.
+        ``mlp``; or with an RMS norm in front, and attention layers behind or before; ``linear``:
+        two maps without bias or activation; or ``identity`` for chunk embeddings that are decoder
+        inputs already.
     projector_layers
         Number of those attention layers.
     boundary
@@ -168,6 +172,15 @@ class RefragConfig:
                 f"chunking = {self.chunking!r} with pooling = {self.pooling!r}; expected 'even' "
                 "with 'memory', without overlap, with one chunk size and an encoder that reads "
                 "the chunks' token ids; or neither."
+            )
+        queries = self.pooling == "queries"
+        seen = self.mask == "bidirectional" and self.window % self.k == 0
+        if queries != (self.chunking == "levelled") or (queries and not (alone and seen)):
+            raise InputError(
+                f"chunking = {self.chunking!r} with pooling = {self.pooling!r}; expected "
+                "'levelled' with 'queries', mask = 'bidirectional', without overlap, with one "
+                "chunk size, windows of whole chunks and an encoder that reads the chunks' token "
+                "ids; or neither."
             )
         if self.projector == "identity" and self.chunk_width != self.decoder_width:
             raise InputError(

@@ -236,10 +236,10 @@ def test_settings_that_do_not_fit_together_are_refused(settings, message):
 
 
 def test_an_encoder_has_its_map_or_none(tokenizer, linear):
-    with pytest.raises(CheckpointError, match="'linear' with no learned map"):
+    with pytest.raises(CheckpointError, match="'linear' with no learned pooling"):
         ChunkEncoder(linear.encoder.model, tokenizer, linear.config)
     mean = dataclasses.replace(linear.config, pooling="mean")
-    with pytest.raises(CheckpointError, match="'mean' with a learned map"):
+    with pytest.raises(CheckpointError, match="'mean' with a learned pooling"):
         ChunkEncoder(linear.encoder.model, tokenizer, mean, linear.encoder.pooling)
 
 

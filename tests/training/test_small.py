@@ -75,6 +75,24 @@ def test_reconstruction_leaves_the_decoder_bit_for_bit(run_folder, parts):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_frozen_decoder_stays_in_every_stage(run_folder, prepared, tmp_path):
+    started = run_folder / "reconstruct" / "model"
+    common = ["--out", str(tmp_path), "--steps", "60", "--lr", "3e-3", "--freeze", "decoder"]
+    data = ["--data", str(prepared / "questions"), "--max-passages", "3", "--batch-size", "4"]
+    command = ["train", "finetune", *common, *data, "--start", str(started), "--log-every", "1"]
+    assert main(command) == 0
+    assert changed(started, tmp_path / "finetune" / "model") == {"encoder", "model"}
+    losses = [line["loss"] for line in lines_of(tmp_path / "finetune")]
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+@pytest.mark.parametrize("given", ["decoder --lora 4", "decoder encoder projector", "policy"])
+def test_what_cannot_be_frozen(prepared, tmp_path, given, capsys):
+    command = ["train", "finetune", "--out", str(tmp_path), "--data", str(prepared / "questions")]
+    assert main([*command, "--freeze", *given.split()]) == 1
+    assert "freeze" in capsys.readouterr().err
+
+
 def test_the_trained_policy_answers_through_the_engine(run_folder):
     engine = Refrag.load(run_folder / "policy" / "model", policy="learned-query", p=0.2)
     prompt = f"{wrap('Velmora makes clocks in Port Belu. ' * 8)}\n\nWhat does Velmora make?"

@@ -19,6 +19,7 @@ from refrag_rag.checkpoints.resolve import resolve
 from refrag_rag.config import Chunking, Pooling, RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
+from refrag_rag.model.encoder import LinearPooling
 from refrag_rag.text.tokenization import same_vocabulary
 
 SENTENCE_MODULES = "modules.json"
@@ -98,7 +99,7 @@ def compose(  # noqa: PLR0913 - the settings of a config, by name
     )
     model = build(config, encoder_model, decoder_model, (first, second))
     learned = model.encoder.pooling
-    if learned is not None:  # rotations are drawn on the CPU, in float32
+    if isinstance(learned, LinearPooling):  # rotations are drawn on the CPU, in float32
         learned.cpu().float().start().to(model.device, encoder_model.dtype)
     return model
 

@@ -122,7 +122,7 @@ class Refrag(Indexing, About, Shared):
             Compile the decoder with ``torch.compile`` when it is first used, which takes a while
             and on CPUs needs a C++ compiler and Python's headers; or ``graphs``: see `Graphs`.
         kv_cache
-            Keep the decoder's keys and values in fewer bits: ``fp8``, ``int4`` or ``int2``.
+            Keep the decoder's keys and values in fewer bits: ``fp8`` or ``int4``.
         **settings
             Those of the engine (``policy``, ``p``, ``on_miss``, ``vectors``, ``scores``,
             ``prompt_cache``, ``backend``), and those of `refrag_rag.checkpoints.load`: ``dtype``,

@@ -11,15 +11,14 @@ from refrag_rag.errors import InputError, need
 KV_CACHES: Mapping[str, tuple[str, dict[str, int], list[str]]] = {
     "fp8": ("fp8", {}, []),
     "int4": ("quanto", {"nbits": 4}, ["optimum"]),
-    "int2": ("quanto", {"nbits": 2}, ["optimum"]),
 }
 
 
 def new_cache(name: str, decoder: PreTrainedModel) -> Any:
     """An empty KV cache for one batch.
 
-    The prefill itself is exact; what is read back later is rounded. With ``int4`` and ``int2`` the
-    last 128 positions are kept whole (Liu et al. 2024, KIVI).
+    The prefill itself is exact; what is read back later is rounded. With ``int4`` the last 128
+    positions are kept whole (Liu et al. 2024, KIVI).
 
     Raises
     ------

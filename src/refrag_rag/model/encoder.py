@@ -14,9 +14,11 @@ from transformers.models.auto.modeling_auto import (
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model.inputs import for_layers
+from refrag_rag.model.query_pooling import QueryPooling, trunk_of
 from refrag_rag.model.windows import JOINED, Window, WindowBatch, WindowCutter, room
 from refrag_rag.text.chunking import ChunkedPassage
 
+LEARNED = ("linear", "queries")  # poolings with weights of their own
 UNLIMITED = 2**20  # relative positions: no limit of their own
 
 
@@ -65,7 +67,7 @@ class ChunkEncoder(nn.Module):
     config
         Gives window, pooling and whether the vocabulary is shared.
     pooling
-        The learned map of ``linear`` pooling.
+        Of ``linear`` and ``queries``.
 
     Raises
     ------
@@ -78,13 +80,13 @@ class ChunkEncoder(nn.Module):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         config: RefragConfig,
-        pooling: LinearPooling | None = None,
+        pooling: LinearPooling | QueryPooling | None = None,
     ) -> None:
         super().__init__()
-        if (config.pooling == "linear") != (pooling is not None):
+        if (config.pooling in LEARNED) != (pooling is not None):
             raise CheckpointError(
-                f"pooling = {config.pooling!r} with {'a' if pooling else 'no'} learned map; "
-                "expected one with 'linear' pooling, and with no other."
+                f"pooling = {config.pooling!r} with {'a' if pooling else 'no'} learned pooling; "
+                f"expected one with {' or '.join(LEARNED)}, and with no other."
             )
         self.model = model
         self.pooling = pooling
@@ -101,6 +103,8 @@ class ChunkEncoder(nn.Module):
         offset = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
         self.limit = positions - offset - len(first)
         self.cutter = WindowCutter(config, tokenizer, limit=self.limit, first=first, marker=marker)
+        # in a tuple, lest its weights count twice
+        self._trunk = (trunk_of(model),) if config.pooling == "queries" else (model,)
         if config.pooling == "memory":
             self._check_memory()
         if config.encoder_reads_ids and room(config, self.limit) < config.k and not whole:
@@ -163,13 +167,16 @@ class ChunkEncoder(nn.Module):
             tensor.to(self.model.device, non_blocking=True) for tensor in windows
         )
         found = self._states(ids, self._attention(mask))  # (B, W, encoder_width)
+        if isinstance(self.pooling, QueryPooling):
+            pooled: Tensor = self.pooling(self.model, found, mask, places, weights)
+            return pooled
         states: Any = found.flatten(0, 1)  # (B * W, encoder_width)
         read: Tensor = states.index_select(0, places.flatten()).unflatten(0, places.shape)
         if self.config.pooling not in JOINED:
             weighted = (weights.to(states.dtype)[:, None] @ read)[:, 0]
             return nn.functional.normalize(weighted) if self.config.normalize else weighted
         joined: Tensor = read.masked_fill(weights[..., None] == 0, 0).flatten(1)
-        pooled: Tensor = joined if self.pooling is None else self.pooling(joined)
+        pooled = joined if self.pooling is None else self.pooling(joined)
         return pooled
 
     def _states(self, ids: Tensor, attention: Tensor | None) -> Tensor:
@@ -178,7 +185,7 @@ class ChunkEncoder(nn.Module):
         if self._causal:  # a language model, which would keep keys and values for what comes next
             embeds = for_layers(self.model.get_input_embeddings()(ids))
             inputs = {"inputs_embeds": embeds, "use_cache": False}
-        states: Tensor = self.model(**inputs, attention_mask=attention).last_hidden_state
+        states: Tensor = self._trunk[0](**inputs, attention_mask=attention).last_hidden_state
         return states
 
     def windows(self, passage: ChunkedPassage) -> Iterator[Window]:
@@ -212,8 +219,10 @@ class ChunkEncoder(nn.Module):
         return torch.zeros_like(pairs, dtype=self.model.dtype).masked_fill(~pairs, lowest)
 
 
-def build_pooling(config: RefragConfig) -> LinearPooling | None:
-    """A new map for ``linear`` pooling, to be filled or started; nothing for the others."""
+def build_pooling(config: RefragConfig) -> LinearPooling | QueryPooling | None:
+    """A new learned pooling, to be filled or started; nothing where none is learned."""
+    if config.pooling == "queries":
+        return QueryPooling(config.encoder_width)
     if config.pooling != "linear":
         return None
     return LinearPooling(max(config.sizes), config.encoder_width, config.chunk_width)

@@ -15,7 +15,7 @@ from refrag_rag.model.encoder import ChunkEncoder
 from refrag_rag.model.fingerprint import State, digest_weights, weights_state
 from refrag_rag.model.graphs import Graphs
 from refrag_rag.model.inputs import DecoderInputs
-from refrag_rag.model.projector import IdentityProjector, NormProjector, Projector
+from refrag_rag.model.projector import AnyProjector
 from refrag_rag.policies.base import Policy
 from refrag_rag.prompt import VECTOR, CompressedPrompt, TextSegment
 from refrag_rag.text.chunking import ChunkedPassage, Chunker
@@ -54,7 +54,7 @@ class RefragModel(nn.Module):
         *,
         config: RefragConfig,
         encoder: ChunkEncoder,
-        projector: Projector | NormProjector | IdentityProjector,
+        projector: AnyProjector,
         decoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
@@ -278,7 +278,7 @@ def _boundary(
 def _check_parts(
     config: RefragConfig,
     encoder: ChunkEncoder,
-    projector: Projector | NormProjector | IdentityProjector,
+    projector: AnyProjector,
     decoder: PreTrainedModel,
 ) -> None:
     if getattr(decoder.config.get_text_config(), "hidden_size_per_layer_input", None):

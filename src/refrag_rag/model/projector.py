@@ -119,6 +119,29 @@ class NormProjector(nn.Module):
         return torch.cat(parts) if parts else states
 
 
+class LinearProjector(nn.Module):
+    """Two linear maps without bias or activation, through fewer or more hidden units.
+
+    Parameters
+    ----------
+    chunk_width, decoder_width, hidden_width
+        As for `Projector`.
+    """
+
+    needs_runs = False
+
+    def __init__(self, chunk_width: int, decoder_width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(chunk_width, hidden_width, bias=False)
+        self.output = nn.Linear(hidden_width, decoder_width, bias=False)
+        self.widths = (chunk_width, decoder_width)
+
+    def forward(self, embeddings: Tensor, _runs: list[int] | None = None) -> Tensor:
+        """Project (V, D_enc) to (V, D_dec), every vector by itself."""
+        projected: Tensor = self.output(self.hidden(embeddings))
+        return projected
+
+
 class IdentityProjector(nn.Module):
     """Hands on chunk embeddings that are decoder inputs already.
 
@@ -137,6 +160,9 @@ class IdentityProjector(nn.Module):
     def forward(self, embeddings: Tensor, _runs: list[int] | None = None) -> Tensor:
         """The same (V, D_dec)."""
         return embeddings
+
+
+AnyProjector = Projector | NormProjector | LinearProjector | IdentityProjector
 
 
 class RunAttention(nn.Module):
@@ -164,7 +190,7 @@ class RunAttention(nn.Module):
 
 def build_projector(
     config: RefragConfig, *, encoder: PretrainedConfig, decoder: PretrainedConfig
-) -> Projector | NormProjector | IdentityProjector:
+) -> AnyProjector:
     """A new projector of the kind that a config names.
 
     Raises
@@ -175,6 +201,8 @@ def build_projector(
     widths = config.chunk_width, config.decoder_width
     if config.projector == "identity":
         return IdentityProjector(config.decoder_width)
+    if config.projector == "linear":
+        return LinearProjector(*widths, config.projector_width or config.decoder_width)
     if config.projector == "mlp":
         return Projector(*widths, config.projector_width)
     attention = encoder if config.projector == "attn_norm_mlp" else decoder.get_text_config()

@@ -66,12 +66,15 @@ class Chunker:
         Parameters
         ----------
         k
-            Most tokens of a chunk, if not the config's; not for ``passage`` and ``even``.
+            Most tokens of a chunk, if not the config's; not for ``passage``, ``even`` and
+            ``levelled``.
         """
         ids, offsets = self._tokenizer.encode(text)
         ends = sentence_ends(text) if self._chunking == "sentence" else []
-        even = self._chunking == "even"
-        lengths = list(self._even(len(ids)) if even else self._lengths(offsets, ends, k or self._k))
+        by_count = {"even": self._even, "levelled": self._levelled}.get(self._chunking)
+        lengths = list(
+            by_count(len(ids)) if by_count else self._lengths(offsets, ends, k or self._k)
+        )
         char_ends = [offsets[end - 1][1] for end in accumulate(lengths)]
         if char_ends:
             char_ends[-1] = len(text)  # what the tokenizer drops at the end stays with its chunk
@@ -80,8 +83,15 @@ class Chunker:
     def _even(self, tokens: int) -> Iterator[int]:
         count = self._window // self._k
         for start in range(0, tokens, self._window):
-            each, more = divmod(min(self._window, tokens - start), count)
-            yield from (each + (place < more) for place in range(count))
+            yield from _shared_out(min(self._window, tokens - start), count)
+
+    def _levelled(self, tokens: int) -> Iterator[int]:
+        for start in range(0, tokens, self._window):
+            inside = min(self._window, tokens - start)
+            whole, left = divmod(inside, self._k)
+            yield from _shared_out(inside, whole + bool(left))
+        if tokens:
+            yield 0
 
     def _lengths(
         self, offsets: Sequence[tuple[int, int]], ends: Sequence[int], k: int
@@ -97,6 +107,12 @@ class Chunker:
                 stop = _sentence_stop(offsets, start, stop, ends)
             yield stop - start
             start = stop
+
+
+def _shared_out(tokens: int, count: int) -> Iterator[int]:
+    """Lengths of chunks that are as equal as can be, the longer ones first."""
+    each, more = divmod(tokens, count)
+    return (each + (place < more) for place in range(count))
 
 
 def _splits(offsets: Sequence[tuple[int, int]], stop: int) -> bool:

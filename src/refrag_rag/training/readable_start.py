@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from refrag_rag.errors import InputError
 from refrag_rag.model import RefragModel
+from refrag_rag.model.encoder import LinearPooling
 from refrag_rag.model.projector import Projector
 from refrag_rag.training.data.documents import Documents
 
@@ -41,7 +42,7 @@ def start_readable(model: RefragModel, documents: Documents, rng: Random) -> flo
     pooling, projector = model.encoder.pooling, model.projector
     width = model.config.decoder_width
     fits = model.config.chunk_width == width and model.config.encoder_reads_ids
-    if pooling is None or not isinstance(projector, Projector) or not fits:
+    if not isinstance(pooling, LinearPooling) or not isinstance(projector, Projector) or not fits:
         raise InputError(
             "readable_start needs linear pooling, an mlp projector, an encoder that reads the "
             "decoder's token ids, and embeddings of the decoder's width. Leave it out, or take "

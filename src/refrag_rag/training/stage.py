@@ -26,6 +26,7 @@ from refrag_rag.training.settings import LoopSettings, setting
 from refrag_rag.training.state import whole_weights
 
 MODEL = "model"
+PARTS = ("decoder", "encoder", "projector")
 ENCODER = "model.encoder.model."  # how the reader's parameters of the encoder's layers begin
 
 
@@ -57,8 +58,19 @@ class ModelSettings(StageSettings):
     lora: int = setting(
         0, "rank of a LoRA adapter on the decoder, which then does not move itself", least=0
     )
+    freeze: tuple[str, ...] = setting((), "parts that do not move: decoder, encoder, projector")
     freeze_embeddings: bool = setting(False, "keep the encoder's token embeddings as they are")
     encoder_rate: float = setting(1.0, "learning rate of the encoder's layers, as a share of lr")
+
+    def __post_init__(self) -> None:
+        """Check what stays as it is."""
+        super().__post_init__()
+        frozen = set(self.freeze)
+        if not frozen < set(PARTS) or (self.lora and "decoder" in frozen):
+            raise InputError(
+                f"freeze = {self.freeze} with lora = {self.lora}; expected some of "
+                f"{', '.join(PARTS)}, not all, and no adapter on a frozen decoder."
+            )
 
     def chunk_sizes(self, model: RefragModel) -> ChunkSizes:
         """The sizes of chunks, checked against a model."""
@@ -135,6 +147,11 @@ def check_trainable(model: RefragModel) -> None:
             "The encoder's tokenizer cuts this model's chunks; training needs the decoder's. "
             "Compose a new model."
         )
+    if config.pooling == "queries":
+        raise InputError(
+            "pooling = 'queries' reads all chunks of a window together; training reads those that "
+            "stand as vectors alone. Train a model with another pooling."
+        )
     if model.tokenizer.eos_token_id is None:
         raise InputError(
             "The decoder's tokenizer has no eos token, which ends every answer; set one in its "
@@ -160,6 +177,7 @@ def set_moving(model: RefragModel, settings: ModelSettings, *, decoder: bool) ->
         If the decoder has an adapter of another rank.
     """
     freeze(model, [model])
+    decoder = decoder and "decoder" not in settings.freeze
     if settings.freeze_embeddings:
         model.encoder.model.get_input_embeddings().requires_grad_(False)
     model.decoder.requires_grad_(decoder)
@@ -174,6 +192,8 @@ def set_moving(model: RefragModel, settings: ModelSettings, *, decoder: bool) ->
             parameter.requires_grad_(".lora_" in name and (decoder or settings.lora > 0))
     elif settings.lora:
         add_adapter(model, rank=settings.lora)
+    for name in settings.freeze:
+        getattr(model, name).requires_grad_(False)
 
 
 def add_adapter(model: RefragModel, *, rank: int) -> None:
