@@ -12,6 +12,7 @@ from refrag_rag.model.projector import Projector
 from refrag_rag.prompt import VECTOR
 from tests.architectures import DECODERS, ENCODERS, GROUPED, VOCABULARY
 from tests.engine.test_engine import PASSAGES, greedy, messages
+from tests.tokenizer_families import FAMILIES
 
 NAMES = {"ids": lambda item: item.name}
 
@@ -108,6 +109,34 @@ def test_decoder_reads_vectors(with_decoder):
         changed[0, prompt.ids == VECTOR] *= -1
         other = with_decoder.decoder(inputs_embeds=changed).logits[0, -1]
     assert not torch.allclose(read, other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("architecture", DECODERS, **NAMES)
+def test_decoders_with_tokenizers_of_other_families(architecture, family):
+    words = FAMILIES[family]()
+    assert len(words) <= VOCABULARY
+    model = joined(words, ENCODERS[0].model(), architecture.model())
+    check_expand_all(model)
+    prompt = Refrag(model).compress(messages(), policy="none")
+    for layout, passage in zip(prompt.layouts, PASSAGES, strict=True):
+        assert "".join(layout.text[a:b] for a, b in layout.places()) == passage
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("architecture", ENCODERS, **NAMES)
+def test_encoders_with_tokenizers_of_other_families(architecture, family, tokenizer):
+    words = FAMILIES[family]()
+    decoder = DECODERS[0].model()
+    for model in (
+        joined(words, architecture.model(), decoder),
+        joined(tokenizer, architecture.model(), decoder, shared=False, reader=words),
+    ):
+        passages = [model.chunker.chunk(text) for text in PASSAGES]
+        for passage, embedded in zip(passages, model.encode(passages), strict=True):
+            assert "".join(passage.chunk_texts()) == passage.text
+            assert embedded.shape == (len(passage), model.config.chunk_width)
+            assert torch.isfinite(embedded).all()
 
 
 def test_encoder_batch_is_one_by_one(with_encoder):

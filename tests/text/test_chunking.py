@@ -5,6 +5,7 @@ import pytest
 from refrag_rag import InputError, RefragConfig
 from refrag_rag.text.chunking import Chunker
 from refrag_rag.text.tokenization import PlainTokenizer, sentence_ends
+from tests.tokenizer_families import FAMILIES
 
 TEXTS = [
     "Velmora Works was founded in 1912. It makes clocks! Does it? Yes.",
@@ -34,6 +35,20 @@ def test_joined_chunks_are_the_passage(tokenizer, text, k, chunking):
     assert [i for chunk in passage.chunk_ids() for i in chunk] == ids
     assert "".join(passage.chunk_texts()) == (text if ids else "")
     assert all(1 <= length <= k for length in passage.chunk_lengths)
+
+
+@pytest.mark.parametrize(
+    "text", [*TEXTS, "e\u0301te\u0301 de\u0301ja\u0300 vu " * 4, "a  b   c\t\n d"]
+)
+@pytest.mark.parametrize("k", [4, 8])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_joined_chunks_are_the_passage_with_tokenizers_of_other_families(family, text, k):
+    tokenizer = FAMILIES[family]()
+    passage = chunker(tokenizer, k=k).chunk(text)
+    ids, _ = PlainTokenizer(tokenizer).encode(text)
+    assert [i for chunk in passage.chunk_ids() for i in chunk] == ids
+    assert "".join(passage.chunk_texts()) == (text if ids else "")
+    assert ids == tokenizer(text, add_special_tokens=False).input_ids or "<|" in text
 
 
 def test_fixed_chunks_have_k_tokens_but_the_last(tokenizer):
