@@ -16,6 +16,7 @@ from refrag_rag.evaluation.metrics import bootstrap, exact_match
 from refrag_rag.evaluation.prompts import prompt
 from refrag_rag.evaluation.questions import Question, rank_by_retriever, read_questions
 from refrag_rag.evaluation.report import machine, where, write_json
+from refrag_rag.evaluation.shrunk import stored_bytes
 from refrag_rag.store import MemoryStore
 
 EXACT = "none"
@@ -72,22 +73,12 @@ def _cell(name: str, engine: Refrag, own: Found, exact: Found) -> dict[str, Any]
     apart = np.array(own["right"]) - np.array(exact["right"])
     return {
         "loading": name,
-        "decoder_bytes": stored_bytes(engine),
+        "decoder_bytes": stored_bytes(engine.model.decoder),
         "exact_match": float(np.mean(own["right"])),
         "difference": [float(np.mean(apart)), *bootstrap(apart)],
         "ttft": spread(own["ttft"]),
         "ttit": spread(own["ttit"]),
     }
-
-
-def stored_bytes(engine: Refrag) -> int:
-    """Bytes of the decoder's weights, those of quantised ones as they are kept."""
-    total = 0
-    for weight in engine.model.decoder.parameters():
-        parts = getattr(weight, "tensor_data_names", None)
-        kept = [getattr(weight, name) for name in parts] if parts else [weight]
-        total += sum(one.nbytes for one in kept)
-    return total
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from refrag_rag.checkpoints.factored import ranks_of, read_factored
 from refrag_rag.checkpoints.gguf import GGUF, for_transformers
 from refrag_rag.checkpoints.quantization import quantization_config
 from refrag_rag.config import LONGEST_CHARACTER, RefragConfig
@@ -116,7 +117,9 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
         "attn_implementation": placement.attn_implementation,
         "device_map": placement.device_map,
     }
-    if placement.layers:
+    if placement.layers and (ranks := ranks_of(folder)):
+        decoder = read_factored(folder, ranks, placement)
+    elif placement.layers:
         options |= _quantised(folder, placement)
         decoder = read_model(AutoModelForCausalLM, folder, placement, **options)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from refrag_rag import __version__
 from refrag_rag.cli.ask import add_asking
+from refrag_rag.cli.compress import add_compress
 from refrag_rag.cli.convert import add_convert
 from refrag_rag.cli.quality import add_quality
 from refrag_rag.cli.store import add_store
@@ -36,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_quality(commands)
     add_store(commands)
     add_convert(commands)
+    add_compress(commands)
     return parser
 
 
