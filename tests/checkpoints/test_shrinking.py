@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from refrag_rag import CheckpointError, InputError, Refrag, RefragModel
+from refrag_rag.checkpoints import decoder_folder
 from refrag_rag.checkpoints.factored import RANKS, factorise
 from refrag_rag.checkpoints.shrinking import look, shrink
 from tests.conftest import build_model
@@ -79,6 +80,8 @@ def test_a_factored_decoder_is_smaller_and_loaded_as_it_was(tokenizer, tmp_path)
     answers = [Refrag(one).generate(TEXTS[0], max_new_tokens=5) for one in (model, loaded)]
     assert answers[0].token_ids == answers[1].token_ids
     assert loaded.fingerprint == model.fingerprint  # the encoder is another part
+    with pytest.raises(CheckpointError, match="factored"):
+        decoder_folder(tmp_path / "small")
     with pytest.raises(InputError, match="factored"):
         RefragModel.from_pretrained(tmp_path / "small", quantization="int8")
     path = tmp_path / "small" / "decoder" / "config.json"

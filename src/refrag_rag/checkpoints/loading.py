@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from refrag_rag.checkpoints import delta, lclm, native, pisco
+from refrag_rag.checkpoints.factored import ranks_of
 from refrag_rag.checkpoints.lora import ADAPTER
 from refrag_rag.checkpoints.machine import AUTO, fitting, needs, this_machine
 from refrag_rag.checkpoints.parts import Placement
@@ -135,6 +136,11 @@ def decoder_folder(name_or_path: str | Path) -> Path:
             f"{folder} has a LoRA adapter beside its decoder, which alone is not what was trained; "
             "expected one decoder. Make a delta checkpoint of it (refrag train delta): that is put "
             "together with its adapter merged."
+        )
+    if ranks_of(folder / native.DECODER):
+        raise CheckpointError(
+            f"The decoder in {folder} has factored layers, which other engines cannot read; "
+            "expected an ordinary one. Serve the decoder that it was made from."
         )
     return folder / native.DECODER
 
