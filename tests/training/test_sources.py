@@ -235,3 +235,37 @@ def test_shuffling_reads_the_same_batches_in_another_order(model, documents):
 def test_an_unknown_curriculum_is_named():
     with pytest.raises(InputError, match="expected one of table8, feedback"):
         build_curriculum("none", chunks=4)
+
+
+def test_further_questions_are_about_passages_that_are_there(model):
+    def record(name, passages):
+        return QuestionRecord(
+            question=f"What does {name} make?", passages=passages, answers=(f"things {name}",)
+        )
+
+    texts = {name: f"{name} makes things {name}." for name in ("Velmora", "Tarsk", "Belu", "Keld")}
+    golds = {name: Passage(text=text, gold=True) for name, text in texts.items()}
+    others = [Passage(text=texts[name], gold=False) for name in ("Tarsk", "Belu", "Keld")]
+    records = [record("Velmora", (golds["Velmora"], *others))]
+    records += [record(name, (golds[name],)) for name in ("Tarsk", "Belu", "Keld")]
+    reading = Reading(sizes=ChunkSizes((8,)), text_shares=(0.0,), questions=(1, 3))
+    questions = Questions(
+        [records[:1], records[1:]],
+        QuestionLayout(model, max_passages=3),
+        reading,
+        weights=(1.0, 0.0),
+    )
+    end, counts = model.tokenizer.eos_token_id, set()
+    for seed in range(20):
+        row = questions.row(Random(seed), 0.0)
+        there = {p.text for p in row.passages}
+        answers = [
+            model.tokenizer.decode(p.ids).strip()
+            for p in row.pieces
+            if p.target and list(p.ids) != [end]
+        ]
+        counts.add(len(answers))
+        assert answers[0] == "things Velmora"
+        assert len(set(answers)) == len(answers)
+        assert all(any(answer in text for text in there) for answer in answers)
+    assert counts == {1, 3}

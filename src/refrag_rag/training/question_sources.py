@@ -138,11 +138,10 @@ class Questions:
     def _further(self, record: QuestionRecord, rng: Random) -> list[QuestionRecord]:
         """Other questions about the record's passages, as many as are drawn if there are."""
         count = rng.choice(self.reading.questions) - 1
-        known = {
-            other.question: other for p in record.passages for other in self.about.get(p.text, ())
-        }
+        there = keep_passages(record.passages, self.layout.max_passages)
+        known = {other.question: other for p in there for other in self.about.get(p.text, ())}
         known.pop(record.question, None)
-        return rng.sample(list(known.values()), min(count, len(known))) if count else []
+        return rng.sample(list(known.values()), min(count, len(known)))
 
 
 def _by_gold_passage(
