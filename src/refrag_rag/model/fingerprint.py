@@ -4,7 +4,7 @@ A name takes reading all weights, so it is made once for each state of them.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,19 +19,25 @@ def weights_state(module: nn.Module) -> State:
     tensor that is exchanged. Only what is written through ``tensor.data`` leaves no trace.
     """
     return tuple(
-        (id(one), 0 if one.is_inference() else one._version, one.data_ptr())
-        for one in _tensors(module)
+        [
+            (id(one), 0 if one.is_inference() else one._version, one.data_ptr())
+            for one in _tensors(module)
+            if one is not None
+        ]
     )
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
+def _tensors(module: nn.Module) -> list[Tensor | None]:
     """Parameters and buffers, without the names that cost torch's own walk most of its time."""
-    left = [module]
+    found: list[Tensor | None] = []
+    left: list[Any] = [module]
     while left:
         part = left.pop()
-        own = (*part._parameters.values(), *part._buffers.values())
-        yield from (one for one in own if one is not None)
-        left += [child for child in part._modules.values() if child is not None]
+        if part is not None:
+            found += part._parameters.values()
+            found += part._buffers.values()
+            left += part._modules.values()
+    return found
 
 
 def digest_weights(weights: Mapping[str, Tensor], *others: Any, length: int) -> str:
