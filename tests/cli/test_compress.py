@@ -39,9 +39,11 @@ def test_the_mildest_that_meets_the_targets(files, tmp_path, capsys):
     report = str(tmp_path / "report.json")
     assert main([*files, "--memory", str(2 * whole), "--report", report]) == 0
     assert list(json.loads((tmp_path / "report.json").read_text())["rows"]) == ["as it is"]
-    assert main([*files, "--memory", str(0.8 * whole), "--report", report]) == 0
+    healed = ["--heal", files[-1], "--heal-steps", "1", "--out", str(tmp_path / "small")]
+    assert main([*files, "--memory", str(0.8 * whole), "--report", report, *healed]) == 0
     names = list(json.loads((tmp_path / "report.json").read_text())["rows"])
-    assert names[1] in ("int8", "svd 0.2", "svd 0.3", "svd 0.5")
+    assert len(names) == 3
+    assert names[1] in ("int8", "svd 0.1", "svd 0.2", "svd 0.3", "svd 0.5")
     capsys.readouterr()
     assert main([*files, "--memory", "0.001"]) == 1
     assert "Take a smaller decoder" in capsys.readouterr().err

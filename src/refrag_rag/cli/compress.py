@@ -69,7 +69,7 @@ def _compress(options: argparse.Namespace) -> None:
 
 def _chosen(options: argparse.Namespace, before: "Refrag", questions: Any) -> tuple[str, "Refrag"]:
     """The method that was named, or the mildest that meets the targets on this machine."""
-    from refrag_rag.evaluation.shrunk import choose
+    from refrag_rag.evaluation.shrunk import choose, row
 
     texts = [text for question in questions for text in question.passages[1:3]]
     smaller = partial(_smaller, options.model, texts)
@@ -79,20 +79,24 @@ def _chosen(options: argparse.Namespace, before: "Refrag", questions: Any) -> tu
         rate = options.rate if options.rate is not None else RATES.get(options.method)
         name = options.method if rate is None else f"{options.method} {rate:g}"
         return name, smaller(options.method, rate)
-    candidates: Mapping[str, Callable[[], Refrag]] = dict(_candidates(smaller, before))
+    candidates: Mapping[str, Callable[[], Refrag]] = dict(
+        _candidates(smaller, before, written=options.heal is not None)
+    )
     limits = {"latency_ms": options.latency, "megabytes": options.memory}
+    if options.heal:
+        limits["ruined"] = None
     for name, figures, fits in choose(candidates, questions, **limits):
-        print(f"{name}: {figures['ttft_ms']:.0f} ms, {figures['megabytes']:.0f} MB", flush=True)
+        print(row(name, figures), flush=True)
         if fits:
             return name, candidates[name]()
     raise AssertionError("choose ends with an error")
 
 
 def _candidates(
-    smaller: Callable[..., "Refrag"], before: "Refrag"
+    smaller: Callable[..., "Refrag"], before: "Refrag", *, written: bool
 ) -> Iterator[tuple[str, Callable[[], "Refrag"]]]:
     yield "as it is", lambda: before
-    if not missing("quantization", EXTRAS["quantization"][:1]):
+    if not written and not missing("quantization", EXTRAS["quantization"][:1]):
         yield INT8, partial(smaller, INT8, None)
     for rate in LADDER:
         yield f"svd {rate:g}", partial(smaller, "svd", rate)

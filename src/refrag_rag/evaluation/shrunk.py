@@ -15,6 +15,7 @@ from refrag_rag.evaluation.metrics import exact_match
 from refrag_rag.evaluation.prompts import prompt
 from refrag_rag.evaluation.questions import Question
 
+RUINED = 1.5
 TIMED = 5  # questions that a choice is timed on
 Measured = dict[str, float]
 
@@ -70,8 +71,15 @@ def choose(
     *,
     latency_ms: float | None,
     megabytes: float | None,
+    ruined: float | None = RUINED,
 ) -> Iterator[tuple[str, Measured, bool]]:
     """Measure candidates, the mildest first, until one meets the targets on this machine.
+
+    Parameters
+    ----------
+    ruined
+        A perplexity of so many times the first one's is too much; None: anything goes, since the
+        decoder is to be healed.
 
     Yields
     ------
@@ -83,17 +91,23 @@ def choose(
     InputError
         If none does, after all have been yielded.
     """
+    most = None
     for name, load in candidates.items():
         found = measure(load(), questions[:TIMED], what=name)
-        fits = (latency_ms is None or found["ttft_ms"] <= latency_ms) and (
-            megabytes is None or found["megabytes"] <= megabytes
+        if ruined is not None and most is None:
+            most = ruined * found["perplexity"]
+        whole = most is None or found["perplexity"] < most
+        fits = (
+            whole
+            and (latency_ms is None or found["ttft_ms"] <= latency_ms)
+            and (megabytes is None or found["megabytes"] <= megabytes)
         )
         yield name, found, fits
         if fits:
             return
     raise InputError(
         f"None of {', '.join(candidates)} meets latency = {latency_ms} ms and memory = "
-        f"{megabytes} MB on this machine. Take a smaller decoder."
+        f"{megabytes} MB here and still says what it said. Take a smaller decoder, or heal one (--heal)."
     )
 
 
