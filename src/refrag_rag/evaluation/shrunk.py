@@ -107,7 +107,8 @@ def choose(
             return
     raise InputError(
         f"None of {', '.join(candidates)} meets latency = {latency_ms} ms and memory = "
-        f"{megabytes} MB here and still says what it said. Take a smaller decoder, or heal one (--heal)."
+        f"{megabytes} MB here and still says what it said. Take a smaller decoder, or heal one "
+        "(--heal)."
     )
 
 
