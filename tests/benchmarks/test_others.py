@@ -160,8 +160,10 @@ def test_a_store_grows_to_2000_passages(tmp_path, capsys):
         measured(store, asked, tmp_path)
 
 
-def test_fewer_bits_are_held_against_the_exact_weights(model, tmp_path, capsys):
-    pytest.importorskip("torchao")
+@pytest.mark.parametrize("weights", [[], ["int8"]], ids=["cache alone", "int8"])
+def test_fewer_bits_are_held_against_the_exact_ones(model, tmp_path, capsys, weights):
+    if weights:
+        pytest.importorskip("torchao")
     model.save_pretrained(tmp_path / "model")
     lines = [
         {
@@ -173,9 +175,11 @@ def test_fewer_bits_are_held_against_the_exact_weights(model, tmp_path, capsys):
     ]
     data = tmp_path / "questions.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = measured(quantization, f"--model {tmp_path}/model --data {data}", tmp_path)
-    exact, small = found["cells"]
+    asked = f"--model {tmp_path}/model --data {data} --quantization {' '.join(weights)}"
+    exact, *small, cache = measured(quantization, asked, tmp_path)["cells"]
     assert exact["decoder_bytes"] == sum(4 * p.numel() for p in model.decoder.parameters())
-    assert small["decoder_bytes"] < exact["decoder_bytes"]
+    assert cache["decoder_bytes"] == exact["decoder_bytes"]
+    assert all(one["decoder_bytes"] < exact["decoder_bytes"] for one in small)
     assert exact["difference"] == [0, 0, 0]
-    assert "| int8 |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(f"| {name} |" in said for name in ("none", *weights, "KV cache fp8"))
