@@ -67,6 +67,7 @@ def test_healing_teaches_an_adapter(files, tmp_path, capsys):
         "--latency 5 --rate 0.2",
         "--method wanda --heal x",
         "--method int8 --rate 0.2",
+        "--method svd --rate 1",
     ],
 )
 def test_what_does_not_go_together(files, given, capsys):

@@ -41,6 +41,10 @@ def _compress(options: argparse.Namespace) -> None:
     targets = (options.latency, options.memory) != (None, None)
     if targets == (options.method is not None) or (options.rate is not None and targets):
         raise InputError("Expected --method (and perhaps --rate), or --latency and --memory.")
+    if options.rate is not None and not 0 < options.rate < 1:
+        raise InputError(
+            f"rate = {options.rate}; expected a share of the weights, between 0 and 1."
+        )
     if options.heal and (options.method == INT8 or not options.out):
         raise InputError(
             "--heal learns for a checkpoint; expected --out, and another method than int8."
@@ -71,7 +75,8 @@ def _chosen(options: argparse.Namespace, before: "Refrag", questions: Any) -> tu
     """The method that was named, or the mildest that meets the targets on this machine."""
     from refrag_rag.evaluation.shrunk import choose, row
 
-    texts = [text for question in questions for text in question.passages[1:3]]
+    # of other passages than those that perplexity is measured on, if there are
+    texts = [text for one in questions for text in one.passages[1:3] or one.passages]
     smaller = partial(_smaller, options.model, texts)
     if options.method:
         from refrag_rag.checkpoints.shrinking import RATES
