@@ -280,6 +280,48 @@ def test_a_config_that_does_not_fit(tmp_path, message, change):
     assert not (tmp_path / "ours").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("embedder.tok_embeddings.weight", None),
+        ("embedder.layers.1.attention.wq.weight", None),
+        ("embedder.cont_tok.weight", None),
+        ("embedder.norm.weight", torch.ones(WIDTH)),
+        ("foo.layers.0.attention.wq.weight", torch.ones(WIDTH, WIDTH)),
+        ("embedder.tok_embeddings.weight", torch.ones(1, WIDTH)),
+    ],
+)
+def test_tensors_that_are_missing_too_many_or_of_another_shape(tmp_path, name, tensor):
+    found = Written(tmp_path)
+    tensors = {n: t for n, t in found.tensors.items() if n != name}
+    save_file(
+        tensors | ({} if tensor is None else {name: tensor}), found.folder / "model.safetensors"
+    )
+    with pytest.raises(CheckpointError, match="Download"):
+        found.convert()
+    assert not (tmp_path / "ours").exists()
+
+
+def test_the_bridge_is_kept_as_it_is_stored(tmp_path):
+    found = Written(tmp_path)
+    found.model.bfloat16().save_pretrained(found.decoder)
+    kept = load_file(found.convert() / "projector.safetensors")
+    assert torch.equal(kept["hidden.weight"], found.tensors["bridge_module.layer1.weight"])
+
+
+def test_the_learned_vector_stays_while_a_vector_of_its_passage_does(written):
+    engine = Refrag.load(written.ours)
+    text = "Velmora makes clocks by the river in Port Belu. " * 6 + "Tarsk."
+    for policy, p in (("random", 0.5), ("lexical", 0.2), ("all", 1.0)):
+        (layout,) = engine.compress(f"{wrap(text)} Tarsk?", policy=policy, p=p).layouts
+        assert layout.expanded[-1] == layout.expanded[:-1].all()
+
+
+def test_an_unconverted_folder_says_how(written):
+    with pytest.raises(CheckpointError, match="refrag convert"):
+        Refrag.load(written.folder)
+
+
 def test_what_is_missing_is_named(tmp_path):
     found = Written(tmp_path)
     with pytest.raises(InputError, match="--decoder"):

@@ -84,15 +84,19 @@ def convert(
     own = _bridge(shapes, bridge, folder)
     _check_layers(shapes, settings, folder)
     tokenizers = read_tokenizer(resolve(encoder)), read_tokenizer(resolve(decoder))
-    if len(tokenizers[0]) > settings.model["vocab_size"]:
+    if len(tokenizers[0]) != settings.model["vocab_size"]:
         raise CheckpointError(
             f"The tokenizer of {encoder} has {len(tokenizers[0])} tokens, the encoder "
             f"{settings.model['vocab_size']}; expected Llama 3.2's. Pass another --encoder."
         )
     model = _build(folder, settings, tokenizers, read_decoder(resolve(decoder), _AS_STORED), own)
+    model.projector.float()  # as it is stored, whatever the decoder's dtype
+    filled = set()
     with torch.no_grad():
         for place, name, tensor in _tensors(folder, settings, own):
             _copy(model, place, name, tensor, folder)
+            filled.add((place, name))
+    _check_whole(model, filled, folder)
     say(f"Writing {out}.")
     save(model, out)
 
@@ -232,19 +236,41 @@ def _tensors(folder: Path, settings: Settings, bridge: str) -> Iterator[tuple[st
 
 
 def _place(name: str, bridge: str) -> tuple[str, str] | None:
-    """Which part a tensor belongs to, and its name there; None for what answers do not need."""
-    part, _, rest = name.partition(".")
-    if part == "bridge_module":
-        layer = rest.removeprefix(f"{bridge}.").removesuffix(".weight")
-        return {"layer1": ("projector", "hidden"), "layer2": ("projector", "output")}.get(layer)
-    if rest == "tok_embeddings.weight":
+    """Which part a tensor belongs to, and its name there; None for what answers do not need.
+
+    That is ``rec_tok``, which asks for the text itself, and what belongs to another decoder.
+    """
+    part, _, rest = name.removesuffix(".weight").partition(".")
+    number = next((one for one in rest.split(".") if one.isdigit()), bridge)
+    other = number != bridge and not rest.startswith("layers.")
+    rest = rest if rest.startswith("layers.") else rest.replace(f".{number}", "")
+    rest = rest.removeprefix(f"{number}.")
+    if part == "bridge_module" and rest in ("layer1", "layer2"):
+        return None if other else ("projector", {"layer1": "hidden", "layer2": "output"}[rest])
+    if part == "embedder" and rest in ("cont_tok", "rec_tok"):
+        return None if other or rest == "rec_tok" else ("pooling", "ending")
+    if part == "embedder" and rest == "tok_embeddings":
         return "encoder", "embed_tokens"
-    if rest.startswith("layers."):
-        _, number, inner = rest.removesuffix(".weight").split(".", 2)
-        return "encoder", f"layers.{number}.{NAMES.get(inner, inner)}"
-    if rest in ("cont_tok.weight", f"cont_tok.{bridge}.weight"):
-        return "pooling", "ending"
-    return None  # rec_tok asks for the text itself; another decoder's bridge and tokens
+    if part == "embedder" and rest.startswith("layers."):
+        _, layer, inner = rest.split(".", 2)
+        if inner in NAMES:
+            return "encoder", f"layers.{layer}.{NAMES[inner]}"
+    raise CheckpointError(
+        f"The tensor {name} has no place in an ARC-Encoder; expected encoder, bridges and their "
+        "tokens alone. Download the checkpoint again."
+    )
+
+
+def _check_whole(model: RefragModel, filled: set[tuple[str, str]], folder: Path) -> None:
+    wanted = {("projector", "hidden"), ("projector", "output"), ("pooling", "ending")}
+    names = {name.removesuffix(".weight") for name in model.encoder.model.state_dict()} - {"norm"}
+    missing = wanted.union(("encoder", name) for name in names) - filled
+    if missing:
+        part, name = min(missing)
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} tensors, such as {name} of the {part}; expected all "
+            "of encoder and bridge. Download it again."
+        )
 
 
 def _in_halves(weight: Any, size: int) -> Any:
@@ -263,7 +289,10 @@ def _copy(model: RefragModel, part: str, name: str, tensor: Tensor, folder: Path
         for step in name.split("."):
             found = getattr(found, step)
         target: Any = found.weight if isinstance(found, nn.Module) else found
-        target.copy_(tensor.reshape(target.shape) if part == "pooling" else tensor)
+        given = tensor.flatten() if part == "pooling" else tensor
+        if given.shape != target.shape:
+            raise RuntimeError(f"expected {tuple(target.shape)}")
+        target.copy_(given)
     except (AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder}: {name} of shape {tuple(tensor.shape)} has no such place in the {part} "

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from refrag_rag.checkpoints import delta, lclm, native, pisco
+from refrag_rag.checkpoints import arc, delta, lclm, native, pisco, xrag
 from refrag_rag.checkpoints.factored import ranks_of
 from refrag_rag.checkpoints.lora import ADAPTER
 from refrag_rag.checkpoints.machine import AUTO, fitting, needs, this_machine
@@ -173,10 +173,10 @@ def _layout(folder: Path) -> tuple[Layout, Path]:
     for layout in LAYOUTS:
         if place := layout.find(folder):
             return layout, place
-    if (folder / pisco.ADAPTERS).is_file():
+    if (folder / pisco.ADAPTERS).is_file() or arc.find(folder) or xrag.find(folder):
         raise CheckpointError(
-            f"{folder} is a checkpoint of PISCO or CLaRa, whose files are pickles; expected one "
-            f"with safetensors. Run: refrag convert {folder} --to NEW_FOLDER"
+            f"{folder} is a checkpoint of PISCO, CLaRa, xRAG or ARC-Encoder; expected one of our "
+            f"own layout. Run: refrag convert {folder} --to NEW_FOLDER"
         )
     raise CheckpointError(
         f"{folder} has neither refrag_config.json (our layout) nor model_config.json (LCLM's); "

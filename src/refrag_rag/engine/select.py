@@ -47,9 +47,15 @@ def expand(
     turns = np.cumsum(sizes)[:-1]
     ranked = [None] * len(items) if scores is None else np.split(scores, turns)
     return [
-        SpanChunks(item.entry, text, part | item.as_text, item.hit, rank)
+        SpanChunks(item.entry, text, _whole(part, item) | item.as_text, item.hit, rank)
         for item, text, part, rank in zip(items, texts, np.split(mask, turns), ranked, strict=True)
     ]
+
+
+def _whole(expanded: NDArray[np.bool_], item: Found) -> NDArray[np.bool_]:
+    """An empty chunk has no words: it is text only where all others of its passage are."""
+    empty = item.entry.chunk_lengths == 0
+    return np.where(empty, expanded[~empty].all(), expanded) if empty.any() else expanded
 
 
 def _common_scores(

@@ -194,6 +194,11 @@ def set_moving(model: RefragModel, settings: ModelSettings, *, decoder: bool) ->
         add_adapter(model, rank=settings.lora)
     for name in settings.freeze:
         getattr(model, name).requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            f"freeze = {settings.freeze} leaves nothing to train in this stage, which does not "
+            "move the decoder. Freeze less."
+        )
 
 
 def add_adapter(model: RefragModel, *, rank: int) -> None:
