@@ -115,8 +115,9 @@ def _factorise(decoder: PreTrainedModel, rate: float, inputs: Inputs) -> None:
     directions, sizes = {}, {}
     for name, products in inputs.items():
         weight: Any = decoder.get_submodule(name).weight
-        ridge = 1e-6 * products.diagonal().mean() * torch.eye(len(products), device=products.device)
-        outputs = weight.float() @ torch.linalg.cholesky(products + ridge)  # (out, in)
+        square = products.double()  # in float32 the smallest of its values are noise
+        square.diagonal().add_(1e-6 * square.diagonal().mean())
+        outputs = weight.float() @ torch.linalg.cholesky(square).float()  # (out, in)
         directions[name], sizes[name], _ = torch.linalg.svd(outputs, full_matrices=False)
     for name, rank in _ranks(decoder, rate, sizes).items():
         factorise(decoder, name, rank, directions[name])

@@ -36,6 +36,8 @@ def add_compress(commands: Any) -> None:
     part.add_argument("--heal", type=Path, metavar="FILE", help="questions to learn old answers on")
     part.add_argument("--heal-steps", type=int, default=200, help="of that (default: 200)")
     part.add_argument("--heal-minutes", type=float, metavar="MINUTES", help="stop it after so many")
+    part.add_argument("--device", help="cpu, cuda ... (default: cpu)")
+    part.add_argument("--dtype", help="float32, bfloat16 ... (default: float32 on CPUs)")
     part.add_argument("--report", type=Path, metavar="FILE", help="figures as JSON")
     part.set_defaults(run=_compress)
 

@@ -9,13 +9,14 @@ from refrag_rag.checkpoints.quantization import INT8
 from refrag_rag.checkpoints.shrinking import MADE, PRUNED, RATES, SVD, Inputs, check, look, shrink
 from refrag_rag.engine import Refrag
 from refrag_rag.errors import EXTRAS, InputError, missing, need
+from refrag_rag.evaluation.prompts import prompt
 from refrag_rag.evaluation.questions import Question, read_questions
 from refrag_rag.evaluation.report import machine, where, write_json
 from refrag_rag.evaluation.shrunk import HEAD, TIMED, Measured, choose, measure, row
 
 AS_IT_IS = "as it is"
 LADDER = (0.05, 0.1, 0.2, 0.3, 0.5)  # rates of svd that a choice tries
-LOOKED = 40  # questions that layers are looked at with
+LOOKED = 30  # questions that layers are looked at with: two passages as text, and the prompt
 NO_GAIN = "A weight of 0 takes the bytes and the time of any other: wanda alone saves nothing."
 
 
@@ -33,6 +34,7 @@ def make_smaller(  # noqa: PLR0913 - the settings of a command, by name
     heal_steps: int = 200,
     heal_minutes: float | None = None,
     report: Path | None = None,
+    **loading: Any,
 ) -> Iterator[str]:
     """Make a model's decoder smaller by named methods, or by the mildest that meets targets here.
 
@@ -57,6 +59,8 @@ def make_smaller(  # noqa: PLR0913 - the settings of a command, by name
         When that ends.
     report
         JSON file of all figures.
+    **loading
+        ``device`` and ``dtype``, as for `refrag_rag.checkpoints.load`.
 
     Yields
     ------
@@ -72,8 +76,9 @@ def make_smaller(  # noqa: PLR0913 - the settings of a command, by name
     _check(methods, rate, out, heal, chosen=(latency, memory) != (None, None))
     asked = read_questions(data, limit=2 * questions)
     measured, others = asked[:questions], asked[questions:] or asked
-    before = Refrag.load(model)
-    maker = Maker(model, before, others[:LOOKED])
+    load = partial(Refrag.load, model, **loading)
+    before = load()
+    maker = Maker(load, before, others[:LOOKED])
     found = {AS_IT_IS: measure(before, measured, what=AS_IT_IS)}
     yield f"{HEAD}\n{row(AS_IT_IS, found[AS_IT_IS])}"
     tried: dict[str, Measured] = {}
@@ -93,7 +98,7 @@ def make_smaller(  # noqa: PLR0913 - the settings of a command, by name
         from refrag_rag.training.healing import heal as teach
 
         teach(out, before, heal, steps=heal_steps, minutes=heal_minutes)
-        found["healed"] = measure(Refrag.load(out), measured, what="healed")
+        found["healed"] = measure(Refrag.load(out, **loading), measured, what="healed")
         yield row("healed", found["healed"])
     result = {
         "model": model,
@@ -131,26 +136,28 @@ class Maker:
 
     Parameters
     ----------
-    model
-        Its name.
+    load
+        Loads it.
     engine
         With the model as it is.
     questions
         What layers are looked at with.
     """
 
-    def __init__(self, model: str, engine: Refrag, questions: Sequence[Question]) -> None:
-        self._model, self._engine, self._questions = model, engine, questions
+    def __init__(
+        self, load: Callable[..., Refrag], engine: Refrag, questions: Sequence[Question]
+    ) -> None:
+        self._load, self._engine, self._questions = load, engine, questions
         self._inputs: dict[bool, Inputs] = {}
 
     def make(self, method: str, rate: float | None = None) -> tuple[str, Refrag]:
         """A smaller one, and what to call it."""
         if method == INT8:
-            engine = Refrag.load(self._model, quantization=INT8)
+            engine = self._load(quantization=INT8)
             setattr(engine.model.decoder.config, MADE, {"method": INT8})
             return INT8, engine
         rate = RATES[method] if rate is None else rate
-        engine = Refrag.load(self._model)
+        engine = self._load()
         shrink(engine.model, method, rate, self._look(whole=method == SVD))
         return f"{method} {rate:g}", engine
 
@@ -166,7 +173,8 @@ class Maker:
 
     def _look(self, *, whole: bool) -> Inputs:
         if whole not in self._inputs:
-            texts = [text for question in self._questions for text in question.passages[:2]]
-            prompts = [self._engine.compress(text) for text in texts]
+            lay_out, asked = self._engine.compress, self._questions
+            prompts = [lay_out(text) for one in asked for text in one.passages[:2]]
+            prompts += [lay_out(prompt(one)) for one in asked]
             self._inputs[whole] = look(self._engine.model, prompts, whole=whole)
         return self._inputs[whole]
