@@ -112,6 +112,7 @@ def test_healing_teaches_an_adapter(files, tmp_path, capsys):
         "--method wanda svd --out x",
         "--method gptq",
         "--method int8 --rate 0.2",
+        "--method svd --rate 1",
     ],
 )
 def test_what_does_not_go_together(files, given, capsys):

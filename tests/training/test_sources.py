@@ -1,19 +1,23 @@
 """Rows from users' text and questions: what is read, what is predicted, in the engine's layout."""
 
+import dataclasses
 from random import Random
 
 import pytest
 
-from refrag_rag import Refrag
+from refrag_rag import Refrag, RefragModel
 from refrag_rag.errors import InputError
+from refrag_rag.policies import get_policy
+from refrag_rag.prompt import VECTOR
 from refrag_rag.spans import wrap
+from refrag_rag.training.batches import arrange
 from refrag_rag.training.chunk_sizes import ChunkSizes
 from refrag_rag.training.curricula import Shuffled, build_curriculum
 from refrag_rag.training.data.documents import Documents
 from refrag_rag.training.data.questions import load_questions
 from refrag_rag.training.data.records import Passage, QuestionRecord, Turn
 from refrag_rag.training.document_sources import DocumentChunks, DocumentContinuation
-from refrag_rag.training.layout import QuestionLayout, word_policy
+from refrag_rag.training.layout import QuestionLayout, chosen_masks, word_policy
 from refrag_rag.training.packing import Drawn
 from refrag_rag.training.prompts import REPEAT
 from refrag_rag.training.question_sources import Questions, Reading
@@ -269,3 +273,21 @@ def test_further_questions_are_about_passages_that_are_there(model):
         assert len(set(answers)) == len(answers)
         assert all(any(answer in text for text in there) for answer in answers)
     assert counts == {1, 3}
+
+
+@pytest.mark.parametrize("boundary", [None, ("<|bos|>", "<|end|>"), ("", "<|end|>")])
+@pytest.mark.parametrize("policy", ["none", "lexical", "all"])
+def test_rows_have_the_tokens_around_vectors_that_prompts_have(model, boundary, policy):
+    config = dataclasses.replace(model.config, boundary=boundary)
+    parts = {n: getattr(model, n) for n in ("encoder", "projector", "decoder", "tokenizer")}
+    bounded = RefragModel(config=config, **parts)
+    layout, engine = QuestionLayout(bounded, max_passages=3), Refrag(bounded)
+    passages = [Passage(text=f"Velmora {n} makes clocks by the river. " * 3) for n in "abc"]
+    record = QuestionRecord(question="Who makes b?", passages=tuple(passages), answers=("x",))
+    prompt = layout.prompt(passages, record, styles()[1])
+    pieces, question = layout.lay_out(prompt, "x")
+    masks = chosen_masks(pieces, question, get_policy(policy), 0.4)
+    asked = engine.compress(prompt, policy=policy, p=0.4)
+    row = arrange(pieces[:-2], masks)  # without the answer and its end
+    assert list(row.vectors) == (asked.ids == VECTOR).tolist()
+    assert list(row.ids) == [0 if id_ == VECTOR else id_ for id_ in asked.ids.tolist()]

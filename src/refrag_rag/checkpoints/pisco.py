@@ -124,7 +124,8 @@ def _settings(path: Path) -> Settings:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} cannot be used ({type(error).__name__}: {error}); expected the config of "
-            "PISCO or CLaRa, with a compressor that is the decoder with another adapter."
+            "PISCO or CLaRa, with a compressor that is the decoder with another adapter, or a "
+            "folder of xRAG or ARC-Encoder."
         ) from error
 
 

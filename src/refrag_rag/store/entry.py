@@ -130,10 +130,13 @@ class PassageEntry:
             raise _damaged(str(error)) from error
         return cls(
             vectors,
-            token_ids=integers[:tokens],
-            chunk_lengths=integers[tokens : tokens + chunks],
-            char_ends=integers[tokens + chunks :],
-            scores=dict(zip(names, numbers.reshape(count, chunks), strict=False)),
+            token_ids=integers[:tokens].copy(),
+            chunk_lengths=integers[tokens : tokens + chunks].copy(),
+            char_ends=integers[tokens + chunks :].copy(),
+            scores={
+                name: scores.copy()
+                for name, scores in zip(names, numbers.reshape(count, chunks), strict=False)
+            },
         )
 
 

@@ -1,6 +1,6 @@
 """Examples to rows, rows to tensors: pieces of text, which chunks are vectors, labels, weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any, overload
@@ -36,6 +36,8 @@ class Piece:
         Of a passage: its chunks, each of which may stand as a vector.
     retrieval
         Of a passage: its retrieval score, if it is known.
+    around
+        Of a passage: tokens before and behind every run of its vectors.
     """
 
     ids: Sequence[int]
@@ -43,6 +45,7 @@ class Piece:
     target: bool = False
     chunked: ChunkedPassage | None = None
     retrieval: float | None = None
+    around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
 def gold(ids: Sequence[int]) -> Piece:
@@ -208,12 +211,12 @@ def arrange(
     chosen: list[bool] = []
     left = iter(expanded or ())
     for piece in example:
-        parts = [(tuple(piece.ids), True)]
+        parts: list[tuple[tuple[int, ...], bool]] = [(tuple(piece.ids), True)]
         if piece.chunked is not None and expanded is not None:
             mask = next(left)
             passages.append(piece.chunked)
             chosen += [not as_text for as_text in mask]
-            parts = list(zip(piece.chunked.chunk_ids(), mask, strict=True))
+            parts = list(_with_tokens_around(piece, mask))
         for part, as_text in parts:
             count = len(part) if as_text else 1
             ids += part if as_text else (0,)
@@ -222,6 +225,22 @@ def arrange(
             targets += [piece.target and as_text] * count
     laid_out = (tuple(ids), tuple(vectors), tuple(weights), tuple(targets))
     return Row(*laid_out, tuple(passages), tuple(chosen), tuple(example), origin)
+
+
+def _with_tokens_around(
+    piece: Piece, mask: Sequence[bool]
+) -> Iterator[tuple[tuple[int, ...], bool]]:
+    """A passage's chunks, each text or not, and the tokens around runs of vectors, as text."""
+    assert piece.chunked is not None
+    before, behind = piece.around
+    inside = False
+    for ids, as_text in zip(piece.chunked.chunk_ids(), mask, strict=True):
+        if inside == as_text and (around := behind if inside else before):
+            yield around, True
+        inside = not as_text
+        yield ids, as_text
+    if inside and behind:
+        yield behind, True
 
 
 def collate(

@@ -31,6 +31,10 @@ class Frame:
         self._whole = model.config.chunking == "passage"
         first = model.tokenizer("", add_special_tokens=True).input_ids
         end = model.tokenizer.eos_token_id
+        self._around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        if model.boundary is not None:
+            before, behind = model.boundary
+            self._around = (tuple(before.token_ids), tuple(behind.token_ids))
         self.first = Piece([i for i in first if i != end])
         self.end = gold([end])
 
@@ -51,7 +55,7 @@ class Frame:
     def text_passage(self, text: str, *, k: int | None = None) -> Piece:
         """Text as a passage, in chunks of the model's k or another."""
         chunked = self._chunker.chunk(text, k=k)
-        return Piece(chunked.token_ids, chunked=chunked)
+        return Piece(chunked.token_ids, chunked=chunked, around=self._around)
 
 
 class QuestionLayout:
