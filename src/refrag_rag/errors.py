@@ -25,7 +25,7 @@ EXTRAS = {
         "llama_index.embeddings.huggingface",
         "langchain_huggingface",
     ),
-    "quantization": ("torchao", "bitsandbytes", "optimum"),
+    "quantization": ("torchao", "bitsandbytes", "optimum.quanto"),
     "ray": ("ray", "ray.data"),
     "vllm": ("vllm",),
 }

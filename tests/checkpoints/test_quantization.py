@@ -4,12 +4,14 @@ import logging
 
 import pytest
 import torch
+from transformers import BitsAndBytesConfig
 
 from refrag_rag import CheckpointError, InputError, Refrag, RefragModel
 from refrag_rag.checkpoints import loading
 from refrag_rag.checkpoints.machine import GIB, Machine, Needs, fitting
 from refrag_rag.errors import MissingExtraError, missing
 from refrag_rag.spans import wrap
+from tests.conftest import build_model
 
 PROMPT = f"{wrap('Velmora makes clocks in Port Belu. ' * 8)}\n\nWhat does Velmora make?"
 
@@ -53,9 +55,18 @@ def test_int8_weights_are_rounded_and_the_rest_is_as_it_was(folder, model):
     assert engine.namespace == Refrag(model).namespace  # the encoder is the same
     answer = engine.generate(PROMPT, max_new_tokens=4)
     assert answer.counts.new_tokens
+    engine.model.save_pretrained(folder.parent / "again")
+    again = RefragModel.from_pretrained(folder.parent / "again").decoder.state_dict()
+    assert all(torch.equal(again[n].dequantize(), t.dequantize()) for n, t in rounded.items())
+
+
+def test_what_cannot_be_written_is_refused(tokenizer, tmp_path):
+    model = build_model(tokenizer)
+    model.decoder.hf_quantizer = object()
+    model.decoder.config.quantization_config = BitsAndBytesConfig(load_in_4bit=True)
     with pytest.raises(CheckpointError, match="The decoder is quantised"):
-        engine.model.save_pretrained(folder.parent / "again")
-    assert not (folder.parent / "again").exists()
+        model.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize(

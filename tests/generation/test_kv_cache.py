@@ -1,18 +1,17 @@
 """KV caches in fewer bits: answers by steps against whole forward passes, and what is refused."""
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 
 from refrag_rag import InputError, Refrag
-from refrag_rag.errors import MissingExtraError
+from refrag_rag.errors import MissingExtraError, missing
 from refrag_rag.generation.decode import Steps
 from refrag_rag.spans import wrap
 from tests.conftest import build_model
 
 PROMPTS = [f"{wrap('The mill stood by the river. ' * 30)} What stood?", "A short one."]
-needs_quanto = pytest.mark.skipif(find_spec("optimum") is None, reason="lacks optimum-quanto")
+LACKING = missing("quantization", ["optimum.quanto"])
+needs_quanto = pytest.mark.skipif(bool(LACKING), reason="lacks optimum-quanto")
 
 
 def logits(model, steps=4):
@@ -61,8 +60,8 @@ def test_what_does_not_go_together_is_refused(tokenizer, tmp_path, settings):
         Refrag.load(tmp_path, **settings)
 
 
-@pytest.mark.skipif(find_spec("optimum") is not None, reason="has optimum-quanto")
+@pytest.mark.skipif(not LACKING, reason="has optimum-quanto")
 def test_a_missing_package_is_named(tokenizer, tmp_path):
     build_model(tokenizer).save_pretrained(tmp_path)
-    with pytest.raises(MissingExtraError, match="optimum"):
+    with pytest.raises(MissingExtraError, match=r"optimum\.quanto"):
         Refrag.load(tmp_path, kv_cache="int4")

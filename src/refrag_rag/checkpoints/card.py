@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from refrag_rag.checkpoints.shrinking import MADE
 from refrag_rag.config import RefragConfig
 from refrag_rag.model import RefragModel
 
@@ -31,7 +32,7 @@ A [refrag-rag](https://arxiv.org/abs/2509.01092) model: the decoder reads one ve
 | decoder | {type(decoder).__name__} | {_count(decoder)} | {config.decoder_width} |
 
 Chunks of at most {config.k} tokens ({config.chunking}), encoded {isolated}, pooled by
-`{config.pooling}`. Default policy: `{config.policy}`.{_mixtures(config)}
+`{config.pooling}`. Default policy: `{config.policy}`.{_mixtures(config)}{_smaller(model)}
 
 ```python
 from refrag_rag import Refrag
@@ -65,6 +66,12 @@ def _mixtures(config: RefragConfig) -> str:
         f" At the ends of a run of vectors stand {ends}, expanded chunks outside.\nWhether "
         'the model was trained on such mixtures is not stated; `policy="none"` avoids them.'
     )
+
+
+def _smaller(model: RefragModel) -> str:
+    done = getattr(model.decoder.config, MADE, {})
+    named = ", ".join(f"{name} {value}" for name, value in done.items())
+    return f"\nThe decoder was made smaller by `refrag compress`: {named}." if done else ""
 
 
 def _count(module: nn.Module) -> str:

@@ -17,25 +17,22 @@ from refrag_rag.errors import CheckpointError, InputError
 RANKS = "refrag_ranks"
 
 
-def factorise(decoder: PreTrainedModel, name: str, rank: int, scale: Tensor) -> None:
-    """Put the best two thin layers in a linear layer's place.
+def factorise(decoder: PreTrainedModel, name: str, rank: int, directions: Tensor) -> None:
+    """Put two thin layers in a linear layer's place: its outputs along a few directions only.
 
     Parameters
     ----------
     rank
         Numbers between the two.
-    scale
-        *Shape:* (in,); how large each input is. Errors count by it (Yuan et al. 2023, ASVD).
+    directions
+        *Shape:* (out, most), orthonormal, the most important first.
     """
     layer: Any = decoder.get_submodule(name)
-    scale = scale.clamp(min=scale.max() * 1e-4).to(layer.weight.device)
-    wide = layer.weight.detach().float() * scale  # (out, in)
-    left, values, right = torch.linalg.svd(wide, full_matrices=False)
-    root = values[:rank].sqrt()
+    kept = directions[:, :rank]
     pair: Any = _pair(layer, rank)
     with torch.no_grad():
-        pair[0].weight.copy_(root[:, None] * right[:rank] / scale)
-        pair[1].weight.copy_(left[:, :rank] * root)
+        pair[0].weight.copy_(kept.T @ layer.weight.float())
+        pair[1].weight.copy_(kept)
         if layer.bias is not None:
             pair[1].bias.copy_(layer.bias)
     decoder.set_submodule(name, pair)

@@ -26,6 +26,7 @@ from refrag_rag.checkpoints.parts import (
     read_tokenizer,
 )
 from refrag_rag.checkpoints.policy import read_policies, write_policies
+from refrag_rag.checkpoints.quantization import can_be_written
 from refrag_rag.config import RefragConfig
 from refrag_rag.errors import CheckpointError
 from refrag_rag.model import RefragModel
@@ -71,14 +72,14 @@ def write(model: RefragModel, part: Path, *, weights: Mapping[str, Tensor] | Non
 
 
 def check_savable(model: RefragModel) -> None:
-    """Refuse a quantised decoder, which is made of its weights when it is loaded.
+    """Refuse a decoder in fewer bits, unless in torchao's int8, which is written as it is.
 
     Raises
     ------
     CheckpointError
         Says what to do instead.
     """
-    if getattr(model.decoder, "hf_quantizer", None) is not None:
+    if not can_be_written(model.decoder):
         raise CheckpointError(
             "The decoder is quantised; expected one with its own weights. Load the model without "
             "quantization and save that: it is quantised again when it is loaded."

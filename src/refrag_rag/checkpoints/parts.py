@@ -23,7 +23,7 @@ from transformers import (
 
 from refrag_rag.checkpoints.factored import ranks_of, read_factored
 from refrag_rag.checkpoints.gguf import GGUF, for_transformers
-from refrag_rag.checkpoints.quantization import quantization_config
+from refrag_rag.checkpoints.quantization import need_for, quantization_config
 from refrag_rag.config import LONGEST_CHARACTER, RefragConfig
 from refrag_rag.errors import CheckpointError, InputError, MissingExtraError
 from refrag_rag.model import RefragModel
@@ -120,6 +120,7 @@ def read_decoder(folder: Path, placement: Placement) -> PreTrainedModel:
     if placement.layers and (ranks := ranks_of(folder)):
         decoder = read_factored(folder, ranks, placement)
     elif placement.layers:
+        need_for(folder)
         options |= _quantised(folder, placement)
         decoder = read_model(AutoModelForCausalLM, folder, placement, **options)
     else:

@@ -1,11 +1,15 @@
 """Smaller decoders: weights in eight or four bits, by the configurations of transformers."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from refrag_rag.errors import InputError, need
+
+INT8 = "int8"
 
 
 def _int8() -> Any:
@@ -35,7 +39,7 @@ def _nf4() -> Any:
 
 # What each needs, whether it runs on CPUs, and its configuration.
 QUANTIZATIONS: dict[str, tuple[str, bool, Callable[[], Any]]] = {
-    "int8": ("torchao", True, _int8),
+    INT8: ("torchao", True, _int8),
     "int4": ("torchao", False, _int4),
     "nf4": ("bitsandbytes", False, _nf4),
 }
@@ -59,3 +63,26 @@ def quantization_config(name: str, *, on_cpu: bool) -> Any:
         raise InputError(f"quantization = {name!r} needs a CUDA device; expected 'int8' on a CPU.")
     need("quantization", f"quantization = {name!r}", [module])
     return build()
+
+
+def need_for(folder: Path) -> None:
+    """Check that what a decoder's folder was quantised with can be imported.
+
+    Raises
+    ------
+    MissingExtraError
+        If not.
+    """
+    config = folder / "config.json"
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    for module in ("torchao", "bitsandbytes"):
+        if f'"quant_method": "{module}"' in text:
+            need("quantization", f"The quantised decoder in {folder}", [module])
+
+
+def can_be_written(decoder: PreTrainedModel) -> bool:
+    """Whether a decoder's weights can be saved as they are: whole ones, or torchao's int8."""
+    if getattr(decoder, "hf_quantizer", None) is None:
+        return True
+    kind = getattr(decoder.config.quantization_config, "quant_type", None)
+    return type(kind).__name__ == "Int8WeightOnlyConfig"

@@ -1,5 +1,6 @@
 """A decoder before and after it was made smaller: bytes, time, perplexity and right answers."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from refrag_rag.evaluation.metrics import exact_match
 from refrag_rag.evaluation.prompts import prompt
 from refrag_rag.evaluation.questions import Question
 
-RUINED = 1.5
+RUINED = 1.5  # times the perplexity of the first candidate, or more
 TIMED = 5  # questions that a choice is timed on
 Measured = dict[str, float]
 
@@ -71,40 +72,38 @@ def choose(
     *,
     latency_ms: float | None,
     megabytes: float | None,
-    ruined: float | None = RUINED,
-) -> Iterator[tuple[str, Measured, bool]]:
+    healed: bool,
+) -> Iterator[tuple[str, Refrag, Measured]]:
     """Measure candidates, the mildest first, until one meets the targets on this machine.
 
     Parameters
     ----------
-    ruined
-        A perplexity of so many times the first one's is too much; None: anything goes, since the
-        decoder is to be healed.
+    healed
+        Whether the decoder is to be healed; if not, it must not be `RUINED`.
 
     Yields
     ------
-    (str, dict, bool)
-        The candidate's name, what was measured, and whether it meets them.
+    (str, Refrag, dict)
+        The candidate's name, itself, and what was measured; the last one meets the targets.
 
     Raises
     ------
     InputError
         If none does, after all have been yielded.
     """
-    most = None
+    most = None if healed else math.inf
     for name, load in candidates.items():
-        found = measure(load(), questions[:TIMED], what=name)
-        if ruined is not None and most is None:
-            most = ruined * found["perplexity"]
-        whole = most is None or found["perplexity"] < most
+        engine = load()
+        found = measure(engine, questions[:TIMED], what=name)
+        yield name, engine, found
         fits = (
-            whole
+            (most is None or found["perplexity"] < most)
             and (latency_ms is None or found["ttft_ms"] <= latency_ms)
             and (megabytes is None or found["megabytes"] <= megabytes)
         )
-        yield name, found, fits
         if fits:
             return
+        most = RUINED * found["perplexity"] if most == math.inf else most
     raise InputError(
         f"None of {', '.join(candidates)} meets latency = {latency_ms} ms and memory = "
         f"{megabytes} MB here and still says what it said. Take a smaller decoder, or heal one "

@@ -10,7 +10,7 @@ from refrag_rag.errors import InputError, need
 # Of each: the backend in transformers, its options, and the packages that it needs.
 KV_CACHES: Mapping[str, tuple[str, dict[str, int], list[str]]] = {
     "fp8": ("fp8", {}, []),
-    "int4": ("quanto", {"nbits": 4}, ["optimum"]),
+    "int4": ("quanto", {"nbits": 4}, ["optimum.quanto"]),
 }
 
 

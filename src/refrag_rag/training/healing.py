@@ -3,6 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from refrag_rag.checkpoints.shrinking import MADE
 from refrag_rag.engine import Refrag
 from refrag_rag.model import RefragModel
 from refrag_rag.training import finetune
@@ -11,7 +12,9 @@ from refrag_rag.training.teacher import write_answers
 RANK = 16
 
 
-def heal(folder: Path, teacher: Refrag, questions: Path, *, steps: int) -> None:
+def heal(
+    folder: Path, teacher: Refrag, questions: Path, *, steps: int, minutes: float | None = None
+) -> None:
     """Teach a checkpoint's decoder the answers that another gives from full text.
 
     The adapter is kept beside the decoder, whose own weights stay as they are; so do encoder and
@@ -25,6 +28,8 @@ def heal(folder: Path, teacher: Refrag, questions: Path, *, steps: int) -> None:
         With the decoder as it was.
     questions
         A file of question records.
+    steps, minutes
+        When it ends.
 
     Raises
     ------
@@ -39,6 +44,7 @@ def heal(folder: Path, teacher: Refrag, questions: Path, *, steps: int) -> None:
             data=(str(run / "answers"),),
             start=str(folder),
             steps=steps,
+            minutes=minutes,
             lora=RANK,
             freeze=("encoder", "projector"),
             batch_size=8,
@@ -47,4 +53,6 @@ def heal(folder: Path, teacher: Refrag, questions: Path, *, steps: int) -> None:
         )
         finetune.run(settings)
         model = RefragModel.from_pretrained(run / finetune.STAGE / "model", adapter="apart")
+        done = {**getattr(model.decoder.config, MADE, {}), "healed on": questions.name}
+        setattr(model.decoder.config, MADE, done)
         model.save_pretrained(folder)
