@@ -88,8 +88,8 @@ class Written:
         for bridge in bridges:
             shapes[f"bridge_module{bridge}.layer1.weight"] = (20, WIDTH)
             shapes[f"bridge_module{bridge}.layer2.weight"] = (40, 20)
-            shapes[f"embedder.cont_tok{bridge}.weight"] = (1, WIDTH)
-            shapes[f"embedder.rec_tok{bridge}.weight"] = (1, WIDTH)
+            shapes[f"embedder.cont_tok{bridge or '.0'}.weight"] = (1, WIDTH)
+            shapes[f"embedder.rec_tok{bridge or '.0'}.weight"] = (1, WIDTH)
         return {n: 0.15 * torch.randn(s) + ("norm" in n) for n, s in shapes.items()}
 
     def convert(self, **options):
@@ -109,7 +109,7 @@ class Written:
         groups = levelled(len(ids))
         means = torch.stack([h[a:b].mean(0) for a, b in groups])
         found = self.layer(LAYERS - 1, means, h)
-        found = torch.cat([found, t[f"embedder.cont_tok{bridge}.weight"]])
+        found = torch.cat([found, t[f"embedder.cont_tok{bridge or '.0'}.weight"]])
         first = t[f"bridge_module{bridge}.layer1.weight"]
         return found @ first.T @ t[f"bridge_module{bridge}.layer2.weight"].T
 
@@ -266,6 +266,8 @@ def broken(name, change):
         ),
         broken("compress_rates", lambda c: c["embedder_args"].update(compress_rates=[-8, -2])),
         broken("pooling", lambda c: c["embedder_args"].update(causal_embedder=True)),
+        broken("bridge_type", lambda c: c["bridge_args"].update(bridge_type="gated")),
+        broken("head_dim", lambda c: c["model_args"].update(head_dim=6)),
         broken("model_args", lambda c: c.pop("model_args")),
         broken("no such place", lambda c: c["model_args"].update(hidden_dim=40)),
     ],
@@ -285,7 +287,7 @@ def test_a_config_that_does_not_fit(tmp_path, message, change):
     [
         ("embedder.tok_embeddings.weight", None),
         ("embedder.layers.1.attention.wq.weight", None),
-        ("embedder.cont_tok.weight", None),
+        ("embedder.cont_tok.0.weight", None),
         ("embedder.norm.weight", torch.ones(WIDTH)),
         ("foo.layers.0.attention.wq.weight", torch.ones(WIDTH, WIDTH)),
         ("embedder.tok_embeddings.weight", torch.ones(1, WIDTH)),

@@ -17,7 +17,8 @@ from accelerate import DistributedType
 from recipes.tiny.layout import cut
 from refrag_rag.errors import InputError, TrainingError
 from refrag_rag.training import deepspeed, state
-from refrag_rag.training.batches import Piece, Row, arrange, collate, gold, share_of
+from refrag_rag.training.batches import Piece, Row, arrange, collate, gold
+from refrag_rag.training.drawing import share_of
 from refrag_rag.training.loop import train
 from refrag_rag.training.loss import next_token_loss
 from refrag_rag.training.progress import Progress

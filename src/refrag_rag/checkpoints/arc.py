@@ -120,6 +120,10 @@ def _settings(folder: Path) -> Settings:
         kind = (pooling["pool_type"], pooling["where"], args["causal_embedder"])
         if kind != ("mean_pooled_queries", "before", False) or not args["cont_tok"]:
             raise ValueError(f"pooling {kind}, cont_tok {args['cont_tok']}")
+        if given["bridge_args"]["bridge_type"] not in ("mlp", "multi_module"):
+            raise ValueError(f"bridge_type {given['bridge_args']['bridge_type']}")
+        if sizes["head_dim"] % 4:
+            raise ValueError(f"head_dim {sizes['head_dim']}")
         if len(rates) != 1 or rates[0] >= 0 or args.get("memory_tokens"):
             raise ValueError(f"compress_rates {rates}, which is not one rate in the last layer")
         model = {
@@ -252,7 +256,7 @@ def _place(name: str, bridge: str) -> tuple[str, str] | None:
     if part == "embedder" and rest == "tok_embeddings":
         return "encoder", "embed_tokens"
     if part == "embedder" and rest.startswith("layers."):
-        _, layer, inner = rest.split(".", 2)
+        layer, _, inner = rest.removeprefix("layers.").partition(".")
         if inner in NAMES:
             return "encoder", f"layers.{layer}.{NAMES[inner]}"
     raise CheckpointError(

@@ -59,7 +59,10 @@ def convert(
         raise InputError(f"bridge = {bridge!r}; expected it for ARC-Encoder only. Leave it out.")
     if not xrag.find(folder):
         if encoder is not None:
-            raise InputError(f"encoder = {encoder!r}; expected it for xRAG only. Leave it out.")
+            raise InputError(
+                f"encoder = {encoder!r}, but {folder} has no config.json of xRAG or ARC-Encoder "
+                "(embedder_args, bridge_args, model_args); expected one, or no encoder."
+            )
         pisco.convert(folder, out, decoder=decoder, accept_license=accept_license, say=say)
     elif encoder is None or decoder is not None:
         raise InputError("xRAG's folder has a decoder and no retriever; expected --encoder alone.")

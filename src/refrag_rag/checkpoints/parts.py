@@ -234,13 +234,7 @@ def build(
     decoder: PreTrainedModel,
     tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
 ) -> RefragModel:
-    """Put parts together, with a projector and a pooling to be filled; in evaluation mode.
-
-    Parameters
-    ----------
-    tokenizers
-        The encoder's and the decoder's.
-    """
+    """Put parts together, projector and pooling to be filled; the encoder's tokenizer first."""
     place = decoder.get_input_embeddings().weight.device
     projector = build_projector(config, encoder=encoder.config, decoder=decoder.config)
     pooling = build_pooling(config)

@@ -1,6 +1,8 @@
 """Which chunks of a prompt become text: the policy chooses among all, within the share p."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -41,15 +43,36 @@ def expand(
             retrieval=[span.score for span in parsed.spans],
             question=question,
         )
-        mask, scores = choose(
-            request.policy, chunks, parsed.question, limit_of(request.p, len(mask))
+        words = np.concatenate([item.entry.chunk_lengths for item in items]) > 0  # (L,)
+        chosen = choose(
+            request.policy,
+            _only(chunks, words),
+            parsed.question,
+            limit_of(request.p, int(words.sum())),
         )
+        mask[words], scores = chosen
+        if scores is not None and not words.all():
+            scores = np.full(len(words), np.nan, scores.dtype)
+            scores[words] = chosen.scores
     turns = np.cumsum(sizes)[:-1]
     ranked = [None] * len(items) if scores is None else np.split(scores, turns)
     return [
         SpanChunks(item.entry, text, _whole(part, item) | item.as_text, item.hit, rank)
         for item, text, part, rank in zip(items, texts, np.split(mask, turns), ranked, strict=True)
     ]
+
+
+def _only(chunks: Chunks, chosen: NDArray[np.bool_]) -> Chunks:
+    """Some of the chunks; empty ones are no policy's business."""
+    if chosen.all():
+        return chunks
+    return replace(
+        chunks,
+        texts=list(compress(chunks.texts, chosen)),
+        passages=chunks.passages[chosen],
+        embeddings=chunks.embeddings[chosen],
+        scores={name: one[chosen] for name, one in chunks.scores.items()},
+    )
 
 
 def _whole(expanded: NDArray[np.bool_], item: Found) -> NDArray[np.bool_]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from operator import attrgetter
 from typing import Any, overload
 
 import numpy as np
@@ -298,17 +297,3 @@ def _before(wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
     rows, columns = wanted[:, 1:].nonzero()
     places: NDArray[np.int64] = rows * wanted.shape[1] + columns
     return places
-
-
-def share_of(rows: Sequence[Any], *, process: int, processes: int, size: int) -> list[list[Any]]:
-    """What one of several processes reads of a global batch, cut into micro-batches.
-
-    All processes get as many micro-batches of as many rows, since they compute together; silent
-    rows fill the gaps. Rows of about one length come together, so that little is padded.
-    """
-    per_process = -(-len(rows) // processes)
-    count = -(-per_process // size)
-    own = list(sorted(rows, key=attrgetter("tokens"))[process::processes])
-    own += [rows[0].silent()] * (per_process - len(own))
-    step = -(-per_process // count)
-    return [own[start : start + step] for start in range(0, per_process, step)]

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from random import Random
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from refrag_rag.errors import InputError
-from refrag_rag.training.batches import Batch, CollatedRows, share_of
+from refrag_rag.training.batches import Batch, CollatedRows
 from refrag_rag.training.protocols import Foreseeable, Item, Source
 
 Collate = Callable[[Sequence[Any]], Batch]
@@ -177,3 +178,17 @@ class Drawing:
 
 def _as_it_is(block: list[Step]) -> list[Step]:
     return block
+
+
+def share_of(rows: Sequence[Any], *, process: int, processes: int, size: int) -> list[list[Any]]:
+    """What one of several processes reads of a global batch, cut into micro-batches.
+
+    All processes get as many micro-batches of as many rows, since they compute together; silent
+    rows fill the gaps. Rows of about one length come together, so that little is padded.
+    """
+    per_process = -(-len(rows) // processes)
+    count = -(-per_process // size)
+    own = list(sorted(rows, key=attrgetter("tokens"))[process::processes])
+    own += [rows[0].silent()] * (per_process - len(own))
+    step = -(-per_process // count)
+    return [own[start : start + step] for start in range(0, per_process, step)]
